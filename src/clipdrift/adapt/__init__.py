@@ -1,0 +1,5 @@
+"""How a backbone is adapted: a table of methods, each a function that prepares the model in place."""
+
+from clipdrift.adapt.methods import METHODS, Adapted, adapt, effective_weights
+
+__all__ = ["METHODS", "Adapted", "adapt", "effective_weights"]

@@ -1,0 +1,133 @@
+"""From TOML and ``--set a.b=c`` to a checked RunConfig; every error is one line that names the key."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from clipdrift.config.models import RunConfig
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names the key, the value and what is legal."""
+
+
+def load_config(path: Path | str | None = None, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a run's TOML file (or the defaults) and apply ``a.b=c`` overrides.
+
+    Raises:
+        ConfigError: missing file, broken TOML, unknown key, illegal value or combination.
+    """
+    return parse_config(read_toml(path, overrides), RunConfig)
+
+
+def read_toml(path: Path | str | None, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The TOML file's tables with the overrides put in, unchecked."""
+    data: dict[str, Any] = {}
+    if path is not None:
+        try:
+            data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such file") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read ({error})") from None
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    for text in overrides:
+        data = _override(data, text)
+    return data
+
+
+def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
+    key, equals, raw = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {text}: write it as key=value, for example optim.learning_rate=1e-5")
+    try:
+        value = tomllib.loads(f"value = {raw.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()
+    data = copy.deepcopy(data)
+    table = data
+    for part in parts[:-1]:
+        inner = table.get(part, {})
+        if isinstance(inner, str):  # a name alone stands for a table with that name
+            inner = {"name": inner}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {text}: {part} is not a table")
+        table[part] = inner
+        table = inner
+    table[parts[-1]] = value
+    return data
+
+
+def parse_config(data: Mapping[str, Any], model: type[Model]) -> Model:
+    """Check plain data against ``model``.
+
+    Raises:
+        ConfigError: with one line for the first thing that is wrong.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, model)) from None
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    first = error.errors()[0]
+    path = [str(p) for p in first["loc"]]
+    owner, tags = _owner(model, path)
+    key = ".".join(p for i, p in enumerate(path) if i not in tags) or "configuration"
+    value, kind = first["input"], first["type"]
+    if kind == "extra_forbidden":
+        legal = sorted(owner.model_fields)
+        near = difflib.get_close_matches(path[-1], legal, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        options = [name for name in legal if name != "name"]
+        where = f" of {path[max(tags)]}" if tags else ""
+        listed = ", ".join(legal if not tags else options) or "none"
+        return f"{key} = {value!r}: unknown key{hint}; legal keys{where}: {listed}"
+    if kind == "union_tag_invalid":
+        context = first.get("ctx", {})
+        return f"{key}.name = {context.get('tag')!r}: unknown; legal: {context.get('expected_tags')}"
+    if kind == "union_tag_not_found":
+        return f"{key} = {value!r}: give it a name, for example {key}.name = \"lora\""
+    if kind == "missing":
+        return f"{key}: missing"
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    shown = "" if kind == "value_error" and isinstance(value, (Mapping, BaseModel)) else f" = {value!r}"
+    return f"{key}{shown}: {message}"
+
+
+def _owner(model: type[BaseModel], path: list[str]) -> tuple[type[BaseModel], set[int]]:
+    """The model that holds the last key of ``path``, and the positions of union tags (not keys) in it."""
+    tags: set[int] = set()
+    current: type[BaseModel] = model
+    for index, part in enumerate(path[:-1]):
+        field = current.model_fields.get(part)
+        inner = [] if field is None else _models(field.annotation)
+        if field is None:
+            continue
+        if len(inner) > 1 and index + 1 < len(path):
+            inner = [m for m in inner if path[index + 1] in typing.get_args(m.model_fields["name"].annotation)]
+            tags.add(index + 1)
+        if inner:
+            current = inner[0]
+    return current, tags
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """All pydantic models inside an annotation, through unions, tuples and Annotated."""
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [m for arg in typing.get_args(annotation) for m in _models(arg)]

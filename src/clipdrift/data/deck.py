@@ -1,0 +1,58 @@
+"""Decoded images in the order in which a model sees them: bytes on the host, floats on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from clipdrift.data.images import Labels, Picture
+from clipdrift.data.pixels import Pixels, normalise
+from clipdrift.data.preprocess import Preprocess
+from clipdrift.shapes import Flips, Images
+
+
+@dataclass(frozen=True, eq=False)
+class Deck:
+    """Images of one purpose (training, validation, probe set, a transfer set).
+
+    Attributes:
+        data: uint8 ``(n, H, W, 3)``, usually memory-mapped and shared by several decks.
+        rows: int64 ``(m,)``, which of them, in order.
+        labels: int64 ``(m,)``.
+        preprocess: the model's, for normalising.
+        device: where batches go.
+    """
+
+    data: Picture
+    rows: NDArray[np.int64]
+    labels: Labels
+    preprocess: Preprocess
+    device: torch.device
+
+    @classmethod
+    def of(cls, pixels: Pixels, preprocess: Preprocess, device: torch.device) -> Deck:
+        """All images of decoded ``pixels``."""
+        return cls(pixels.data, np.arange(len(pixels)), pixels.labels, preprocess, device)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def subset(self, indices: ArrayLike) -> Deck:
+        """The images at ``indices`` of this deck, in that order."""
+        picked = np.asarray(indices, dtype=np.int64)
+        return Deck(self.data, self.rows[picked], self.labels[picked], self.preprocess, self.device)
+
+    def images(self, indices: NDArray[np.int64] | slice, flip: Flips | None = None) -> Images:
+        """Normalised images (b, 3, H, W) on the device, those where ``flip`` is true mirrored."""
+        bytes_ = torch.from_numpy(np.ascontiguousarray(self.data[self.rows[indices]])).to(self.device)
+        return normalise(bytes_, self.preprocess, None if flip is None else flip.to(self.device))
+
+    def batches(self, size: int) -> Iterator[tuple[Images, slice]]:
+        """All images in order, ``size`` at a time, with the slice that each batch covers."""
+        for start in range(0, len(self), size):
+            piece = slice(start, min(start + size, len(self)))
+            yield self.images(piece), piece

@@ -1,0 +1,177 @@
+"""A labelled set of images, uniform over files, table rows and arrays. Nothing is decoded here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clipdrift.data.errors import BadImage
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Labels = NDArray[np.int64]
+Picture = NDArray[np.uint8]
+
+
+class Store(Protocol):
+    """Where the images of a set lie; addressed by row number."""
+
+    def read(self, row: int) -> bytes | Picture:
+        """Encoded bytes, or uint8 ``(H, W, 3)``. Raises :class:`BadImage` if there is nothing to read."""
+
+    def where(self, row: int) -> str:
+        """How an error names the image."""
+
+    def content(self, rows: NDArray[np.int64]) -> Iterator[bytes]:
+        """What tells these images from any others, in this order; the same on every machine."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images with their labels.
+
+    Attributes:
+        labels: int64 ``(n,)``, positions in the source's class names.
+        rows: int64 ``(n,)``, where each image lies in the store.
+        store: The images.
+    """
+
+    labels: Labels
+    rows: NDArray[np.int64]
+    store: Store
+
+    def __post_init__(self) -> None:
+        if self.labels.shape != self.rows.shape or self.labels.ndim != 1:
+            raise ValueError(
+                f"labels {self.labels.shape} and rows {self.rows.shape} must be equally long lists"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> bytes | Picture:
+        """Encoded bytes, or uint8 ``(H, W, 3)``. Raises :class:`BadImage` if there is nothing to read."""
+        return self.store.read(int(self.rows[index]))
+
+    def where(self, index: int) -> str:
+        """A file's path, or as in ``cifar100 train row 17``."""
+        return self.store.where(int(self.rows[index]))
+
+    def subset(self, indices: ArrayLike) -> ImageSet:
+        """The images at ``indices``, in that order."""
+        picked = np.asarray(indices, dtype=np.int64)
+        return ImageSet(self.labels[picked], self.rows[picked], self.store)
+
+    def fingerprint(self) -> str:
+        """64 hex digits over content, labels and order.
+
+        It does not depend on file names or places, so that a copy elsewhere is known for the same.
+        """
+        digest = hashlib.sha256(np.ascontiguousarray(self.labels, dtype="<i8").tobytes())
+        for part in self.store.content(self.rows):
+            # The length keeps two images from reading the same as one.
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part)
+        return digest.hexdigest()
+
+
+def image_set(labels: ArrayLike, store: Store) -> ImageSet:
+    """All images of a store, in its own order."""
+    array = np.asarray(labels, dtype=np.int64)
+    return ImageSet(array, np.arange(len(array), dtype=np.int64), store)
+
+
+def _content_of_each(store: Store, rows: NDArray[np.int64]) -> Iterator[bytes]:
+    for row in rows:
+        try:
+            data = store.read(int(row))
+        except BadImage:
+            data = b"unreadable"  # decoding reports it by name; a hash is no place to fail
+        yield data if isinstance(data, bytes) else data.tobytes()
+
+
+@dataclass(frozen=True, eq=False)
+class Files:
+    """Image files."""
+
+    paths: tuple[Path, ...]
+
+    def read(self, row: int) -> bytes:
+        try:
+            return self.paths[row].read_bytes()
+        except OSError as error:
+            raise BadImage(self.where(row), f"cannot be read ({error.strerror or error})") from error
+
+    def where(self, row: int) -> str:
+        return str(self.paths[row])
+
+    def content(self, rows: NDArray[np.int64]) -> Iterator[bytes]:
+        return _content_of_each(self, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class TableRows:
+    """Rows of one split, its image column cast so that it gives encoded bytes."""
+
+    table: Dataset
+    column: str
+    name: str
+    """As in ``cifar100 train``."""
+
+    def read(self, row: int) -> bytes:
+        cell: Any = self.table[row][self.column]
+        if cell is None:
+            raise BadImage(self.where(row), "the cell is empty")
+        if cell["bytes"] is not None:
+            data: bytes = cell["bytes"]
+            return data
+        # Sets kept as loose image files carry a path instead of bytes.
+        if cell["path"] is None:
+            raise BadImage(self.where(row), "the cell has neither bytes nor a path")
+        try:
+            return Path(cell["path"]).read_bytes()
+        except OSError as error:
+            raise BadImage(
+                self.where(row), f"{cell['path']} cannot be read ({error.strerror or error})"
+            ) from error
+
+    def where(self, row: int) -> str:
+        return f"{self.name} row {row}"
+
+    def content(self, rows: NDArray[np.int64]) -> Iterator[bytes]:
+        return _content_of_each(self, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Generated images. Their recipe identifies them, so they are drawn only when one is looked at: where
+    the decoded pixels are cached already, never."""
+
+    draw: Callable[[], Picture]
+    """Gives all of them, uint8 ``(n, H, W, 3)``."""
+    recipe: Mapping[str, int | str]
+    name: str
+
+    @cached_property
+    def images(self) -> Picture:
+        return self.draw()
+
+    def read(self, row: int) -> Picture:
+        picture: Picture = self.images[row]
+        return picture
+
+    def where(self, row: int) -> str:
+        return f"{self.name} image {row}"
+
+    def content(self, rows: NDArray[np.int64]) -> Iterator[bytes]:
+        yield json.dumps(dict(self.recipe), sort_keys=True).encode()
+        yield np.ascontiguousarray(rows, dtype="<i8").tobytes()

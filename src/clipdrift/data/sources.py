@@ -1,0 +1,217 @@
+"""From a configured data set to its images: hub, local copy, folder of images, or generated world."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from clipdrift.config.models import DataSet
+from clipdrift.data.catalog import CATALOG, DEFAULT_PROMPTS, Row
+from clipdrift.data.errors import DataError
+from clipdrift.data.folders import all_images, has_classes, open_folder, walk
+from clipdrift.data.images import Drawn, ImageSet, Labels, Picture, image_set
+from clipdrift.data.naming import class_names
+from clipdrift.data.tables import Columns, load_files, load_hub, parquet_splits, read_tables
+from clipdrift.data.worlds import VERSION, WORLDS, World, generate
+
+__all__ = ["DataError", "ImageSet", "Part", "Source", "all_images", "fingerprint_path", "open_source"]
+
+Part = Literal["train", "test"]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One data set, opened.
+
+    Attributes:
+        name: As in the configuration.
+        kind: Where it came from.
+        classes: Readable names; a label is a position in it.
+        prompts: Templates with one ``{}``, the default first.
+        train, test: The images; ``None`` for a part that was not asked for.
+    """
+
+    name: str
+    kind: Literal["hub", "folder", "parquet", "world"]
+    classes: tuple[str, ...]
+    prompts: tuple[str, ...]
+    train: ImageSet | None
+    test: ImageSet | None
+
+
+def open_source(
+    spec: DataSet,
+    *,
+    image_size: int,
+    train_per_class: int | None = None,
+    parts: tuple[Part, ...] = ("train", "test"),
+) -> Source:
+    """Opens a data set; reads its tables or lists its files, decodes nothing.
+
+    With a ``path`` the local copy is used, found to be parquet or images by looking, and the catalog's row
+    of the ``name`` still gives columns and prompts. Without one, the name is a row, a generated world or a
+    hub id. Fields set in ``spec`` win over the row's. ``spec.per_class`` is left to the caller, who knows
+    the seed (:func:`clipdrift.data.splits.balanced`).
+
+    Args:
+        spec: The configured data set.
+        image_size: Side of the pictures of a generated world, in pixels; photographs come as they are.
+        train_per_class: Training images that a generated world draws of each class; ``None``: its own
+            number. It must hold validation and probe set too. Other kinds give all they have.
+        parts: What to open; a transfer set needs ``("test",)`` alone, and then no training split at all.
+
+    Raises:
+        DataError: In one line: what is wrong, where, and what to do.
+    """
+    row = _row(spec.name)
+    if spec.path is None and row is None and spec.name in WORLDS:
+        return _open_world(spec, WORLDS[spec.name], image_size, train_per_class, parts)
+    wanted = _splits(spec, row, parts)
+    columns = Columns(
+        image=spec.image_column or (row.image_column if row else None),
+        label=spec.label_column or (row.label_column if row else None),
+    )
+    kind: Literal["hub", "folder", "parquet"]
+    found: tuple[str, ...] | None
+    if spec.path is None:
+        kind = "hub"
+        hub = row.hub if row else _hub_id(spec.name)
+        found, sets = read_tables(load_hub(hub, wanted, spec.name), wanted, columns, spec.name)
+    else:
+        root = _folder(spec)
+        files = parquet_splits(root)
+        if files:
+            kind = "parquet"
+            found, sets = read_tables(load_files(files, wanted, str(root)), wanted, columns, spec.name)
+        elif has_classes(root):
+            kind = "folder"
+            divisible = spec.train_split is None and spec.test_split is None
+            found, sets = open_folder(root, parts, wanted, divisible=divisible)
+        else:
+            raise DataError(
+                f"{root}: neither parquet files nor class folders in it; see the docs for the layouts"
+            )
+    names = class_names(found, given=spec.classes, row=row, data=spec.name)
+    for images in sets.values():
+        _check_labels(images, names, spec.name)
+    prompts = spec.prompts or (row.prompts if row else DEFAULT_PROMPTS)
+    return Source(spec.name, kind, names, prompts, sets.get("train"), sets.get("test"))
+
+
+def fingerprint_path(path: str | Path) -> str:
+    """32 hex digits over the relative names and sizes of all files below a folder (or of one file).
+
+    Cheap enough to be taken at every start. It notices any file added, removed, renamed or resized, but not
+    one overwritten by another of equal size. Hidden files do not count; the folder's own place neither.
+
+    Raises:
+        DataError: No such folder.
+    """
+    root = Path(path).expanduser()
+    if not root.exists():
+        raise DataError(f"{root}: no such folder")
+    listed = [(root.name, root.stat().st_size)] if root.is_file() else []
+    if root.is_dir():
+        listed = sorted((file.relative_to(root).as_posix(), _size(file)) for file in walk(root))
+    digest = hashlib.sha256()
+    for name, size in listed:
+        digest.update(f"{len(name)}:{name}:{size};".encode())
+    return digest.hexdigest()[:32]
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else -1  # a dangling link counts as a file of no size
+
+
+def _row(name: str) -> Row | None:
+    """By name, or by hub id: who writes ``uoft-cs/cifar100`` means the same data."""
+    return CATALOG.get(name) or next((row for row in CATALOG.values() if row.hub == name), None)
+
+
+def _hub_id(name: str) -> str:
+    here = f"; for the folder of that name write ./{name}" if Path(name).is_dir() else ""
+    if name.count("/") == 1 and not name.startswith("/") and not name.endswith("/"):
+        if here:
+            raise DataError(f"{name}: both a folder here and a hub id in form{here}")
+        return name
+    near = difflib.get_close_matches(name.lower(), [*CATALOG, *WORLDS], n=3, cutoff=0.5)
+    hint = f"; near: {', '.join(near)}" if near else ""
+    raise DataError(
+        f"no data set is called {name!r}{hint}{here}; `clipdrift ls datasets` lists them, a hub id has the "
+        "form owner/name, a local copy is given by `path`"
+    )
+
+
+def _folder(spec: DataSet) -> Path:
+    root = Path(spec.path or "").expanduser()
+    if not root.exists():
+        raise DataError(f"{root}: no such folder (data set {spec.name!r}); check `path`")
+    if not root.is_dir():
+        raise DataError(f"{root}: a file (data set {spec.name!r}); set `path` to the folder that holds it")
+    return root
+
+
+def _splits(spec: DataSet, row: Row | None, parts: tuple[Part, ...]) -> dict[str, str]:
+    names = {
+        "train": spec.train_split or (row.train_split if row else "train"),
+        "test": spec.test_split or (row.test_split if row else "test"),
+    }
+    if names["train"] == names["test"]:
+        raise DataError(f"{spec.name}: train and test split are both {names['test']!r}; they must differ")
+    return {part: names[part] for part in parts}
+
+
+def _check_labels(images: ImageSet, names: tuple[str, ...], data: str) -> None:
+    if len(images) == 0:
+        raise DataError(f"{data}: a split without images")
+    outside = np.flatnonzero((images.labels < 0) | (images.labels >= len(names)))
+    if len(outside):
+        first = int(outside[0])
+        label = int(images.labels[first])
+        unlabelled = " (a hidden test split has -1 throughout: choose another)" if label == -1 else ""
+        raise DataError(
+            f"{images.where(first)}: label {label} is outside 0..{len(names) - 1}, "
+            f"the {len(names)} classes{unlabelled}"
+        )
+
+
+def _open_world(
+    spec: DataSet, world: World, image_size: int, train_per_class: int | None, parts: tuple[Part, ...]
+) -> Source:
+    useless = [
+        key
+        for key in ("image_column", "label_column", "train_split", "test_split")
+        if getattr(spec, key) is not None
+    ]
+    if useless:
+        raise DataError(f"{spec.name}: `{useless[0]}` has no meaning for a generated world; leave it out")
+    sets: dict[Part, ImageSet] = {}
+    for part in parts:
+        per_class = {"train": train_per_class or world.train, "test": world.test}[part]
+        labels = np.arange(per_class * len(world.classes), dtype=np.int64) % len(world.classes)
+        # Picture i is the same however many are drawn, so their number is no part of the recipe.
+        recipe: dict[str, int | str] = {
+            "world": world.name,
+            "split": part,
+            "size": image_size,
+            "seed": 0,
+            "version": VERSION,
+        }
+        draw = partial(_draw, world, part, per_class, image_size, labels)
+        sets[part] = image_set(labels, Drawn(draw, recipe, f"{world.name} {part}"))
+    names = class_names(world.classes, given=spec.classes, row=None, data=spec.name)
+    prompts = spec.prompts or world.templates
+    return Source(spec.name, "world", names, prompts, sets.get("train"), sets.get("test"))
+
+
+def _draw(world: World, part: Part, per_class: int, size: int, labels: Labels) -> Picture:
+    images, drawn = generate(world, part, per_class, size)
+    if not np.array_equal(drawn, labels):
+        raise RuntimeError(f"{world.name}: labels no longer go round the classes, as `generate` promises")
+    return images

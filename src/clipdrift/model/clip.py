@@ -1,0 +1,189 @@
+"""Load any Hugging Face CLIP, or the one that ships with the package. Strict: nothing missing, nothing left over."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
+
+from clipdrift.config import ModelConfig
+from clipdrift.data.preprocess import Preprocess
+
+MINI = "clipdrift/mini"
+
+
+class ModelError(Exception):
+    """A model that cannot be loaded; the message names the model, the reason and what to do."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A CLIP ready for work: the model in float32 and eval mode, its tokenizer and its preprocessing."""
+
+    name: str
+    model: CLIPModel
+    tokenizer: PreTrainedTokenizerBase
+    preprocess: Preprocess
+    preprocessor: dict[str, Any]
+    """The model's own preprocessing as its file says it, to be written beside adapted weights."""
+
+    @property
+    def blocks(self) -> int:
+        return int(self.model.config.vision_config.num_hidden_layers)
+
+    @property
+    def heads(self) -> int:
+        return int(self.model.config.vision_config.num_attention_heads)
+
+    @property
+    def width(self) -> int:
+        return int(self.model.config.vision_config.hidden_size)
+
+    @property
+    def embedding_width(self) -> int:
+        return int(self.model.config.projection_dim)
+
+    @property
+    def image_size(self) -> int:
+        return int(self.model.config.vision_config.image_size)
+
+    @property
+    def patches(self) -> int:
+        return int((self.image_size // self.model.config.vision_config.patch_size) ** 2)
+
+
+def mini_folder() -> Path:
+    """Where the shipped small CLIP lies: a folder that ``CLIPModel.from_pretrained`` takes as it is."""
+    return Path(str(resources.files("clipdrift.model") / "mini"))
+
+
+def load(model: str | Path | ModelConfig) -> Clip:
+    """Load a CLIP by hub id, directory, or the name ``clipdrift/mini``; works offline from a hub cache.
+
+    Args:
+        model: ``openai/clip-vit-base-patch32``, ``path/to/folder``, ``clipdrift/mini``, or a ModelConfig.
+
+    Raises:
+        ModelError: not found (with or without network), not a CLIP, weights missing, left over or of
+            another shape, unreadable files.
+    """
+    config = model if isinstance(model, ModelConfig) else ModelConfig.model_validate(str(model))
+    place = _place(config)
+    settings = _json(place, "config.json", config)
+    kind = settings.get("model_type")
+    if kind != "clip":
+        raise ModelError(
+            f"{config.name}: a model of type {kind!r} is not supported; clipdrift loads Hugging Face CLIP models "
+            "(model_type 'clip', such as openai/clip-vit-base-patch32)"
+        )
+    preprocessor = _preprocessor(place, config)
+    loaded = _weights(place, config)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=config.revision)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{config.name}: its tokenizer cannot be loaded: {_first_line(error)}") from None
+    return Clip(config.name, loaded, tokenizer, Preprocess.from_config(preprocessor), preprocessor)
+
+
+def fingerprint_model(path: str | Path) -> str:
+    """Content hash (16 hex digits) of a local model: its configuration and weight files."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).expanduser().iterdir()):
+        if file.suffix in (".safetensors", ".json", ".txt", ".bin"):
+            digest.update(file.name.encode() + b"\0")
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _place(config: ModelConfig) -> str:
+    """What transformers is asked for: a directory or a hub id."""
+    if config.path is not None:
+        folder = Path(config.path).expanduser()
+        if not folder.is_dir():
+            raise ModelError(f"{config.path}: no such folder; give a hub id or a folder with config.json")
+        return str(folder)
+    if config.name == MINI:
+        return str(mini_folder())
+    return config.name
+
+
+def _json(place: str, name: str, config: ModelConfig) -> dict[str, Any]:
+    try:
+        file = cached_file(place, name, revision=config.revision)
+        assert file is not None
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        if Path(place).is_dir():
+            raise ModelError(f"{place}/{name}: missing or unreadable ({_first_line(error)})") from None
+        raise ModelError(
+            f"{config.name}: not found in the local hub cache and not to be had from the hub "
+            f"({_first_line(error)}); check the name and the network, or give a folder"
+        ) from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{place}/{name}: not a JSON object")
+    return content
+
+
+def _preprocessor(place: str, config: ModelConfig) -> dict[str, Any]:
+    """Older and newer transformers keep it in different files."""
+    try:
+        return _json(place, "preprocessor_config.json", config)
+    except ModelError:
+        found = _json(place, "processor_config.json", config).get("image_processor")
+        if not isinstance(found, dict):
+            raise ModelError(f"{config.name}: processor_config.json has no image_processor") from None
+        return found
+
+
+def _weights(place: str, config: ModelConfig) -> CLIPModel:
+    try:
+        with _quiet_transformers():
+            model, report = CLIPModel.from_pretrained(
+                place,
+                revision=config.revision,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that the report below names all of them
+            )
+    except Exception as error:  # transformers raises many kinds here; none may pass as a traceback
+        raise ModelError(f"{config.name}: the weights cannot be loaded: {_first_line(error)}") from error
+    # saved by older releases as weights though they are only a range; transformers rebuilds them
+    unexpected = {k for k in report["unexpected_keys"] if not k.endswith("position_ids")}
+    mismatched = {str(k[0]) if isinstance(k, tuple) else str(k) for k in report["mismatched_keys"]}
+    for label, keys in (
+        ("of another shape than config.json says", mismatched),
+        ("missing", set(report["missing_keys"])),
+        ("that no CLIP has", unexpected),
+    ):
+        if keys:
+            raise ModelError(f"{config.name}: {len(keys)} weights {label}, for example {min(keys)}")
+    assert isinstance(model, CLIPModel) and isinstance(model.config, CLIPConfig)
+    return model.eval()
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Silence the loading report and bar of transformers: what they say is raised as an error here."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

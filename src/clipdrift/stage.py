@@ -1,0 +1,192 @@
+"""From a configuration to what a run works on: the backbone, decks of images, class features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from clipdrift.config import ConfigError, DataConfig, DataSet, RunConfig
+from clipdrift.data.deck import Deck
+from clipdrift.data.images import ImageSet
+from clipdrift.data.pixels import load_pixels
+from clipdrift.data.sources import Source, fingerprint_path, open_source
+from clipdrift.data.splits import balanced, divide
+from clipdrift.data.worlds import WORLDS
+from clipdrift.model.clip import Clip, ModelError, fingerprint_model, load
+from clipdrift.model.zero_shot import class_features
+from clipdrift.record import DataFacts, Images
+from clipdrift.reporter import Reporter
+from clipdrift.shapes import ClassFeatures
+
+
+@dataclass(frozen=True, eq=False)
+class TransferSet:
+    """A set tested zero-shot: its images and one text feature per class."""
+
+    deck: Deck
+    features: ClassFeatures
+    facts: DataFacts
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """All that a run works on, before anything is adapted."""
+
+    clip: Clip
+    train: Deck
+    validation: Deck
+    probe: Deck
+    test: Deck
+    target: DataFacts
+    transfer: dict[str, TransferSet]
+    device: torch.device
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """The configuration with names of existing folders turned into paths and local copies fingerprinted.
+
+    The result is what is stored with the run and what its key is taken of.
+
+    Raises:
+        ConfigError: a path that is not there.
+    """
+    model = config.model
+    if model.path is None and Path(model.name).is_dir():
+        model = model.model_copy(update={"path": model.name, "name": Path(model.name).name})
+    if model.path is not None:
+        if not Path(model.path).expanduser().is_dir():
+            raise ConfigError(f"model.path = {model.path!r}: no such folder")
+        model = model.model_copy(update={"fingerprint": fingerprint_model(model.path)})
+    data = config.data.model_copy(
+        update={
+            "target": _resolve_set(config.data.target, "data.target"),
+            "transfer": tuple(
+                _resolve_set(spec, f"data.transfer.{i}") for i, spec in enumerate(config.data.transfer)
+            ),
+        }
+    )
+    return config.model_copy(update={"model": model, "data": data})
+
+
+def _resolve_set(spec: DataSet, key: str) -> DataSet:
+    if spec.path is None and spec.name not in WORLDS and Path(spec.name).is_dir():
+        spec = spec.model_copy(update={"path": spec.name, "name": Path(spec.name).name})
+    if spec.path is None:
+        return spec
+    if not Path(spec.path).expanduser().exists():
+        raise ConfigError(f"{key}.path = {spec.path!r}: no such folder")
+    return spec.model_copy(update={"fingerprint": fingerprint_path(Path(spec.path).expanduser())})
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is a GPU where there is one. Raises ConfigError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"--device {name}: unknown; legal: auto, cpu, cuda, cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {name}: torch sees no CUDA device here; use --device cpu")
+    return device
+
+
+def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Reporter) -> Stage:
+    """Load, divide, decode. ``config`` is a resolved one.
+
+    Raises:
+        ModelError, DataError: as loading and opening do.
+    """
+    reporter.stage(f"loading {config.model.name}")
+    clip = load(config.model)
+    clip.model.to(device)
+    shop = _Shop(clip, config.data, cache, device, reporter)
+    source = open_source(
+        config.data.target, image_size=clip.image_size, train_per_class=_asked_of_world(config.data)
+    )
+    if source.train is None or source.test is None:
+        raise ModelError(f"{source.name}: a target needs a training and a test split")
+    division = divide(
+        source.train.labels,
+        source.test.labels,
+        protocol=config.data.protocol,
+        seed=config.data.seed,
+        train_per_class=config.data.train_per_class,
+        validation_per_class=config.data.validation_per_class,
+        probe_per_class=config.data.probe_per_class,
+        classes=source.classes,
+    )
+    halves = {"train": source.train, "test": source.test}
+    wanted = {
+        "train": source.train.subset(division.train),
+        "validation": halves[division.validation_from].subset(division.validation),
+        "probe": halves[division.probe_from].subset(division.probe),
+        "test": source.test.subset(division.test),
+    }
+    decks = {purpose: shop.deck(images, f"{source.name} {purpose}") for purpose, images in wanted.items()}
+    transfer = {}
+    for spec in config.data.transfer:
+        opened = open_source(spec, image_size=clip.image_size, parts=("test",))
+        transfer[spec.name] = shop.transfer(spec, opened, config.evaluation.prompt_ensemble)
+    return Stage(
+        clip=clip,
+        train=decks["train"][0],
+        validation=decks["validation"][0],
+        probe=decks["probe"][0],
+        test=decks["test"][0],
+        target=_facts(source, {purpose: images for purpose, (_, images) in decks.items()}),
+        transfer=transfer,
+        device=device,
+    )
+
+
+def _asked_of_world(data: DataConfig) -> int | None:
+    """Training images a generated world has to draw per class, where more than its usual number is wanted."""
+    world = WORLDS.get(data.target.name)
+    parts = (data.train_per_class, data.validation_per_class or 0, data.probe_per_class or 0)
+    if world is None or data.train_per_class is None:
+        return None
+    return max(world.train, sum(p or 0 for p in parts))
+
+
+@dataclass(frozen=True, eq=False)
+class _Shop:
+    """Makes decks for one model on one machine."""
+
+    clip: Clip
+    data: DataConfig
+    cache: Path
+    device: torch.device
+    reporter: Reporter
+
+    def deck(self, images: ImageSet, title: str) -> tuple[Deck, Images]:
+        self.reporter.stage(f"decoding {title}")
+        pixels = load_pixels(
+            images,
+            self.clip.preprocess,
+            self.cache / "pixels",
+            skip_bad=self.data.skip_bad_images,
+            progress=self.reporter.advance,
+        )
+        deck = Deck.of(pixels, self.clip.preprocess, self.device)
+        return deck, Images(count=len(deck), fingerprint=images.fingerprint()[:16], bad=pixels.bad)
+
+    def transfer(self, spec: DataSet, source: Source, ensemble: bool) -> TransferSet:
+        if source.test is None:
+            raise ModelError(f"{spec.name}: a transfer set needs a test split")
+        images = source.test
+        if spec.per_class is not None:
+            images = images.subset(balanced(images.labels, spec.per_class, self.data.seed, classes=source.classes))
+        deck, counted = self.deck(images, f"{source.name} test")
+        prompts = source.prompts if ensemble else source.prompts[:1]
+        self.reporter.stage(f"text features of {source.name}")
+        features = class_features(self.clip, source.classes, prompts)
+        return TransferSet(deck, features, _facts(source, {"test": counted}, prompts))
+
+
+def _facts(source: Source, images: dict[str, Images], prompts: tuple[str, ...] | None = None) -> DataFacts:
+    return DataFacts(
+        kind=source.kind, classes=source.classes, prompts=prompts or source.prompts[:1], images=images
+    )
