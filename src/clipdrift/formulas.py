@@ -30,11 +30,11 @@ def _distribution(weights: Tensor) -> Tensor:
     """Weights divided by their sum over the last axis, in float32 or better; checked."""
     if weights.dtype in (torch.float16, torch.bfloat16):
         weights = weights.float()
-    if not torch.isfinite(weights).all():
-        raise ValueError("attention weights contain nan or inf")
+    total = weights.sum(-1, keepdim=True)
+    if not torch.isfinite(total).all():
+        raise ValueError("attention weights contain nan or inf, or values whose sum overflows")
     if (weights < 0).any():
         raise ValueError("attention weights contain negative values")
-    total = weights.sum(-1, keepdim=True)
     if (total <= 0).any():
         raise ValueError("attention weights of a row sum to zero")
     return weights / total
@@ -52,7 +52,10 @@ def entropy(weights: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch"]:
     Raises:
         ValueError: nan, inf, negative weights, or a row that sums to zero.
     """
-    return torch.special.entr(_distribution(weights)).sum(-1)
+    a = _distribution(weights)
+    # entr has an infinite slope at 0, which makes nan of the gradient behind a softmax that underflowed;
+    # entr(1) is 0 as well, and no gradient is what such a softmax gives
+    return torch.special.entr(torch.where(a > 0, a, 1)).sum(-1)
 
 
 def normalised_entropy(weights: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch"]:
@@ -67,12 +70,14 @@ def normalised_entropy(weights: Float[Tensor, "*batch P"]) -> Float[Tensor, "*ba
     return entropy(weights) / math.log(patches)
 
 
-def effective_receptive_field(weights: Float[Tensor, "*batch P"], mass: float = 0.95) -> Float[Tensor, "*batch"]:
+def effective_receptive_field(
+    weights: Float[Tensor, "*batch P"], mass: float = 0.95
+) -> Float[Tensor, "*batch"]:
     """Smallest share of patches that together hold ``mass`` of the attention.
 
     k/P with k the least number of largest weights whose sum reaches ``mass``. Piecewise constant, so without
-    a useful gradient. Sums are taken in float64 and compared with a tolerance of P rounding errors of the
-    weights' own dtype, so that ``mass=1.0`` counts the patches with weight above zero instead of failing.
+    a useful gradient. Weights are normalised and summed in float64 and compared with a tolerance of P
+    rounding errors of that, so that ``mass=1.0`` counts the patches with weight above zero instead of failing.
 
     Args:
         weights: (..., P) attention over patches.
@@ -86,12 +91,12 @@ def effective_receptive_field(weights: Float[Tensor, "*batch P"], mass: float = 
     """
     if not 0 < mass <= 1:
         raise ValueError(f"mass = {mass}: must lie in (0, 1]")
-    a = _distribution(weights)
+    a = _distribution(weights.double())
     patches = a.shape[-1]
     tolerance = patches * torch.finfo(a.dtype).eps
-    reached = a.double().sort(-1, descending=True).values.cumsum(-1)
+    reached = a.sort(-1, descending=True).values.cumsum(-1)
     k = 1 + (reached < mass - tolerance).sum(-1)
-    return k.clamp(max=patches).to(a.dtype) / patches
+    return k.clamp(max=patches).to(torch.promote_types(weights.dtype, torch.float32)) / patches
 
 
 def gini(weights: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch"]:
@@ -151,7 +156,7 @@ def cka(x: Float[Tensor, "B D1"], y: Float[Tensor, "B D2"], debiased: bool = Tru
 
     Raises:
         ValueError: different numbers of images; fewer than 4 (debiased) or 2 images; nan or inf; one side
-            the same for every image (0/0).
+            the same for every image (0/0), or, debiased, for all but one.
     """
     if len(x) != len(y):
         raise ValueError(f"cka needs the same images on both sides, got {len(x)} and {len(y)}")
@@ -161,19 +166,30 @@ def cka(x: Float[Tensor, "B D1"], y: Float[Tensor, "B D2"], debiased: bool = Tru
     x, y = x.double(), y.double()
     if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
         raise ValueError("cka: a representation contains nan or inf")
-    # both estimates are invariant to a shift; centring first keeps the Gram matrices well conditioned
-    x, y = x - x.mean(0), y - y.mean(0)
-    k, m = x @ x.T, y @ y.T
     similarity = _unbiased_hsic if debiased else _frobenius
+    k, m = _gram(x), _gram(y)
     xx, yy = similarity(k, k), similarity(m, m)
-    floor = torch.finfo(torch.float64).eps * len(x)
-    if _constant(x, floor) or _constant(y, floor) or xx <= 0 or yy <= 0:
-        raise ValueError("cka is undefined: a representation is the same for every image")
-    return similarity(k, m) / (xx * yy).sqrt()
+    floor = _ROUNDING * len(x)
+    if xx <= floor * _frobenius(k, k) or yy <= floor * _frobenius(m, m):
+        raise ValueError(
+            "cka is undefined: a representation is the same for every image (or for all but one)"
+        )
+    return similarity(k, m) / (xx.sqrt() * yy.sqrt())
 
 
-def _constant(centred: Tensor, floor: float) -> bool:
-    return bool(centred.abs().max() <= floor)
+_ROUNDING = 8 * torch.finfo(torch.float64).eps
+"""Times the number of images: what is smaller, relative to what it was subtracted from, is rounding."""
+
+
+def _gram(x: Tensor) -> Tensor:
+    """Centred Gram matrix of x (B, D) in float64; zero where all rows of x are the same.
+
+    Both estimates are invariant to a shift; centring first keeps the matrix well conditioned.
+    """
+    centred = x - x.mean(0)
+    if centred.abs().max() <= _ROUNDING * len(x) * x.abs().max():
+        centred = torch.zeros_like(centred)
+    return centred @ centred.T
 
 
 def _frobenius(k: Tensor, m: Tensor) -> Tensor:
@@ -209,7 +225,7 @@ def embedding_drift(before: Float[Tensor, "B E"], after: Float[Tensor, "B E"]) -
 
 
 def weight_drift(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Float[Tensor, ""]:
-    """``||W - W0|| / ||W0||`` over all named tensors together (Frobenius norm).
+    """``||W - W0|| / ||W0||`` over all named tensors together (Frobenius norm). Carries no gradient.
 
     Args:
         before: the backbone's weights by name.

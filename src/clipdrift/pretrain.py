@@ -1,132 +1,290 @@
+"""Make a small CLIP from nothing: contrastive pretraining on captioned images, resumable at any step.
+
+A step's batch consists of ``parts``, each contrasted within itself; their gradients are averaged. Parts are
+done one after another or by several processes, with the same result, so the number of workers is a matter
+of speed alone: on a CPU, two processes of one thread each are much faster than one of two at this size.
+"""
+
 from __future__ import annotations
 
-import math, os, sys, time, json
+import json
+import math
+import multiprocessing
+import os
+import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from torch.nn.functional import cross_entropy, normalize
+from transformers import CLIPModel, PreTrainedTokenizerBase
 
+from clipdrift.checkpoint import CheckpointError, load_state, save_state
 from clipdrift.config import PretrainConfig
-from clipdrift.data.worlds import objects
+from clipdrift.data.corpus import CaptionedBatch, Corpus, DrawnAhead, ObjectsCorpus
+from clipdrift.data.pixels import normalise
+from clipdrift.data.preprocess import Preprocess
+from clipdrift.files import write_text
+from clipdrift.model.build import new_clip, preprocessor
+from clipdrift.model.quiet import quiet
 from clipdrift.model.tokens import train_tokenizer
+from clipdrift.reporter import Reporter, Silent
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
+STATE = "state.pt"
+_LARGEST_SCALE = math.log(100)
+
+
+def pretrain(
+    config: PretrainConfig,
+    out: Path,
+    *,
+    workers: int | None = None,
+    loaders: int = 0,
+    save_every: int = 250,
+    stop_after: int | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, float]:
+    """Pretrain, or go on where an interrupted pretraining in ``out`` stopped; write the model to ``out``.
+
+    Args:
+        config: model, data, optimisation. The defaults made `clipdrift/mini`.
+        out: gets the model in Hugging Face format when done, and the state until then.
+        workers: processes that share a step's parts on the CPU; none: one per core, at most one per part.
+        loaders: processes that draw images ahead; 0: a thread. Worth it beside a GPU.
+        save_every: steps between checkpoints, and between looks at zero-shot accuracy.
+        stop_after: stop after this many steps, to go on later.
+        reporter: told how it goes.
+
+    Returns:
+        Zero-shot accuracy in percent: ``all`` held-out images and each group; empty if stopped early.
+
+    Raises:
+        CheckpointError: ``out`` holds a pretraining with other settings, or a damaged state.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    cuda = torch.cuda.is_available()
+    count = 1 if cuda else min(workers or os.cpu_count() or 1, config.parts)
+    job = _Job(config, out, count, loaders, save_every, stop_after)
+    if count == 1:
+        return _work(job, 0, "", reporter or Silent())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+    with tempfile.TemporaryDirectory() as meeting:
+        address = f"file://{meeting}/meeting"
+        context = multiprocessing.get_context("spawn")
+        others = [
+            context.Process(target=_work, args=(job, rank, address), daemon=True) for rank in range(1, count)
+        ]
+        for process in others:
+            process.start()
+        try:
+            return _work(job, 0, address, reporter or Silent())
+        finally:
+            torch.set_num_threads(threads)
+            for process in others:
+                process.join(timeout=10)
+                process.kill()
 
 
 @dataclass(frozen=True)
-class Batch:
-    pixels: np.ndarray
-    texts: list[str]
-    positives: np.ndarray
+class _Job:
+    config: PretrainConfig
+    out: Path
+    workers: int
+    loaders: int
+    save_every: int
+    stop_after: int | None
 
 
-def world_batch(seed: int, step: int, n: int, size: int) -> Batch:
-    rng = np.random.default_rng([seed, 7, step])
-    scenes = objects.sample(rng, rng.choice(objects.SEEN, n))
-    texts, said = objects.captions(rng, scenes)
-    return Batch(objects.render(rng, scenes, size), texts, objects.matches(scenes, said))
+def _work(job: _Job, rank: int, address: str, reporter: Reporter | None = None) -> dict[str, float]:
+    """One worker, from start to end. Rank 0 reports and writes."""
+    config, reporter = job.config, reporter or Silent()
+    if job.workers > 1:
+        if rank:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.workers))
+        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=job.workers)
+    try:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        reporter.stage("training the tokenizer")
+        corpus = ObjectsCorpus(config.seed, config.image_size)
+        tokenizer = train_tokenizer(corpus.texts())
+        # in bf16 on the CPU, torch's fused attention is several times slower backwards than plain products
+        model = new_clip(config, tokenizer, "sdpa" if device.type == "cuda" else "eager").to(device)
+        optimizers = _optimizers(model, config)
+        first = _resume(job, model, optimizers)
+        examiner = _Examiner(corpus, tokenizer, device)
+        reporter.stage(f"pretraining on {config.data}, {config.images:,} images")
+        steps, scores = config.steps, {}
+        last = min(steps, first + job.stop_after) if job.stop_after else steps
+        mine = range(rank, config.parts, job.workers)
+        part_size = config.batch_size // config.parts
+        with DrawnAhead(corpus, mine, part_size, range(first, last), job.loaders) as drawn:
+            for step in range(first, last):
+                rate = _rate(step, steps, config)
+                loss = _step(model, tokenizer, optimizers, drawn.parts(step), rate, job, device)
+                reporter.step(step + 1, steps, loss)
+                if rank == 0 and ((step + 1) % job.save_every == 0 or step + 1 == last):
+                    _save(job, model, optimizers, step + 1)
+                    scores = examiner.scores(model)
+                    shown = ", ".join(f"{name} {value:.1f} %" for name, value in scores.items())
+                    reporter.stage(f"step {step + 1}/{steps}, loss {loss:.3f}, zero-shot: {shown}")
+        if first >= steps and rank == 0:
+            scores = examiner.scores(model)
+        if rank or last < steps:
+            return {}
+        _export(config, job.out, model, tokenizer, scores)
+        return scores
+    finally:
+        if job.workers > 1:
+            dist.destroy_process_group()
 
 
-def build(c: PretrainConfig, tok: CLIPTokenizer) -> CLIPModel:
-    special = dict(bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.eos_token_id)
-    cfg = CLIPConfig(
-        text_config=dict(vocab_size=len(tok), hidden_size=c.text_width, intermediate_size=4 * c.text_width,
-                         num_hidden_layers=c.text_blocks, num_attention_heads=4, hidden_act="gelu",
-                         max_position_embeddings=64, projection_dim=c.projection, **special),
-        vision_config=dict(hidden_size=c.width, intermediate_size=4 * c.width, num_hidden_layers=c.blocks,
-                           num_attention_heads=c.heads, image_size=c.image_size, patch_size=c.patch_size,
-                           hidden_act="gelu", projection_dim=c.projection),
-        projection_dim=c.projection, attn_implementation="eager")
-    torch.manual_seed(c.seed)
-    m = CLIPModel(cfg)
-    return m
+def contrastive_loss(image: Tensor, text: Tensor, log_scale: Tensor, positives: Tensor) -> Tensor:
+    """Symmetric cross-entropy against all positives of each row alike.
+
+    Args:
+        image: (B, E) image embeddings. text: (B, E) text embeddings.
+        log_scale: scalar, natural logarithm of the inverse temperature.
+        positives: (B, B) bool, caption j holds for image i; at least one in each row and column.
+    """
+    logits = log_scale.exp() * normalize(image.float(), dim=-1) @ normalize(text.float(), dim=-1).T
+    wanted = positives.to(logits.dtype)
+    by_image = cross_entropy(logits, wanted / wanted.sum(1, keepdim=True))
+    by_text = cross_entropy(logits.T, wanted.T / wanted.T.sum(1, keepdim=True))
+    return 0.5 * (by_image + by_text)
 
 
-def optimizers(model: nn.Module, c: PretrainConfig) -> list[torch.optim.Optimizer]:
-    mat, decay, rest = [], [], []
-    for name, p in model.named_parameters():
-        hidden = p.ndim == 2 and "encoder.layers" in name
-        (mat if hidden and c.optimizer == "muon" else decay if p.ndim >= 2 and "position" not in name else rest).append(p)
-    out: list[torch.optim.Optimizer] = [torch.optim.AdamW([{"params": decay, "weight_decay": c.weight_decay},
-        {"params": rest, "weight_decay": 0.0}], lr=c.learning_rate, betas=(0.9, 0.98), eps=1e-6)]
-    if mat:
-        out.append(torch.optim.Muon(mat, lr=c.learning_rate, weight_decay=c.weight_decay, adjust_lr_fn="match_rms_adamw"))
-    return out
-
-
-def loss_of(image: Tensor, text: Tensor, scale: Tensor, positives: Tensor) -> Tensor:
-    image = nn.functional.normalize(image.float(), dim=-1)
-    text = nn.functional.normalize(text.float(), dim=-1)
-    logits = scale.exp() * image @ text.T
-    a = positives / positives.sum(1, keepdim=True)
-    b = positives.T / positives.T.sum(1, keepdim=True)
-    ce = nn.functional.cross_entropy
-    return 0.5 * (ce(logits, a) + ce(logits.T, b))
-
-
-def normalise(x: np.ndarray) -> Tensor:
-    t = torch.from_numpy(x).permute(0, 3, 1, 2).float() / 255
-    return (t - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-
-
-@torch.no_grad()
-def evaluate(model, tok, x, y, prompts) -> tuple[float, float]:
-    ids = tok(prompts, padding=True, return_tensors="pt")
-    t = nn.functional.normalize(model.get_text_features(**ids).pooler_output.float(), dim=-1)
-    z = torch.cat([model.get_image_features(pixel_values=b).pooler_output for b in x.split(250)])
-    ok = ((z.float() @ t.T).argmax(1) == y).numpy()
-    unseen = np.isin(y.numpy(), objects.UNSEEN)
-    return 100 * ok.mean(), 100 * ok[unseen].mean()
-
-
-def main(c: PretrainConfig, out: Path, limit: float = 1e9, every=100) -> None:
-    rng = np.random.default_rng([c.seed, 11])
-    s = objects.sample(rng, rng.choice(objects.SEEN, 20000))
-    tok = train_tokenizer(objects.captions(rng, s)[0])
-    model = build(c, tok)
-    opts = optimizers(model, c)
-    steps = c.images // c.batch_size
-    warm = int(c.warmup * steps)
-    rng = np.random.default_rng([c.seed, 13])
-    y = np.arange(1000) % 100
-    x = normalise(objects.render(rng, objects.sample(rng, y, single=True)))
-    prompts = [objects.PROMPT.format(p) for p in objects.PAIRS]
-    pool = ThreadPoolExecutor(1)
-    nxt = pool.submit(world_batch, c.seed, 0, c.batch_size, c.image_size)
-    t0 = time.time()
-    for step in range(steps):
-        b = nxt.result()
-        nxt = pool.submit(world_batch, c.seed, step + 1, c.batch_size, c.image_size)
-        f = min(1, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / (steps - warm)))
-        for o in opts:
-            for g in o.param_groups:
-                g["lr"] = f * c.learning_rate
-        ids = tok(b.texts, padding=True, return_tensors="pt")["input_ids"]
-        model.train()
-        with torch.autocast("cpu", torch.bfloat16):
-            zi = model.get_image_features(pixel_values=normalise(b.pixels)).pooler_output
-            zt = model.get_text_features(input_ids=ids).pooler_output
-        loss = loss_of(zi, zt, model.logit_scale, torch.from_numpy(b.positives).float())
+def _step(
+    model: CLIPModel,
+    tokenizer: PreTrainedTokenizerBase,
+    optimizers: list[torch.optim.Optimizer],
+    parts: Iterator[CaptionedBatch],
+    rate: float,
+    job: _Job,
+    device: torch.device,
+) -> float:
+    """One update from this worker's parts and, summed over workers, everyone's; the mean loss here."""
+    model.train()
+    losses = []
+    for part in parts:
+        tokens = tokenizer(part.texts, padding=True, return_tensors="pt")["input_ids"].to(device)
+        images = normalise(torch.from_numpy(part.pixels).to(device), Preprocess())
+        with torch.autocast(device.type, torch.bfloat16):
+            image = model.get_image_features(pixel_values=images).pooler_output
+            text = model.get_text_features(input_ids=tokens).pooler_output
+        loss = contrastive_loss(image, text, model.logit_scale, torch.from_numpy(part.positives).to(device))
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for o in opts:
-            o.step(); o.zero_grad()
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=math.log(100))
-        if (step + 1) % every == 0:
-            model.eval()
-            a, u = evaluate(model, tok, x, torch.from_numpy(y), prompts)
-            print(f"{c.optimizer} {c.learning_rate} w{c.width} step {step+1}/{steps} {(step+1)*c.batch_size/1e3:.0f}k {time.time()-t0:.0f}s loss {loss:.3f} scale {model.logit_scale.exp():.1f} zs {a:.1f} unseen {u:.1f}", flush=True)
-            if time.time() - t0 > limit:
-                return
+        losses.append(loss.item())
+    _average_gradients(model, job)
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        model.logit_scale.clamp_(max=_LARGEST_SCALE)
+    return sum(losses) / len(losses)
 
 
-if __name__ == "__main__":
-    kw = json.loads(sys.argv[1])
-    main(PretrainConfig(**kw), Path("/tmp/out"), limit=float(sys.argv[2]))
+def _average_gradients(model: CLIPModel, job: _Job) -> None:
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    if job.workers > 1:
+        dist.all_reduce(flat)
+    flat /= job.config.parts
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+class _Examiner:
+    """Zero-shot accuracy on held-out images."""
+
+    def __init__(self, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> None:
+        self.held = corpus.held_out(per_class=10)
+        prompts = [self.held.prompt.format(name) for name in self.held.classes]
+        self.tokens = tokenizer(prompts, padding=True, return_tensors="pt")["input_ids"].to(device)
+        self.device = device
+
+    @torch.no_grad()
+    def scores(self, model: CLIPModel) -> dict[str, float]:
+        model.eval()
+        text = normalize(model.get_text_features(input_ids=self.tokens).pooler_output.float(), dim=-1)
+        right = []
+        for start in range(0, len(self.held.labels), 250):
+            pixels = torch.from_numpy(self.held.pixels[start : start + 250]).to(self.device)
+            image = model.get_image_features(pixel_values=normalise(pixels, Preprocess())).pooler_output
+            guess = (image.float() @ text.T).argmax(-1).cpu().numpy()
+            right.append(guess == self.held.labels[start : start + 250])
+        hits = np.concatenate(right)
+        groups = {name: np.isin(self.held.labels, classes) for name, classes in self.held.groups.items()}
+        return {"all": 100 * float(hits.mean())} | {n: 100 * float(hits[m].mean()) for n, m in groups.items()}
+
+
+def _optimizers(model: CLIPModel, config: PretrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices, AdamW for the rest; no decay of vectors and position embeddings."""
+    muon, decayed, plain = [], [], []
+    for name, parameter in model.named_parameters():
+        if config.optimizer == "muon" and parameter.ndim == 2 and "encoder.layers" in name:
+            muon.append(parameter)
+        elif parameter.ndim >= 2 and "position" not in name:
+            decayed.append(parameter)
+        else:
+            plain.append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    rate = config.learning_rate
+    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-6)]
+    if muon:
+        decay = config.weight_decay
+        found.append(torch.optim.Muon(muon, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    return found
+
+
+def _rate(step: int, steps: int, config: PretrainConfig) -> float:
+    warm = max(1, int(config.warmup * steps))
+    rise = min(1.0, (step + 1) / warm)
+    fall = 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm)))
+    return config.learning_rate * rise * fall
+
+
+def _save(job: _Job, model: CLIPModel, optimizers: list[torch.optim.Optimizer], step: int) -> None:
+    state = {
+        "config": job.config.model_dump_json(),
+        "step": step,
+        "model": model.state_dict(),
+        "optimizers": [o.state_dict() for o in optimizers],
+    }
+    save_state(job.out / STATE, state)
+
+
+def _resume(job: _Job, model: CLIPModel, optimizers: list[torch.optim.Optimizer]) -> int:
+    """Put a saved state in place; the number of steps already done."""
+    state = load_state(job.out / STATE)
+    if state is None:
+        return 0
+    if state["config"] != job.config.model_dump_json():
+        raise CheckpointError(f"{job.out}: holds a pretraining with other settings; choose another folder")
+    model.load_state_dict(state["model"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    return int(state["step"])
+
+
+def _export(
+    config: PretrainConfig, out: Path, model: CLIPModel, tokenizer: Any, scores: dict[str, float]
+) -> None:
+    """Write the model in half precision, tokenizer and preprocessing, and how it was made."""
+    with quiet():
+        model.half().save_pretrained(out)
+        tokenizer.save_pretrained(out)
+    write_text(out / "preprocessor_config.json", json.dumps(preprocessor(config.image_size), indent=2) + "\n")
+    made = {"config": config.model_dump(), "zero_shot": scores, "torch": torch.__version__}
+    write_text(out / "pretrain.json", json.dumps(made, indent=2) + "\n")

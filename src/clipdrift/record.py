@@ -13,11 +13,12 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from clipdrift.config.models import Frozen, RunConfig
+from clipdrift.errors import ClipdriftError
 
 SCHEMA_VERSION = 1
 
 
-class RecordError(Exception):
+class RecordError(ClipdriftError):
     """A record that is missing, damaged or of another schema."""
 
 
@@ -54,8 +55,8 @@ class Point(Frozen):
     train_accuracy: float
     validation_accuracy: float | None = None
     test_accuracy: float | None = Field(None, description="Read once, at the epoch chosen on validation.")
-    measures: dict[str, Values] = {}
-    transfer: dict[str, Transfer] = {}
+    measures: dict[str, Values] = Field(default_factory=dict)
+    transfer: dict[str, Transfer] = Field(default_factory=dict)
 
 
 class Images(Frozen):

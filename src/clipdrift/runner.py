@@ -4,39 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from clipdrift.adapt import Adapted, adapt, effective_weights
+from clipdrift.adapt import Adapted, adapt
 from clipdrift.config import RunConfig
-from clipdrift.data.splits import balanced
-from clipdrift.measure import (
-    ATTENTION,
-    Internals,
-    accuracy,
-    drift,
-    read_internals,
-    representation,
-    weights,
-    zero_shot_accuracy,
-)
-from clipdrift.record import Backbone, ModelFacts, Point, Record, Transfer, Values, environment
+from clipdrift.listing import MEASURES
+from clipdrift.measure import accuracy
+from clipdrift.observe import Observer
+from clipdrift.record import Point, Record, environment
 from clipdrift.reporter import Reporter, Silent
 from clipdrift.stage import Stage, pick_device, prepare, resolve
 from clipdrift.store import RunFolder, Store
-from clipdrift.train import Diverged, Moment, train
+from clipdrift.train import Diverged, train
 
 WEIGHTS = "model"
 """Folder of the saved weights inside a run's folder."""
-
-
-class InactiveAdapterError(Exception):
-    """Weights changed but no embedding did, or the reverse: what is measured is not what was trained."""
 
 
 def run(
@@ -47,6 +36,7 @@ def run(
     device: str = "auto",
     reporter: Reporter | None = None,
     save: bool = True,
+    again: bool = False,
 ) -> tuple[Record, RunFolder]:
     """Do one run, or return its record where it is done already.
 
@@ -57,13 +47,14 @@ def run(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         reporter: told how it goes.
         save: write the adapted weights of the chosen epoch.
+        again: do it even where it is done already; its record is replaced.
 
     Raises:
         ConfigError, ModelError, DataError, MeasureError, InactiveAdapterError: in one line what is wrong.
     """
     config = resolve(config)
     folder = Store(out).folder(config.key)
-    if folder.finished:
+    if folder.finished and not again:
         return folder.record(), folder
     place = pick_device(device)
     reporter = reporter or Silent()
@@ -78,7 +69,11 @@ def run(
     adapted = adapt(stage.clip, config.method, len(stage.target.classes), config.seed)
     torch.manual_seed(config.seed)
     history: list[Point] = []
-    status, reason, best, last, artefacts = "done", None, None, None, {}
+    status: Literal["done", "diverged"] = "done"
+    reason: str | None = None
+    best: Point | None = None
+    last: Point | None = None
+    artefacts: dict[str, str] = {}
     try:
         with clock("train"):
             snapshot = _train(stage, config, adapted, observer, history, folder, reporter)
@@ -87,7 +82,9 @@ def run(
     else:
         with clock("final"):
             reporter.stage("testing the last and the chosen epoch")
-            chosen = max((p for p in history if p.ends_epoch), key=lambda p: (p.validation_accuracy, -p.epoch))
+            chosen = max(
+                (p for p in history if p.ends_epoch), key=lambda p: (p.validation_accuracy, -p.epoch)
+            )
             last = observer.final(adapted, history[-1])
             if chosen.epoch != last.epoch:
                 adapted.restore(snapshot)
@@ -100,7 +97,11 @@ def run(
             with clock("save"):
                 reporter.stage("saving")
                 adapted.save(folder.path / WEIGHTS)
-                artefacts = {"kind": adapted.artefact, "weights": WEIGHTS, "head": f"{WEIGHTS}/head.safetensors"}
+                artefacts = {
+                    "kind": adapted.artefact,
+                    "weights": WEIGHTS,
+                    "head": f"{WEIGHTS}/head.safetensors",
+                }
     record = Record(
         key=config.key,
         status=status,
@@ -110,7 +111,7 @@ def run(
         model=observer.facts(adapted),
         target=stage.target,
         transfer={name: t.facts for name, t in stage.transfer.items()},
-        units={name: m.unit for name, m in ATTENTION.items()},
+        units={name: entry.unit for name, entry in MEASURES.items()},
         backbone=backbone,
         history=tuple(history),
         best=best,
@@ -160,127 +161,6 @@ def uses_bf16(config: RunConfig, device: torch.device) -> bool:
     if config.optim.precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return config.optim.precision == "bf16"
-
-
-@dataclass(frozen=True, eq=False)
-class Observer:
-    """Looks at the model during one run; holds the backbone's side of every comparison."""
-
-    stage: Stage
-    config: RunConfig
-    internals: Internals
-    weights: dict[str, Tensor]
-    zero_shot: dict[str, float]
-    part_zero_shot: dict[str, float]
-
-    @classmethod
-    def of(cls, stage: Stage, config: RunConfig) -> Observer:
-        """Measure the backbone; to be called before anything is adapted."""
-        model, size = stage.clip.model, config.evaluation.batch_size
-        return cls(
-            stage=stage,
-            config=config,
-            internals=read_internals(model, stage.probe, size),
-            weights={k: v.detach().to("cpu", copy=True) for k, v in effective_weights(model).items()},
-            zero_shot=_zero_shot(stage, size),
-            part_zero_shot=_zero_shot(stage, size, config.evaluation.epoch_transfer_per_class, config.data.seed),
-        )
-
-    def backbone(self) -> Backbone:
-        values = {name: _values(self.internals.blocks(name)) for name in ATTENTION}
-        return Backbone(measures=values, zero_shot=self.zero_shot)
-
-    def facts(self, adapted: Adapted) -> ModelFacts:
-        clip = self.stage.clip
-        return ModelFacts(
-            blocks=clip.blocks,
-            heads=clip.heads,
-            patches=clip.patches,
-            width=clip.width,
-            parameters=sum(w.numel() for w in self.weights.values()),
-            trained=sum(p.numel() for _, p in adapted.parameters()),
-        )
-
-    def look(self, adapted: Adapted, moment: Moment) -> Point:
-        """Measure internals now and, at an epoch's end, validation accuracy."""
-        size = self.config.evaluation.batch_size
-        validation = None
-        part: dict[str, Transfer] = {}
-        adapted.eval()
-        if moment.ends_epoch:
-            validation = accuracy(adapted.clip.model, adapted.head, self.stage.validation, size)
-            per_class = self.config.evaluation.epoch_transfer_per_class
-            now = _zero_shot(self.stage, size, per_class, self.config.data.seed)
-            part = _retention(now, self.part_zero_shot)
-        return Point(
-            epoch=moment.epoch,
-            step=moment.step,
-            ends_epoch=moment.ends_epoch,
-            learning_rate=moment.learning_rate,
-            train_loss=moment.loss,
-            train_accuracy=moment.accuracy,
-            validation_accuracy=validation,
-            measures=self.measure(adapted),
-            transfer=part,
-        )
-
-    def measure(self, adapted: Adapted) -> dict[str, Values]:
-        """Every measure of the model as it is now, with its drift; proves that adapters are active."""
-        now = read_internals(adapted.clip.model, self.stage.probe, self.config.evaluation.batch_size)
-        moved = weights(self.weights, effective_weights(adapted.clip.model))
-        changed = moved["weight_drift"][0] > 0 or moved["weight_drift_projection"][0] > 0
-        same = torch.equal(now.embedding, self.internals.embedding)
-        if changed == same:
-            what = "changed but no embedding did" if changed else "did not change but embeddings did"
-            raise InactiveAdapterError(
-                f"the image tower's weights {what}: what is measured is not the model that was trained"
-            )
-        values = {name: _values(now.blocks(name), self.internals.blocks(name)) for name in ATTENTION}
-        values |= {name: _values(found) for name, found in representation(self.internals, now).items()}
-        values["weight_drift"] = Values(
-            mean=moved["weight_drift"][0], blocks=tuple(moved["weight_drift_blocks"])
-        )
-        values["weight_drift_projection"] = Values(mean=moved["weight_drift_projection"][0])
-        return values
-
-    def final(self, adapted: Adapted, point: Point) -> Point:
-        """The point with zero-shot accuracy on the whole of every transfer set."""
-        adapted.eval()
-        now = _zero_shot(self.stage, self.config.evaluation.batch_size)
-        return point.model_copy(update={"transfer": _retention(now, self.zero_shot)})
-
-
-def _zero_shot(stage: Stage, batch_size: int, per_class: int | None = None, seed: int = 0) -> dict[str, float]:
-    """Accuracy by set, through the model as it is; on all images, or a fixed balanced part (0: none)."""
-    out = {}
-    for name, transfer in stage.transfer.items():
-        deck = transfer.deck
-        if per_class == 0:
-            continue
-        if per_class is not None:
-            deck = deck.subset(balanced(deck.labels, per_class, seed, classes=transfer.facts.classes))
-        out[name] = zero_shot_accuracy(stage.clip.model, transfer.features, deck, batch_size)
-    return out
-
-
-def _retention(now: Mapping[str, float], before: Mapping[str, float]) -> dict[str, Transfer]:
-    return {
-        name: Transfer(accuracy=value, retention=100 * value / before[name] if before[name] else None)
-        for name, value in now.items()
-    }
-
-
-def _values(blocks: object, backbone: object = None) -> Values:
-    """Blocks' values with their mean; with the backbone's, their drift. One value stands for no blocks."""
-    found = tuple(float(v) for v in blocks)  # type: ignore[attr-defined]
-    mean = math.fsum(found) / len(found)
-    shown = found if len(found) > 1 else ()
-    if backbone is None:
-        return Values(mean=mean, blocks=shown)
-    change = drift(backbone, found)  # type: ignore[arg-type]
-    return Values(
-        mean=mean, blocks=shown, drift=change.mean, drift_blocks=change.blocks, absolute=change.absolute
-    )
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,9 @@ class _Shop:
             raise ModelError(f"{spec.name}: a transfer set needs a test split")
         images = source.test
         if spec.per_class is not None:
-            images = images.subset(balanced(images.labels, spec.per_class, self.data.seed, classes=source.classes))
+            images = images.subset(
+                balanced(images.labels, spec.per_class, self.data.seed, classes=source.classes)
+            )
         deck, counted = self.deck(images, f"{source.name} test")
         prompts = source.prompts if ensemble else source.prompts[:1]
         self.reporter.stage(f"text features of {source.name}")

@@ -15,11 +15,13 @@ from clipdrift.config import OptimConfig
 from clipdrift.data.deck import Deck
 
 
-class Diverged(Exception):
+class Diverged(Exception):  # noqa: N818 - an outcome, not a mistake
     """The loss or its gradient became nan or inf."""
 
     def __init__(self, epoch: int, step: int, what: str) -> None:
-        super().__init__(f"{what} is not finite at step {step} (epoch {epoch}); a lower optim.learning_rate may help")
+        super().__init__(
+            f"{what} is not finite at step {step} (epoch {epoch}); a lower optim.learning_rate may help"
+        )
         self.epoch, self.step = epoch, step
 
 

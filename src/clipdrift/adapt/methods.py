@@ -16,6 +16,7 @@ from transformers import CLIPModel
 
 from clipdrift.config import FullFineTuning, LinearProbe, Lora
 from clipdrift.model.clip import Clip
+from clipdrift.model.quiet import quiet
 
 Artefact = Literal["model", "adapter", "head"]
 
@@ -66,7 +67,9 @@ class Adapted:
         """Put a :meth:`snapshot` back; the names must fit exactly."""
         own = dict(self.parameters())
         if own.keys() != state.keys():
-            raise ValueError(f"snapshot does not fit: {sorted(own.keys() ^ state.keys())[:3]} on one side only")
+            raise ValueError(
+                f"snapshot does not fit: {sorted(own.keys() ^ state.keys())[:3]} on one side only"
+            )
         for name, parameter in own.items():
             parameter.copy_(state[name])
 
@@ -75,11 +78,11 @@ class Adapted:
         folder.mkdir(parents=True, exist_ok=True)
         head = {k: v.detach().to("cpu").contiguous() for k, v in self.head.state_dict().items()}
         save_file(head, folder / "head.safetensors")
-        if self.artefact == "model":
-            self.clip.model.save_pretrained(folder)
-        elif self.artefact == "adapter":
-            assert self.peft is not None
-            self.peft.save_pretrained(str(folder))
+        with quiet():
+            if self.artefact == "model":
+                self.clip.model.save_pretrained(folder)
+            elif self.peft is not None:
+                self.peft.save_pretrained(str(folder))
         if self.artefact != "head":
             self.clip.tokenizer.save_pretrained(folder)
             text = json.dumps(self.clip.preprocessor, indent=2, sort_keys=True)
@@ -108,7 +111,7 @@ def _lora(clip: Clip, options: Lora) -> tuple[Artefact, PeftModel | None]:
     wanted = "|".join(_MATRICES[t] for t in options.targets)
     config = LoraConfig(
         r=options.rank,
-        lora_alpha=2 * options.rank if options.alpha is None else options.alpha,  # type: ignore[arg-type]
+        lora_alpha=2 * options.rank if options.alpha is None else options.alpha,
         lora_dropout=options.dropout,
         bias="none",
         # the image tower alone: the bare names would hit the text tower as well
@@ -116,7 +119,8 @@ def _lora(clip: Clip, options: Lora) -> tuple[Artefact, PeftModel | None]:
         modules_to_save=["visual_projection"] if options.train_projection else None,
     )
     clip.model.requires_grad_(False)
-    peft = get_peft_model(clip.model, config)
+    with quiet():
+        peft = get_peft_model(clip.model, config)
     if not isinstance(peft, PeftModel):
         raise TypeError(f"peft returned {type(peft).__name__}")
     return "adapter", peft
@@ -127,20 +131,12 @@ def _linear_probe(clip: Clip, options: LinearProbe) -> tuple[Artefact, PeftModel
     return "head", None
 
 
-@dataclass(frozen=True)
-class MethodRow:
-    """One method: what prepares the model, one line, and where it was described."""
-
-    prepare: Callable[[Clip, Any], tuple[Artefact, PeftModel | None]]
-    summary: str
-    reference: str
-
-
-METHODS: dict[str, MethodRow] = {
-    "full_ft": MethodRow(_full_ft, "image tower, projection and head", "Radford et al. 2021"),
-    "lora": MethodRow(_lora, "low-rank adapters in the image tower, projection and head", "Hu et al. 2022"),
-    "linear_probe": MethodRow(_linear_probe, "the head alone", "Radford et al. 2021"),
+METHODS: dict[str, Callable[[Clip, Any], tuple[Artefact, PeftModel | None]]] = {
+    "full_ft": _full_ft,
+    "lora": _lora,
+    "linear_probe": _linear_probe,
 }
+"""What prepares the model, by name; described in ``clipdrift.listing``."""
 
 
 def adapt(clip: Clip, options: FullFineTuning | Lora | LinearProbe, classes: int, seed: int) -> Adapted:
@@ -153,7 +149,7 @@ def adapt(clip: Clip, options: FullFineTuning | Lora | LinearProbe, classes: int
         seed: of the head and the adapters.
     """
     torch.manual_seed(seed)  # peft draws its adapters from the global generator
-    artefact, peft = METHODS[options.name].prepare(clip, options)
+    artefact, peft = METHODS[options.name](clip, options)
     return Adapted(clip, _head(clip, classes, seed), artefact, peft)
 
 

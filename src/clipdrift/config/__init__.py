@@ -1,6 +1,6 @@
 """What a run is: frozen, typed, hashed. Loads no torch."""
 
-from clipdrift.config.load import ConfigError, load_config, parse_config
+from clipdrift.config.load import ConfigError, load_config, parse_config, read_toml
 from clipdrift.config.models import (
     DataConfig,
     DataSet,
@@ -11,9 +11,9 @@ from clipdrift.config.models import (
     Method,
     ModelConfig,
     OptimConfig,
-    PretrainConfig,
     RunConfig,
 )
+from clipdrift.config.pretraining import PretrainConfig
 
 __all__ = [
     "ConfigError",
@@ -30,4 +30,5 @@ __all__ = [
     "RunConfig",
     "load_config",
     "parse_config",
+    "read_toml",
 ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import difflib
+import inspect
 import tomllib
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from clipdrift.config.models import RunConfig
+from clipdrift.errors import ClipdriftError
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class ConfigError(ValueError):
+class ConfigError(ClipdriftError, ValueError):
     """A configuration that cannot be run; the message names the key, the value and what is legal."""
 
 
@@ -101,7 +102,7 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         context = first.get("ctx", {})
         return f"{key}.name = {context.get('tag')!r}: unknown; legal: {context.get('expected_tags')}"
     if kind == "union_tag_not_found":
-        return f"{key} = {value!r}: give it a name, for example {key}.name = \"lora\""
+        return f'{key} = {value!r}: give it a name, for example {key}.name = "lora"'
     if kind == "missing":
         return f"{key}: missing"
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
@@ -119,7 +120,9 @@ def _owner(model: type[BaseModel], path: list[str]) -> tuple[type[BaseModel], se
         if field is None:
             continue
         if len(inner) > 1 and index + 1 < len(path):
-            inner = [m for m in inner if path[index + 1] in typing.get_args(m.model_fields["name"].annotation)]
+            inner = [
+                m for m in inner if path[index + 1] in typing.get_args(m.model_fields["name"].annotation)
+            ]
             tags.add(index + 1)
         if inner:
             current = inner[0]
@@ -128,6 +131,6 @@ def _owner(model: type[BaseModel], path: list[str]) -> tuple[type[BaseModel], se
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
     """All pydantic models inside an annotation, through unions, tuples and Annotated."""
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+    if inspect.isclass(annotation) and not typing.get_args(annotation):
         return [annotation] if issubclass(annotation, BaseModel) else []
     return [m for arg in typing.get_args(annotation) for m in _models(arg)]

@@ -38,9 +38,12 @@ class _Named(Frozen):
     """Something found by a name or, on this machine, under a path."""
 
     name: str = Field(min_length=1)
-    path: str | None = Field(None, description="A local copy; used instead of the hub.", json_schema_extra=_MACHINE)
+    path: str | None = Field(
+        None, description="A local copy; used instead of the hub.", json_schema_extra=_MACHINE
+    )
     fingerprint: str | None = Field(
-        None, description="Content hash of a local copy, filled in when the run starts; part of the run's key."
+        None,
+        description="Content hash of a local copy, filled in when the run starts; part of the run's key.",
     )
 
     @model_validator(mode="before")
@@ -52,7 +55,9 @@ class _Named(Frozen):
 class ModelConfig(_Named):
     """The backbone: a Hugging Face CLIP by hub id or directory, or `clipdrift/mini`, which is shipped."""
 
-    name: str = Field("openai/clip-vit-base-patch32", min_length=1, description="Hub id, directory, clipdrift/mini.")
+    name: str = Field(
+        "openai/clip-vit-base-patch32", min_length=1, description="Hub id, directory, clipdrift/mini."
+    )
     revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
 
 
@@ -66,10 +71,13 @@ class DataSet(_Named):
     test_split: str | None = Field(None, description="Name of the test split.")
     classes: tuple[str, ...] | None = Field(None, description="Readable class names, in label order.")
     prompts: tuple[str, ...] | None = Field(
-        None, description="Prompt templates with one {}; the first alone is used unless an ensemble is asked for."
+        None,
+        description="Prompt templates with one {}; the first alone is used unless an ensemble is asked for.",
     )
     per_class: int | None = Field(
-        None, ge=1, description="Use this many test images of each class (transfer sets), chosen by the data seed."
+        None,
+        ge=1,
+        description="Use this many test images of each class (transfer sets), chosen by the data seed.",
     )
 
     @model_validator(mode="after")
@@ -93,7 +101,9 @@ class DataConfig(Frozen):
         "validation is the test split, for comparison with published values only.",
     )
     seed: int = Field(0, ge=0, description="Seed of the division, apart from the run's seed.")
-    train_per_class: int | None = Field(None, ge=1, description="Training images of each class; none: all left.")
+    train_per_class: int | None = Field(
+        None, ge=1, description="Training images of each class; none: all left."
+    )
     validation_per_class: int | None = Field(
         None, ge=1, description="Validation images of each class; none: a tenth of the class."
     )
@@ -101,7 +111,9 @@ class DataConfig(Frozen):
         None, ge=1, description="Probe images of each class; none: 200 over all classes, rounded up."
     )
     flip: bool = Field(True, description="Mirror half of the training images at random.")
-    skip_bad_images: bool = Field(False, description="Leave out unreadable images, count and list them in the record.")
+    skip_bad_images: bool = Field(
+        False, description="Leave out unreadable images, count and list them in the record."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -117,7 +129,9 @@ class DataConfig(Frozen):
             if names.count(name) > 1:
                 raise ValueError(f"transfer names {name!r} twice")
         if self.protocol == "published" and self.validation_per_class is not None:
-            raise ValueError("validation_per_class has no meaning under the published protocol (it is the test split)")
+            raise ValueError(
+                "validation_per_class has no meaning under the published protocol (it is the test split)"
+            )
         return self
 
 
@@ -135,7 +149,9 @@ class Lora(Frozen):
 
     name: Literal["lora"]
     rank: int = Field(8, ge=1, description="Rank r of the adapters.")
-    alpha: float | None = Field(None, gt=0, description="Scale numerator (the update is alpha/r B A); none: 2 x rank.")
+    alpha: float | None = Field(
+        None, gt=0, description="Scale numerator (the update is alpha/r B A); none: 2 x rank."
+    )
     dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on the adapters' input.")
     targets: tuple[Target, ...] = Field(("q", "v"), min_length=1, description="Matrices that get an adapter.")
     train_projection: bool = Field(True, description="Train the visual projection in full.")
@@ -164,7 +180,9 @@ class OptimConfig(Frozen):
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(64, ge=1)
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of all steps spent on the linear warm-up.")
-    clip_norm: float | None = Field(1.0, gt=0, description="Largest gradient norm; write 'none' to switch off.")
+    clip_norm: float | None = Field(
+        1.0, gt=0, description="Largest gradient norm; write 'none' to switch off."
+    )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="Training precision. auto: bf16 autocast on a GPU that has it, else fp32."
     )
@@ -180,12 +198,20 @@ class OptimConfig(Frozen):
 class EvaluationConfig(Frozen):
     """What is measured, and when. Measuring is always in float32."""
 
-    batch_size: int = Field(250, ge=1, description="Images per forward pass; no number depends on it.", json_schema_extra=_MACHINE)
-    per_epoch: int = Field(1, ge=1, description="How often within an epoch internals are measured (dense option).")
-    epoch_transfer_per_class: int = Field(
-        0, ge=0, description="After each epoch, test zero-shot on this many images per class; 0: at the end only."
+    batch_size: int = Field(
+        250, ge=1, description="Images per forward pass; no number depends on it.", json_schema_extra=_MACHINE
     )
-    prompt_ensemble: bool = Field(False, description="Average text features over all templates, not the first alone.")
+    per_epoch: int = Field(
+        1, ge=1, description="How often within an epoch internals are measured (dense option)."
+    )
+    epoch_transfer_per_class: int = Field(
+        0,
+        ge=0,
+        description="After each epoch, test zero-shot on this many images per class; 0: at the end only.",
+    )
+    prompt_ensemble: bool = Field(
+        False, description="Average text features over all templates, not the first alone."
+    )
 
 
 class RunConfig(Frozen):
@@ -230,9 +256,11 @@ def _result_keys(part: BaseModel) -> dict[str, Any]:
         extra = field.json_schema_extra
         if isinstance(extra, dict) and extra.get("machine"):
             continue
-        if name != "name" and not field.is_required() and value == field.default:
+        plain = _plain(value)
+        # compared after machine fields are gone: one of them, deep inside, must not bring its table back
+        if name != "name" and not field.is_required() and plain == _plain(field.default):
             continue
-        out[name] = _plain(value)
+        out[name] = plain
     return out
 
 
@@ -242,32 +270,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(v) for v in value]
     return value
-
-
-class PretrainConfig(Frozen):
-    """How a small CLIP is made from nothing. The defaults made `clipdrift/mini`."""
-
-    data: Literal["objects"] = Field("objects", description="The captioned world it learns from.")
-    images: int = Field(2_000_000, ge=1, description="Images seen in all.")
-    batch_size: int = Field(256, ge=2)
-    learning_rate: float = Field(3e-3, gt=0, description="Peak rate; linear warm-up, then cosine to zero.")
-    optimizer: Literal["muon", "adamw"] = Field("muon", description="muon: Muon for the blocks' matrices, AdamW else.")
-    weight_decay: float = Field(0.1, ge=0)
-    warmup: float = Field(0.03, ge=0, lt=1)
-    seed: int = Field(0, ge=0)
-    width: int = Field(128, ge=8)
-    blocks: int = Field(6, ge=1)
-    heads: int = Field(4, ge=1)
-    text_width: int = Field(128, ge=8)
-    text_blocks: int = Field(4, ge=1)
-    projection: int = Field(128, ge=8)
-    image_size: int = Field(56, ge=8)
-    patch_size: int = Field(8, ge=1)
-
-    @model_validator(mode="after")
-    def _divisible(self) -> Self:
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
-        if self.width % self.heads or self.text_width % self.heads:
-            raise ValueError(f"width {self.width} and text_width {self.text_width} must be multiples of heads {self.heads}")
-        return self

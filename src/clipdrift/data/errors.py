@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from clipdrift.errors import ClipdriftError
 
-class DataError(Exception):
+
+class DataError(ClipdriftError):
     """A data set cannot be used as asked."""
 
 

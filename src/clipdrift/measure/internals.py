@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from transformers import CLIPModel
 
 from clipdrift.data.deck import Deck
+from clipdrift.errors import ClipdriftError
 from clipdrift.measure.attention import ATTENTION
 from clipdrift.model.trace import trace
 from clipdrift.shapes import Embedding, States
 
 
-class MeasureError(Exception):
+class MeasureError(ClipdriftError):
     """A measure that is nan, inf or undefined; names the measure and the block."""
 
 
@@ -60,12 +61,14 @@ def read_internals(model: CLIPModel, probe: Deck, batch_size: int = 250) -> Inte
         for images, _ in probe.batches(batch_size):
             seen = trace(model, images, rows=True)
             assert seen.rows is not None
-            for block, rows in enumerate(seen.rows, start=1):
+            for block, (rows, state) in enumerate(zip(seen.rows, seen.states, strict=True), start=1):
                 if not torch.isfinite(rows).all():
                     raise MeasureError(f"attention of block {block} contains nan or inf")
+                if not torch.isfinite(state).all():
+                    raise MeasureError(f"CLS state after block {block} contains nan or inf")
             patches = seen.rows[..., 1:].double()
-            for name, measure in ATTENTION.items():
-                values[name].append(torch.stack([measure.per_image(rows) for rows in patches], dim=1).cpu())
+            for name in ATTENTION:
+                values[name].append(_per_image(name, patches).cpu())
             states.append(seen.states.float().cpu())
             embeddings.append(seen.embedding.float().cpu())
     finally:
@@ -75,9 +78,6 @@ def read_internals(model: CLIPModel, probe: Deck, batch_size: int = 250) -> Inte
         torch.cat(states, dim=1),
         torch.cat(embeddings),
     )
-    for block, state in enumerate(found.states, start=1):
-        if not torch.isfinite(state).all():
-            raise MeasureError(f"CLS state after block {block} contains nan or inf")
     if not torch.isfinite(found.embedding).all():
         raise MeasureError("the image embedding contains nan or inf")
     for name, array in found.attention.items():
@@ -85,3 +85,14 @@ def read_internals(model: CLIPModel, probe: Deck, batch_size: int = 250) -> Inte
             block = int(np.flatnonzero(~np.isfinite(array).all(axis=0))[0]) + 1
             raise MeasureError(f"{name} of block {block} contains nan or inf")
     return found
+
+
+def _per_image(name: str, patches: torch.Tensor) -> torch.Tensor:
+    """An attention measure on (L, B, H, P): (B, L)."""
+    columns = []
+    for block, rows in enumerate(patches, start=1):
+        try:
+            columns.append(ATTENTION[name](rows))
+        except ValueError as error:
+            raise MeasureError(f"{name} of block {block}: {error}") from None
+    return torch.stack(columns, dim=1)

@@ -5,12 +5,7 @@ from __future__ import annotations
 from clipdrift import formulas
 from clipdrift.measure.internals import Internals, MeasureError
 
-REPRESENTATION: dict[str, str] = {
-    "cka": "debiased linear CKA of the CLS states with the backbone's, per block",
-    "cka_biased": "the same, biased (near 1 for few images and wide states)",
-    "cka_embedding": "debiased linear CKA of the projected embedding",
-    "embedding_drift": "one minus the mean cosine of the projected embeddings",
-}
+REPRESENTATION = ("cka", "cka_biased", "cka_embedding", "embedding_drift")
 
 
 def representation(backbone: Internals, adapted: Internals) -> dict[str, list[float]]:

@@ -1,12 +1,9 @@
-"""Load any Hugging Face CLIP, or the one that ships with the package. Strict: nothing missing, nothing left over."""
+"""Load any Hugging Face CLIP, or the shipped one. Strict: nothing missing, nothing left over."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,12 +14,15 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel, PreTrainedTokeniz
 from transformers.utils.hub import cached_file
 
 from clipdrift.config import ModelConfig
+from clipdrift.data.errors import DataError
 from clipdrift.data.preprocess import Preprocess
+from clipdrift.errors import ClipdriftError
+from clipdrift.model.quiet import quiet
 
 MINI = "clipdrift/mini"
 
 
-class ModelError(Exception):
+class ModelError(ClipdriftError):
     """A model that cannot be loaded; the message names the model, the reason and what to do."""
 
 
@@ -83,16 +83,17 @@ def load(model: str | Path | ModelConfig) -> Clip:
     kind = settings.get("model_type")
     if kind != "clip":
         raise ModelError(
-            f"{config.name}: a model of type {kind!r} is not supported; clipdrift loads Hugging Face CLIP models "
-            "(model_type 'clip', such as openai/clip-vit-base-patch32)"
+            f"{config.name}: a model of type {kind!r} is not supported; clipdrift loads Hugging Face CLIP "
+            "models (model_type 'clip', such as openai/clip-vit-base-patch32)"
         )
     preprocessor = _preprocessor(place, config)
     loaded = _weights(place, config)
+    tokenizer = _tokenizer(place, config, loaded.config.text_config.vocab_size)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=config.revision)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{config.name}: its tokenizer cannot be loaded: {_first_line(error)}") from None
-    return Clip(config.name, loaded, tokenizer, Preprocess.from_config(preprocessor), preprocessor)
+        preprocess = Preprocess.from_config(preprocessor)
+    except DataError as error:
+        raise ModelError(f"{config.name}: {error}") from None
+    return Clip(config.name, loaded, tokenizer, preprocess, preprocessor)
 
 
 def fingerprint_model(path: str | Path) -> str:
@@ -121,14 +122,15 @@ def _place(config: ModelConfig) -> str:
 def _json(place: str, name: str, config: ModelConfig) -> dict[str, Any]:
     try:
         file = cached_file(place, name, revision=config.revision)
-        assert file is not None
+        if file is None:  # for config.json alone transformers says it so
+            raise FileNotFoundError("no such file")
         content = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         if Path(place).is_dir():
-            raise ModelError(f"{place}/{name}: missing or unreadable ({_first_line(error)})") from None
+            raise ModelError(f"{place}/{name}: missing or unreadable ({_one_line(error)})") from None
         raise ModelError(
             f"{config.name}: not found in the local hub cache and not to be had from the hub "
-            f"({_first_line(error)}); check the name and the network, or give a folder"
+            f"({_one_line(error)}); check the name and the network, or give a folder"
         ) from None
     if not isinstance(content, dict):
         raise ModelError(f"{place}/{name}: not a JSON object")
@@ -139,8 +141,11 @@ def _preprocessor(place: str, config: ModelConfig) -> dict[str, Any]:
     """Older and newer transformers keep it in different files."""
     try:
         return _json(place, "preprocessor_config.json", config)
-    except ModelError:
-        found = _json(place, "processor_config.json", config).get("image_processor")
+    except ModelError as first:
+        try:
+            found = _json(place, "processor_config.json", config).get("image_processor")
+        except ModelError:
+            raise first from None
         if not isinstance(found, dict):
             raise ModelError(f"{config.name}: processor_config.json has no image_processor") from None
         return found
@@ -148,7 +153,7 @@ def _preprocessor(place: str, config: ModelConfig) -> dict[str, Any]:
 
 def _weights(place: str, config: ModelConfig) -> CLIPModel:
     try:
-        with _quiet_transformers():
+        with quiet():
             model, report = CLIPModel.from_pretrained(
                 place,
                 revision=config.revision,
@@ -158,7 +163,7 @@ def _weights(place: str, config: ModelConfig) -> CLIPModel:
                 ignore_mismatched_sizes=True,  # so that the report below names all of them
             )
     except Exception as error:  # transformers raises many kinds here; none may pass as a traceback
-        raise ModelError(f"{config.name}: the weights cannot be loaded: {_first_line(error)}") from error
+        raise ModelError(f"{config.name}: the weights cannot be loaded: {_one_line(error)}") from error
     # saved by older releases as weights though they are only a range; transformers rebuilds them
     unexpected = {k for k in report["unexpected_keys"] if not k.endswith("position_ids")}
     mismatched = {str(k[0]) if isinstance(k, tuple) else str(k) for k in report["mismatched_keys"]}
@@ -169,21 +174,30 @@ def _weights(place: str, config: ModelConfig) -> CLIPModel:
     ):
         if keys:
             raise ModelError(f"{config.name}: {len(keys)} weights {label}, for example {min(keys)}")
-    assert isinstance(model, CLIPModel) and isinstance(model.config, CLIPConfig)
+    assert isinstance(model, CLIPModel)
+    assert isinstance(model.config, CLIPConfig)
     return model.eval()
 
 
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silence the loading report and bar of transformers: what they say is raised as an error here."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _tokenizer(place: str, config: ModelConfig, vocabulary: int) -> PreTrainedTokenizerBase:
     try:
-        yield
-    finally:
-        logger.setLevel(level)
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=config.revision)
+    except Exception as error:  # as with the weights, a broken file raises many kinds
+        raise ModelError(f"{config.name}: its tokenizer cannot be loaded: {_one_line(error)}") from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    # transformers makes one of special tokens alone where the files are missing
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ModelError(
+            f"{config.name}: its tokenizer has no vocabulary; is tokenizer.json (or vocab.json and "
+            "merges.txt) missing?"
+        )
+    if len(tokenizer) > vocabulary:
+        raise ModelError(
+            f"{config.name}: its tokenizer has {len(tokenizer)} tokens, its text tower knows {vocabulary}; "
+            "they are of different models"
+        )
+    return tokenizer
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

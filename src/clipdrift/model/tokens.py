@@ -32,6 +32,9 @@ def train_tokenizer(texts: Iterable[str], merges: int = 400, context: int = 64) 
     trainer = trainers.BpeTrainer(
         vocab_size=2 * len(alphabet) + merges,
         initial_alphabet=alphabet,
+        # given beforehand: otherwise they are numbered as a hash map yields the words, and ties between
+        # pairs, which are broken by number, fall otherwise in every process
+        special_tokens=[c + "</w>" for c in alphabet],
         end_of_word_suffix="</w>",
         show_progress=False,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ def trace(model: CLIPModel, images: Images, head: nn.Module | None = None, rows:
         for block in blocks_of(model):
             handles.append(block.register_forward_hook(_keep_cls(states)))
             if rows:
-                attention = block.self_attn
+                attention: Any = block.self_attn
                 handles.append(attention.q_proj.register_forward_hook(_keep_cls(queries)))
                 handles.append(attention.k_proj.register_forward_hook(_keep(keys)))
         pooled = model.vision_model(pixel_values=images).pooler_output
@@ -102,7 +103,8 @@ def _keep_cls(store: list[Tensor]) -> Hook:
 def _cls_row(query: Tensor, keys: Tensor, heads: int) -> Tensor:
     """Attention of the CLS query: query (B, D), keys (B, 1+P, D) -> (B, H, 1+P), in float32."""
     width = query.shape[-1] // heads
-    q = query.float().unflatten(-1, (heads, width))
-    k = keys.float().unflatten(-1, (heads, width))
-    scores = torch.einsum("bhd,bphd->bhp", q, k) * width**-0.5
-    return scores.softmax(-1)
+    with torch.autocast(query.device.type, enabled=False):  # autocast would lower the product again
+        q = query.float().unflatten(-1, (heads, width))
+        k = keys.float().unflatten(-1, (heads, width))
+        scores = torch.einsum("bhd,bphd->bhp", q, k) * width**-0.5
+        return scores.softmax(-1)

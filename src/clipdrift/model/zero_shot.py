@@ -13,7 +13,9 @@ from clipdrift.shapes import ClassFeatures, Embedding
 
 
 @torch.no_grad()
-def class_features(clip: Clip, classes: Sequence[str], prompts: Sequence[str], batch_size: int = 256) -> ClassFeatures:
+def class_features(
+    clip: Clip, classes: Sequence[str], prompts: Sequence[str], batch_size: int = 256
+) -> ClassFeatures:
     """One unit text feature per class, (C, E) float32: the mean over the templates' unit features.
 
     Args:
@@ -30,9 +32,15 @@ def class_features(clip: Clip, classes: Sequence[str], prompts: Sequence[str], b
     parts: list[Tensor] = []
     for start in range(0, len(texts), batch_size):
         tokens = clip.tokenizer(
-            texts[start : start + batch_size], padding=True, truncation=True, max_length=longest, return_tensors="pt"
+            texts[start : start + batch_size],
+            padding=True,
+            truncation=True,
+            max_length=longest,
+            return_tensors="pt",
         ).to(device)
-        out = clip.model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+        out = clip.model.get_text_features(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        )
         parts.append(normalize(out.pooler_output.float(), dim=-1))
     features = torch.cat(parts).view(len(classes), len(prompts), -1).mean(1)
     return normalize(features, dim=-1)

@@ -1,0 +1,59 @@
+"""Load what a run saved, as a CLIP with its head, strictly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch import nn
+
+from clipdrift.config import ModelConfig
+from clipdrift.model.clip import Clip, ModelError, load
+from clipdrift.model.quiet import quiet
+
+
+def load_adapted(folder: Path, backbone: ModelConfig) -> Clip:
+    """The adapted CLIP in ``folder``: a full model, an adapter on ``backbone``, or a head on it.
+
+    Raises:
+        ModelError: as :func:`clipdrift.model.clip.load`; an adapter whose weights do not all find a place.
+    """
+    if (folder / "config.json").is_file():
+        return load(ModelConfig(name=folder.name or str(folder), path=str(folder)))
+    clip = load(backbone)
+    if not (folder / "adapter_config.json").is_file():
+        if (folder / "head.safetensors").is_file():
+            return clip
+        raise ModelError(f"{folder}: neither a model, an adapter nor a head is saved here")
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    saved = set(load_file(folder / "adapter_model.safetensors"))
+    with quiet():
+        model = PeftModel.from_pretrained(clip.model, str(folder))
+    placed = {name.replace(".default", "") for name, _ in model.named_parameters()}
+    lost = {name for name in saved if name not in placed and not _kept_whole(name, placed)}
+    if lost:
+        raise ModelError(
+            f"{folder}: {len(lost)} of {len(saved)} adapter weights find no place in {clip.name}, for "
+            f"example {min(lost)}; was the adapter made for another model "
+            f"({settings.get('base_model_name_or_path')})?"
+        )
+    clip.model.eval()
+    return clip
+
+
+def _kept_whole(name: str, placed: set[str]) -> bool:
+    """Fully trained modules are saved under their plain name and live under ``modules_to_save``."""
+    owner, _, leaf = name.rpartition(".")
+    return f"{owner}.modules_to_save.{leaf}" in placed
+
+
+def load_head(folder: Path) -> nn.Linear:
+    """The linear head saved in ``folder``; it takes the projected, unnormalised embedding."""
+    state = load_file(folder / "head.safetensors")
+    classes, width = state["weight"].shape
+    head = nn.Linear(width, classes)
+    head.load_state_dict(state, strict=True)
+    return head.eval().to(torch.float32)

@@ -1,0 +1,195 @@
+"""The command line. Each subcommand parses, calls one function and prints; heavy imports are inside them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clipdrift import __version__
+from clipdrift.errors import ClipdriftError
+
+app = typer.Typer(
+    name="clipdrift",
+    help="Fine-tune CLIP without breaking it: adapt, measure what changes inside, keep zero-shot ability.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+Out = Annotated[Path, typer.Option("--out", help="Folder of runs; each run gets a folder of its own in it.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", envvar="CLIPDRIFT_CACHE", help="Decoded images; default ~/.cache/clipdrift."),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Change one key, as in `--set optim.learning_rate=1e-5`. Repeatable.",
+        metavar="KEY=VALUE",
+    ),
+]
+
+
+def cache_folder(given: Path | None) -> Path:
+    """Where decoded images go unless told otherwise."""
+    return given if given is not None else Path.home() / ".cache" / "clipdrift"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"clipdrift {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    config: Annotated[Path | None, typer.Argument(help="The run's TOML file; none: the defaults.")] = None,
+    sets: Sets = None,
+    out: Out = Path("runs"),
+    cache: Cache = None,
+    device: Device = "auto",
+    skip_bad_images: Annotated[
+        bool, typer.Option("--skip-bad-images", help="Leave out unreadable images; the record lists them.")
+    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Repeat a run that is done already.")] = False,
+    show: Annotated[
+        bool, typer.Option("--show-config", help="Print the whole configuration and stop.")
+    ] = False,
+) -> None:
+    """Fine-tune once and see what it did: accuracy, drift inside the image tower, zero-shot retention.
+
+    A run file may hold as little as
+
+        [model]
+        name = "openai/clip-vit-base-patch32"
+        [data]
+        target = "eurosat"
+        transfer = ["cifar100"]
+        [method]
+        name = "lora"
+
+    Names are those of `clipdrift ls`, hub ids, or folders: `train/<class>/*.jpg` and `test/<class>/*.jpg`,
+    one folder per class, or parquet as on the hub.
+    """
+    from clipdrift.config import load_config
+
+    overrides = [*(sets or []), *(["data.skip_bad_images=true"] if skip_bad_images else [])]
+    parsed = load_config(config, overrides)
+    if show:
+        typer.echo(parsed.model_dump_json(indent=2))
+        return
+
+    from clipdrift.cli.show import RunDisplay, console, run_table
+    from clipdrift.runner import run
+
+    with RunDisplay() as display:
+        record, folder = run(
+            parsed, out, cache=cache_folder(cache), device=device, reporter=display, again=again
+        )
+    console.print(run_table(record, folder.path))
+    if record.status != "done":
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Where runs, pictures and the page go.")] = Path(
+        "runs/demo"
+    ),
+    cache: Cache = None,
+    device: Device = "auto",
+) -> None:
+    """See it work, with no download and no GPU: one small CLIP, full fine-tuning against LoRA at one rate.
+
+    Fine-tunes `clipdrift/mini` on the generated land-cover set `terrain-10` and tests what is left of its
+    zero-shot ability on `objects-100`. Takes a few minutes on two cores.
+    """
+    from clipdrift.cli.show import RunDisplay, comparison_table, console
+    from clipdrift.demo import run_demo
+
+    with RunDisplay() as display:
+        result = run_demo(out, cache_folder(cache), device, display)
+    console.print(comparison_table(result.records))
+    console.print(
+        f"page      {result.page}\npictures  " + ", ".join(str(p) for p in result.pictures), soft_wrap=True
+    )
+
+
+@app.command()
+def pretrain(
+    out: Annotated[
+        Path, typer.Option("--out", help="Gets the model; a stopped pretraining goes on from here.")
+    ],
+    config: Annotated[
+        Path | None, typer.Argument(help="TOML file of a pretraining; none: as clipdrift/mini.")
+    ] = None,
+    sets: Sets = None,
+    workers: Annotated[int | None, typer.Option(help="Processes on the CPU; default one per core.")] = None,
+    loaders: Annotated[
+        int, typer.Option(help="Processes that draw images ahead; worth it beside a GPU.")
+    ] = 0,
+    stop_after: Annotated[int | None, typer.Option(help="Stop after so many steps, to go on later.")] = None,
+) -> None:
+    """Make a small CLIP from nothing by contrastive pretraining on generated, captioned images.
+
+    The defaults made `clipdrift/mini`. Interrupt it at any time; the same command goes on from the last
+    checkpoint.
+    """
+    from clipdrift.config import PretrainConfig, parse_config, read_toml
+
+    parsed = parse_config(read_toml(config, sets or []), PretrainConfig)
+
+    from clipdrift.cli.show import PretrainDisplay, console
+    from clipdrift.pretrain import pretrain as work
+
+    with PretrainDisplay() as display:
+        scores = work(parsed, out, workers=workers, loaders=loaders, stop_after=stop_after, reporter=display)
+    if scores:
+        console.print(f"model in {out}; zero-shot: " + ", ".join(f"{k} {v:.1f} %" for k, v in scores.items()))
+    else:
+        console.print(f"stopped; the same command goes on from {out}")
+
+
+@app.command("ls")
+def list_(
+    what: Annotated[str, typer.Argument(help="models, datasets, methods or measures.")],
+) -> None:
+    """What there is: models, data sets, methods or measures, one line each."""
+    from clipdrift.cli.light import listing
+
+    listing(what)
+
+
+@app.command()
+def status(out: Annotated[Path, typer.Argument(help="A folder of runs.")] = Path("runs")) -> None:
+    """The runs in a folder: what each was, and how it ended."""
+    from clipdrift.cli.light import run_list
+
+    run_list(out)
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point: errors that a user can mend are one line on stderr and exit status 2."""
+    try:
+        return app(arguments)
+    except ClipdriftError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; nothing finished is lost", err=True)
+        sys.exit(130)

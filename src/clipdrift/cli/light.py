@@ -1,0 +1,101 @@
+"""Listings that start at once: nothing here loads torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from clipdrift.config import ConfigError
+from clipdrift.listing import MEASURES, METHODS, MODELS, Entry
+from clipdrift.record import Record, RecordError
+from clipdrift.store import Store
+
+_KINDS = ("models", "datasets", "methods", "measures")
+
+
+def listing(what: str) -> None:
+    """Print one of the listings.
+
+    Raises:
+        ConfigError: no such listing.
+    """
+    if what not in _KINDS:
+        raise ConfigError(f"ls {what}: unknown; legal: {', '.join(_KINDS)}")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    if what == "datasets":
+        _datasets(table)
+    else:
+        entries: dict[str, Entry] = {"models": MODELS, "methods": METHODS, "measures": MEASURES}[what]
+        table.add_column("name", no_wrap=True)
+        table.add_column("what")
+        if what == "measures":
+            table.add_column("unit")
+        table.add_column("reference")
+        for name, entry in entries.items():
+            unit = [entry.unit] if what == "measures" else []
+            table.add_row(name, entry.summary, *unit, entry.reference)
+    Console().print(table)
+
+
+def _datasets(table: Table) -> None:
+    from clipdrift.data.catalog import CATALOG
+    from clipdrift.data.worlds import WORLDS
+
+    for column in ("name", "classes", "from", "default prompt", "note"):
+        table.add_column(column, no_wrap=column == "name")
+    for name, row in CATALOG.items():
+        count = str(len(row.classes)) if row.classes else ""
+        table.add_row(name, count, row.hub, row.prompts[0], row.note)
+    for name, world in WORLDS.items():
+        table.add_row(name, str(len(world.classes)), "generated", world.templates[0], world.note)
+
+
+def run_list(root: Path) -> None:
+    """Print the runs below ``root``.
+
+    Raises:
+        ConfigError: there is no such folder, or no run in it.
+    """
+    runs = list(Store(root).runs())
+    if not runs:
+        raise ConfigError(f"{root}: no runs here; `clipdrift train --out {root}` makes some")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in (
+        "run",
+        "status",
+        "target",
+        "method",
+        "rate",
+        "seed",
+        "accuracy",
+        "entropy",
+        "CKA",
+        "retention",
+    ):
+        table.add_column(column, no_wrap=True)
+    for folder in runs:
+        if not folder.finished:
+            table.add_row(folder.path.name, "not finished")
+            continue
+        try:
+            table.add_row(*_row(folder.record()))
+        except RecordError as error:
+            table.add_row(folder.path.name, f"damaged: {error}")
+    Console().print(table)
+
+
+def _row(record: Record) -> list[str]:
+    config = record.config
+    cells = [record.key, record.status, config.data.target.name, config.method.name]
+    cells += [f"{config.optim.learning_rate:g}", str(config.seed)]
+    if record.best is None:
+        return cells
+    kept = [
+        f"{name} {t.retention:.0f} %" for name, t in record.best.transfer.items() if t.retention is not None
+    ]
+    entropy = record.best.measures["entropy"].drift
+    cells.append("" if record.best.test_accuracy is None else f"{record.best.test_accuracy:.1f} %")
+    cells.append("" if entropy is None else f"{entropy:+.1f} %")
+    return [*cells, f"{record.best.measures['cka'].mean:.3f}", ", ".join(kept)]

@@ -1,0 +1,208 @@
+"""What a terminal shows of a run: a bar while it goes, a compact table at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from clipdrift.record import Point, Record, Values
+
+console = Console()
+_STRIP = "▁▂▃▄▅▆▇█"
+
+
+class RunDisplay:
+    """A reporter with one bar: stages by name, then training with loss, accuracy, entropy drift and CKA."""
+
+    def __init__(self) -> None:
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self._task: TaskID | None = None
+        self._note = ""
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+        self._bar.stop()
+
+    def _close(self) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+
+    def stage(self, text: str) -> None:
+        self._close()
+        self._note = ""
+        self._task = self._bar.add_task(text, total=None, note="")
+
+    def advance(self, done: int, total: int) -> None:
+        if self._task is not None:
+            self._bar.update(self._task, completed=done, total=total)
+
+    def step(self, step: int, steps: int, loss: float) -> None:
+        if self._task is not None:
+            self._bar.update(self._task, completed=step, total=steps, note=f"loss {loss:.3f}  {self._note}")
+
+    def point(self, point: Point) -> None:
+        entropy, cka = point.measures["entropy"], point.measures["cka"]
+        validation = point.validation_accuracy
+        self._note = "  ".join(
+            [
+                *([] if validation is None else [f"accuracy {validation:.1f} %"]),
+                f"entropy {_drift(entropy)}",
+                f"CKA {cka.mean:.3f}",
+            ]
+        )
+        if point.ends_epoch and not console.is_terminal:  # a log keeps a line per epoch, a terminal the bar
+            console.print(f"epoch {point.epoch}  loss {point.train_loss:.3f}  {self._note}")
+
+
+class PretrainDisplay(RunDisplay):
+    """Keeps every stage's line: they carry the zero-shot accuracy as it grows."""
+
+    def stage(self, text: str) -> None:
+        if text.startswith("step "):
+            console.print(text)
+        else:
+            super().stage(text)
+
+
+def _drift(values: Values) -> str:
+    if values.drift is None:
+        return ""
+    return f"{values.drift:+.3g}" if values.absolute else f"{values.drift:+.1f} %"
+
+
+def strip(values: Sequence[float]) -> Text:
+    """One character per block, its height the size of the change, blue for up and red for down."""
+    largest = max((abs(v) for v in values), default=0.0)
+    text = Text()
+    for value in values:
+        height = 0 if largest == 0 else round(abs(value) / largest * (len(_STRIP) - 1))
+        text.append(_STRIP[height], style="blue" if value >= 0 else "red")
+    return text
+
+
+def run_table(record: Record, folder: Path) -> RenderableType:
+    """The end of a run: what it is, accuracy, drift per measure, retention, where the files are."""
+    config = record.config
+    title = f"{config.method.name} on {config.data.target.name}, rate {config.optim.learning_rate:g}"
+    title += f", run {record.key}"
+    if record.status != "done":
+        return Text(
+            f"{title}\n{record.status}: {record.reason}\nrecord    {folder / 'record.json'}", style="red"
+        )
+    lines: list[RenderableType] = [Text(title, style="bold")]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for heading, _ in _moments(record):
+        table.add_column(heading, justify="right")
+    for label, cells in _rows(record):
+        table.add_row(label, *cells)
+    lines.append(table)
+    entropy = _moments(record)[0][1].measures["entropy"].drift_blocks
+    marked = Text("entropy drift by block  1 ") + strip(entropy) + Text(f" {len(entropy)}   ")
+    lines.append(marked + Text(f"largest {max(entropy, key=abs):+.1f} %  (blue up, red down)", style="dim"))
+    bad = sum(len(images.bad) for images in record.target.images.values())
+    bad += sum(len(images.bad) for facts in record.transfer.values() for images in facts.images.values())
+    if bad:
+        lines.append(Text(f"{bad} unreadable images left out; the record lists them", style="yellow"))
+    lines.append(Text(f"record    {folder / 'record.json'}"))
+    if record.artefacts:
+        lines.append(Text(f"weights   {folder / record.artefacts['weights']}  ({record.artefacts['kind']})"))
+    return Group(*lines)
+
+
+def _moments(record: Record) -> list[tuple[str, Point]]:
+    found = []
+    if record.best is not None:
+        found.append((f"chosen epoch {record.best.epoch}", record.best))
+    if record.last is not None and record.best is not None and record.last.epoch != record.best.epoch:
+        found.append((f"last epoch {record.last.epoch}", record.last))
+    return found
+
+
+def _rows(record: Record) -> list[tuple[str, list[str]]]:
+    points = [point for _, point in _moments(record)]
+    rows = [
+        ("validation accuracy", [_percent(p.validation_accuracy) for p in points]),
+        ("test accuracy", [_percent(p.test_accuracy) for p in points]),
+    ]
+    for name, was in record.backbone.measures.items():
+        unit = f" {record.units[name]}" if record.units.get(name) else ""
+        rows.append((f"{name} (before {was.mean:.3f}{unit})", [_change(p.measures[name]) for p in points]))
+    for name in ("cka", "embedding_drift", "weight_drift"):
+        rows.append((name, [f"{p.measures[name].mean:.3f}" for p in points]))
+    for name, before in record.backbone.zero_shot.items():
+        cells = []
+        for point in points:
+            now = point.transfer[name]
+            kept = "" if now.retention is None else f"  keeps {now.retention:.1f} %"
+            cells.append(f"{now.accuracy:.1f} %{kept}")
+        rows.append((f"zero-shot {name} (before {before:.1f} %)", cells))
+    return rows
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} %"
+
+
+def _change(values: Values) -> str:
+    return f"{values.mean:.3f}  {_drift(values)}"
+
+
+def comparison_table(records: Mapping[str, Record]) -> Table:
+    """Backbone and runs side by side: what was learnt and what is left."""
+    first = next(iter(records.values()))
+    table = Table(
+        header_style="bold",
+        title=f"{first.config.data.target.name}, rate {first.config.optim.learning_rate:g}",
+    )
+    table.add_column("")
+    table.add_column("backbone", justify="right")
+    for name in records:
+        table.add_column(name, justify="right")
+    points = [r.best for r in records.values() if r.best is not None]
+    table.add_row("trained parameters", "", *(f"{r.model.trained:,}" for r in records.values()))
+    table.add_row("accuracy on the target (test)", "", *(_percent(p.test_accuracy) for p in points))
+    for name, before in first.backbone.zero_shot.items():
+        table.add_row(
+            f"zero-shot on {name}", _percent(before), *(_percent(p.transfer[name].accuracy) for p in points)
+        )
+        table.add_row("  retention", "100.0 %", *(_percent(p.transfer[name].retention) for p in points))
+    table.add_row("CKA with the backbone", "1.000", *(f"{p.measures['cka'].mean:.3f}" for p in points))
+    table.add_row("embedding drift", "0.000", *(f"{p.measures['embedding_drift'].mean:.3f}" for p in points))
+    for name, was in first.backbone.measures.items():
+        unit = f" ({first.units[name]})" if first.units.get(name) else ""
+        table.add_row(f"{name}{unit}", f"{was.mean:.3f}", *(_change(p.measures[name]) for p in points))
+    table.add_row("entropy drift by block", "", *(strip(p.measures["entropy"].drift_blocks) for p in points))
+    return table

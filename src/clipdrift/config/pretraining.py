@@ -1,0 +1,54 @@
+"""How a small CLIP is made from nothing."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from clipdrift.config.models import Frozen
+
+
+class PretrainConfig(Frozen):
+    """How a small CLIP is made from nothing. The defaults made `clipdrift/mini`."""
+
+    data: Literal["objects"] = Field("objects", description="The captioned world it learns from.")
+    images: int = Field(500_000, ge=1, description="Images seen in all.")
+    batch_size: int = Field(256, ge=2, description="Images per step.")
+    parts: int = Field(2, ge=1, description="Parts of a batch, each contrasted within itself.")
+    learning_rate: float = Field(5e-3, gt=0, description="Peak rate; linear warm-up, then cosine to zero.")
+    optimizer: Literal["muon", "adamw"] = Field(
+        "muon", description="muon: Muon for the blocks' matrices, AdamW else."
+    )
+    weight_decay: float = Field(0.1, ge=0)
+    warmup: float = Field(0.03, ge=0, lt=1)
+    seed: int = Field(0, ge=0)
+    width: int = Field(128, ge=8)
+    blocks: int = Field(6, ge=1)
+    heads: int = Field(4, ge=1)
+    text_width: int = Field(128, ge=8)
+    text_blocks: int = Field(4, ge=1)
+    projection: int = Field(128, ge=8)
+    image_size: int = Field(56, ge=8)
+    patch_size: int = Field(8, ge=1)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
+        if self.width % self.heads or self.text_width % self.heads:
+            raise ValueError(
+                f"width {self.width} and text_width {self.text_width} must be multiples of heads {self.heads}"
+            )
+        if self.batch_size % self.parts or self.batch_size // self.parts < 2:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not parts {self.parts} times two or more images"
+            )
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Updates in all."""
+        return max(1, self.images // self.batch_size)

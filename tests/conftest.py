@@ -1,0 +1,93 @@
+"""Shared by all tests: no network, one thread, and a tiny random CLIP as a real folder on disk."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # huggingface_hub reads it when it is imported
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel
+
+from clipdrift.data.deck import Deck
+from clipdrift.data.preprocess import Preprocess
+from clipdrift.model.clip import Clip, load
+from clipdrift.model.tokens import train_tokenizer
+
+torch.set_num_threads(1)
+
+CAPTION = "two small red circles on a striped ground"
+CAPTIONS = [CAPTION, "one large green square on plain ground", "a photo of three big blue hexagons"]
+
+
+def randomise(model: torch.nn.Module, seed: int = 0, gain: float = 1.5) -> None:
+    """Weights large enough that attention is uneven and every token counts, as in a trained model."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim >= 2:
+                parameter.normal_(0, gain * parameter[0].numel() ** -0.5, generator=generator)
+            elif name.endswith("bias"):
+                parameter.normal_(0, 0.1, generator=generator)
+
+
+@pytest.fixture(scope="session")
+def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as ``save_pretrained`` leaves it: random CLIP, 2 blocks, 2 heads, width 32, 16 px, patch 4."""
+    tokenizer = train_tokenizer(CAPTIONS, merges=120, context=32)
+    end = tokenizer.eos_token_id
+    tower = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": end, "pad_token_id": end}
+    config = CLIPConfig(
+        text_config={**tower, **ids, "vocab_size": len(tokenizer), "max_position_embeddings": 32},
+        vision_config={**tower, "image_size": 16, "patch_size": 4},
+        projection_dim=24,
+    )
+    model = CLIPModel(config)
+    randomise(model)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    preprocessor = {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": 16},
+        "crop_size": {"height": 16, "width": 16},
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.2, 0.25, 0.3],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    return folder
+
+
+@pytest.fixture
+def tiny_clip(tiny_clip_dir: Path) -> Clip:
+    """The tiny CLIP, loaded anew, so that a test may change it."""
+    return load(tiny_clip_dir)
+
+
+@pytest.fixture
+def make_deck() -> Callable[..., Deck]:
+    """``make_deck(n, classes=2, size=16, seed=0, signal=0)``: random images, labels in turn.
+
+    ``signal`` brightens an image by so many grey levels times its label, so that labels can be learnt.
+    """
+
+    def make(n: int, classes: int = 2, size: int = 16, seed: int = 0, signal: int = 0) -> Deck:
+        labels = np.arange(n, dtype=np.int64) % classes
+        grey = np.random.default_rng(seed).integers(0, 120, (n, size, size, 3))
+        data = (grey + signal * labels[:, None, None, None]).clip(0, 255).astype(np.uint8)
+        return Deck(data, np.arange(n), labels, Preprocess(), torch.device("cpu"))
+
+    return make
