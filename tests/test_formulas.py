@@ -66,7 +66,9 @@ def loop_head_diversity(heads: np.ndarray) -> float:
 def test_entropy_is_scipys() -> None:
     """SciPy's entropy is the independent definition, in nats."""
     rows = attention(20, 4, P)
-    assert torch.allclose(entropy(rows), torch.from_numpy(scipy.stats.entropy(rows.numpy(), axis=-1)), atol=1e-12)
+    assert torch.allclose(
+        entropy(rows), torch.from_numpy(scipy.stats.entropy(rows.numpy(), axis=-1)), atol=1e-12
+    )
     assert torch.allclose(normalised_entropy(rows), entropy(rows) / math.log(P), atol=1e-12)
 
 

@@ -1,3 +1,56 @@
-"""Fine-tune CLIP without breaking it."""
+"""Fine-tune CLIP without breaking it.
+
+The names of ``__all__`` are stable. They are loaded when first used: importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clipdrift import formulas
+    from clipdrift.config import RunConfig, load_config
+    from clipdrift.model.clip import Clip, load
+    from clipdrift.model.trace import Traced, trace
+    from clipdrift.record import Record
+    from clipdrift.runner import train
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Clip",
+    "Record",
+    "RunConfig",
+    "Traced",
+    "__version__",
+    "formulas",
+    "load",
+    "load_config",
+    "trace",
+    "train",
+]
+
+_HOMES = {
+    "Clip": "clipdrift.model.clip",
+    "Record": "clipdrift.record",
+    "RunConfig": "clipdrift.config",
+    "Traced": "clipdrift.model.trace",
+    "load": "clipdrift.model.clip",
+    "load_config": "clipdrift.config",
+    "trace": "clipdrift.model.trace",
+    "train": "clipdrift.runner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name == "formulas":
+        return import_module("clipdrift.formulas")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'clipdrift' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

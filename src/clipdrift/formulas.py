@@ -77,7 +77,7 @@ def effective_receptive_field(
 
     k/P with k the least number of largest weights whose sum reaches ``mass``. Piecewise constant, so without
     a useful gradient. Weights are normalised and summed in float64 and compared with a tolerance of P
-    rounding errors of that, so that ``mass=1.0`` counts the patches with weight above zero instead of failing.
+    rounding errors of that, so that ``mass=1.0`` counts the patches with weight above zero and never fails.
 
     Args:
         weights: (..., P) attention over patches.

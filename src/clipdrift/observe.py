@@ -13,7 +13,7 @@ from clipdrift.adapt import Adapted, effective_weights
 from clipdrift.config import RunConfig
 from clipdrift.data.splits import balanced
 from clipdrift.errors import ClipdriftError
-from clipdrift.measure import (
+from clipdrift.measures import (
     ATTENTION,
     Internals,
     accuracy,
@@ -25,7 +25,10 @@ from clipdrift.measure import (
 )
 from clipdrift.record import Backbone, ModelFacts, Point, Transfer, Values
 from clipdrift.stage import Stage
-from clipdrift.train import Moment
+from clipdrift.training import Moment
+
+_ROUNDING = 1e-10
+"""Relative change of weights below which float32 may round every trace of it away."""
 
 
 class InactiveAdapterError(ClipdriftError):
@@ -47,10 +50,12 @@ class Observer:
     def of(cls, stage: Stage, config: RunConfig) -> Observer:
         """Measure the backbone; to be called before anything is adapted."""
         model, size = stage.clip.model, config.evaluation.batch_size
+        internals = read_internals(model, stage.probe, size)
+        representation(internals, internals)  # what is undefined already now is no matter of training
         return cls(
             stage=stage,
             config=config,
-            internals=read_internals(model, stage.probe, size),
+            internals=internals,
             weights={k: v.detach().to("cpu", copy=True) for k, v in effective_weights(model).items()},
             zero_shot=_zero_shot(stage, size),
             part_zero_shot=_zero_shot(
@@ -100,10 +105,10 @@ class Observer:
         """Every measure of the model as it is now, with its drift; proves that adapters are active."""
         now = read_internals(adapted.clip.model, self.stage.probe, self.config.evaluation.batch_size)
         moved = weights(self.weights, effective_weights(adapted.clip.model))
-        changed = moved["weight_drift"][0] > 0 or moved["weight_drift_projection"][0] > 0
+        change = max(moved["weight_drift"][0], moved["weight_drift_projection"][0])
         same = torch.equal(now.embedding, self.internals.embedding)
-        if changed == same:
-            what = "changed but no embedding did" if changed else "did not change but embeddings did"
+        if change > _ROUNDING if same else change == 0:
+            what = "changed but no embedding did" if same else "did not change but embeddings did"
             raise InactiveAdapterError(
                 f"the image tower's weights {what}: what is measured is not the model that was trained"
             )
@@ -120,6 +125,17 @@ class Observer:
         adapted.eval()
         now = _zero_shot(self.stage, self.config.evaluation.batch_size)
         return point.model_copy(update={"transfer": _retention(now, self.zero_shot)})
+
+
+def prove_trained(adapted: Adapted) -> None:
+    """After training: the loss had a gradient in the image tower, unless the method trains the head alone.
+
+    Raises:
+        InactiveAdapterError: the head alone has learnt; the rest was frozen or no part of the forward pass.
+    """
+    tower = [p for name, p in adapted.parameters() if not name.startswith("head.")]
+    if adapted.artefact != "head" and all(p.grad is None for p in tower):
+        raise InactiveAdapterError("no weight of the image tower took part in training; only the head has learnt")
 
 
 def _zero_shot(

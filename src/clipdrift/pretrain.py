@@ -270,6 +270,10 @@ def _resume(job: _Job, model: CLIPModel, optimizers: list[torch.optim.Optimizer]
     state = load_state(job.out / STATE)
     if state is None:
         return 0
+    if lost := {"config", "step", "model", "optimizers"} - state.keys():
+        raise CheckpointError(
+            f"{job.out / STATE}: not a pretraining's state ({min(lost)} is missing); delete it"
+        )
     if state["config"] != job.config.model_dump_json():
         raise CheckpointError(f"{job.out}: holds a pretraining with other settings; choose another folder")
     model.load_state_dict(state["model"])

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from clipdrift.adapt import Adapted, adapt
-from clipdrift.config import RunConfig
+from clipdrift.config import RunConfig, load_config, parse_config
 from clipdrift.listing import MEASURES
-from clipdrift.measure import accuracy
-from clipdrift.observe import Observer
+from clipdrift.measures import MeasureError, accuracy
+from clipdrift.observe import Observer, prove_trained
 from clipdrift.record import Point, Record, environment
 from clipdrift.reporter import Reporter, Silent
 from clipdrift.stage import Stage, pick_device, prepare, resolve
-from clipdrift.store import RunFolder, Store
-from clipdrift.train import Diverged, train
+from clipdrift.store import RunFolder, Store, cache_folder
+from clipdrift.training import Diverged
+from clipdrift.training import train as training
 
 WEIGHTS = "model"
 """Folder of the saved weights inside a run's folder."""
@@ -77,7 +78,7 @@ def run(
     try:
         with clock("train"):
             snapshot = _train(stage, config, adapted, observer, history, folder, reporter)
-    except Diverged as error:
+    except (Diverged, MeasureError) as error:  # the backbone could be measured: training broke the model
         status, reason = "diverged", str(error)
     else:
         with clock("final"):
@@ -123,6 +124,36 @@ def run(
     return record, folder
 
 
+def train(
+    config: RunConfig | Mapping[str, Any] | str | Path,
+    out: str | Path = "runs",
+    *,
+    cache: str | Path | None = None,
+    device: str = "auto",
+    reporter: Reporter | None = None,
+    again: bool = False,
+) -> Record:
+    """Fine-tune once: :func:`run` for callers outside the package, and what `clipdrift train` does.
+
+    Args:
+        config: a RunConfig, its content as a dictionary, or a TOML file.
+        out: folder of runs.
+        cache: where decoded images are kept; default `~/.cache/clipdrift` or $CLIPDRIFT_CACHE.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        reporter: told how it goes.
+        again: repeat a run that is done already.
+
+    Returns:
+        The record; it also lies in ``out/<key>/record.json``, the weights beside it.
+    """
+    if isinstance(config, str | Path):
+        config = load_config(config)
+    elif not isinstance(config, RunConfig):
+        config = parse_config(config, RunConfig)
+    place = cache_folder(None if cache is None else Path(cache))
+    return run(config, Path(out), cache=place, device=device, reporter=reporter, again=again)[0]
+
+
 def _train(
     stage: Stage,
     config: RunConfig,
@@ -136,7 +167,7 @@ def _train(
     reporter.stage("training")
     steps = math.ceil(len(stage.train) / config.optim.batch_size) * config.optim.epochs
     best, snapshot = -1.0, {}
-    moments = train(
+    moments = training(
         adapted,
         stage.train,
         config.optim,
@@ -153,6 +184,7 @@ def _train(
         reporter.point(point)
         if point.validation_accuracy is not None and point.validation_accuracy > best:
             best, snapshot = point.validation_accuracy, adapted.snapshot()
+    prove_trained(adapted)
     return snapshot
 
 

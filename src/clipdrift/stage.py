@@ -14,7 +14,7 @@ from clipdrift.data.pixels import load_pixels
 from clipdrift.data.sources import Source, fingerprint_path, open_source
 from clipdrift.data.splits import balanced, divide
 from clipdrift.data.worlds import WORLDS
-from clipdrift.model.clip import Clip, ModelError, fingerprint_model, load
+from clipdrift.model.clip import MINI, Clip, ModelError, fingerprint_model, load, mini_folder
 from clipdrift.model.zero_shot import class_features
 from clipdrift.record import DataFacts, Images
 from clipdrift.reporter import Reporter
@@ -59,6 +59,8 @@ def resolve(config: RunConfig) -> RunConfig:
         if not Path(model.path).expanduser().is_dir():
             raise ConfigError(f"model.path = {model.path!r}: no such folder")
         model = model.model_copy(update={"fingerprint": fingerprint_model(model.path)})
+    elif model.name == MINI:  # its weights may change from one release to the next
+        model = model.model_copy(update={"fingerprint": fingerprint_model(mini_folder())})
     data = config.data.model_copy(
         update={
             "target": _resolve_set(config.data.target, "data.target"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,13 @@ from clipdrift.files import write_text
 from clipdrift.record import Point, Record, read_record
 
 RECORD, CONFIG, METRICS = "record.json", "config.json", "metrics.jsonl"
+
+
+def cache_folder(given: Path | None) -> Path:
+    """Where what runs share is kept: as given, $CLIPDRIFT_CACHE, or ~/.cache/clipdrift."""
+    if given is not None:
+        return given
+    return Path(os.environ.get("CLIPDRIFT_CACHE") or Path.home() / ".cache" / "clipdrift")
 
 
 @dataclass(frozen=True)

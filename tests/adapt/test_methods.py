@@ -23,7 +23,7 @@ from clipdrift.adapt import METHODS, Adapted, adapt, effective_weights, load_ada
 from clipdrift.config import FullFineTuning, LinearProbe, Lora, ModelConfig, OptimConfig
 from clipdrift.data.deck import Deck
 from clipdrift.model.clip import Clip, ModelError, load
-from clipdrift.train import train
+from clipdrift.training import train
 
 Options = FullFineTuning | Lora | LinearProbe
 
@@ -76,7 +76,11 @@ def trained(tiny_clip: Clip, make_deck: Callable[..., Deck]) -> Callable[[Option
 def expected_names(clip: Clip, options: Options) -> set[str]:
     names = {"head.weight", "head.bias"}
     if isinstance(options, FullFineTuning):
-        names |= {n for n, _ in clip.model.named_parameters() if n.startswith(("vision_model.", "visual_projection."))}
+        names |= {
+            n
+            for n, _ in clip.model.named_parameters()
+            if n.startswith(("vision_model.", "visual_projection."))
+        }
     if isinstance(options, Lora):
         places = {
             "q": ["self_attn.q_proj"],
@@ -119,7 +123,10 @@ def test_training_moves_these_and_nothing_else(
 ) -> None:
     """All that is not trained stays bit for bit; all that is trained moves (but for what has no gradient)."""
     adapted = adapt(tiny_clip, options, classes=3, seed=0)
-    whole = {**adapted.clip.model.state_dict(), **{f"head.{k}": v for k, v in adapted.head.state_dict().items()}}
+    whole = {
+        **adapted.clip.model.state_dict(),
+        **{f"head.{k}": v for k, v in adapted.head.state_dict().items()},
+    }
     before = {name: value.clone() for name, value in whole.items()}
     train_a_little(adapted, make_deck(12, classes=3))
     moved = {name for name, value in whole.items() if not torch.equal(value, before[name])}
@@ -130,7 +137,9 @@ def test_training_moves_these_and_nothing_else(
 def test_lora_touches_no_text_tower(tiny_clip: Clip, options: Options) -> None:
     """The bare names q_proj and v_proj stand in both towers."""
     adapted = adapt(tiny_clip, options, classes=3, seed=0)
-    assert not [n for n, _ in adapted.clip.model.named_modules() if n.startswith("text_model") and "lora" in n]
+    assert not [
+        n for n, _ in adapted.clip.model.named_modules() if n.startswith("text_model") and "lora" in n
+    ]
 
 
 @every_method
@@ -224,7 +233,12 @@ def test_plain_peft_says_the_same(
 ) -> None:
     """Plain peft code on a plain CLIP: the same trainable set, and with the same weights the same output."""
     adapted = trained(options)
-    layers = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "out": "self_attn.out_proj"}
+    layers = {
+        "q": "self_attn.q_proj",
+        "k": "self_attn.k_proj",
+        "v": "self_attn.v_proj",
+        "out": "self_attn.out_proj",
+    }
     kinds = [layers[t] for t in options.targets if t != "mlp"]
     kinds += ["mlp.fc1", "mlp.fc2"] if "mlp" in options.targets else []
     plain = get_peft_model(
@@ -264,7 +278,9 @@ def plain_load(folder: Path, base: Path, options: Options) -> CLIPModel:
         return model
     model = CLIPModel.from_pretrained(base)
     if isinstance(options, Lora):
-        model = PeftModel.from_pretrained(model, folder).base_model.model  # warns, and so fails, if keys are missing
+        model = PeftModel.from_pretrained(
+            model, folder
+        ).base_model.model  # warns, and so fails, if keys are missing
     return model
 
 
@@ -295,9 +311,7 @@ def test_clipdrift_loads_what_was_saved(
     assert torch.equal(load_head(tmp_path / "out").weight, adapted.head.weight)
 
 
-def test_a_saved_full_model_is_a_model_of_ours(
-    tmp_path: Path, trained: Callable[[Options], Adapted]
-) -> None:
+def test_a_saved_full_model_is_a_model_of_ours(tmp_path: Path, trained: Callable[[Options], Adapted]) -> None:
     """With its tokenizer and preprocessing beside it, a tuned model is loaded as any other."""
     adapted = trained(EVERY[0])
     adapted.save(tmp_path / "out")
@@ -309,12 +323,12 @@ def test_a_saved_full_model_is_a_model_of_ours(
 def test_an_adapter_for_another_layout_is_refused(
     tiny_clip_dir: Path, tmp_path: Path, trained: Callable[[Options], Adapted]
 ) -> None:
-    """Weights that find no place would be left out with a warning, and the backbone measured in their name."""
+    """Weights that find no place would be left out with a warning, and the backbone measured instead."""
     trained(FROZEN_PROJECTION).save(tmp_path)
     file = tmp_path / "adapter_model.safetensors"
     weights = load_file(file)
     save_file({k.replace("layers.1.", "layers.9."): v for k, v in weights.items()}, file)
-    with pytest.raises(ModelError, match="4 of 8 adapter weights find no place"), pytest.warns(UserWarning):
+    with pytest.raises(ModelError, match="4 of 8 adapter weights find no place"):
         load_adapted(tmp_path, ModelConfig(name="tiny", path=str(tiny_clip_dir)))
 
 
@@ -326,7 +340,7 @@ def test_an_adapter_with_weights_missing_is_refused(
     file = tmp_path / "adapter_model.safetensors"
     weights = load_file(file)
     save_file({k: v for k, v in weights.items() if "layers.1." not in k}, file)
-    with pytest.raises(ModelError, match="missing"):
+    with pytest.raises(ModelError, match="4 of 9 adapter weights are missing"):
         load_adapted(tmp_path, ModelConfig(name="tiny", path=str(tiny_clip_dir)))
 
 

@@ -65,9 +65,7 @@ def test_a_saved_folder_loads(tiny_clip_dir: Path) -> None:
     assert (clip.embedding_width, clip.image_size, clip.patches) == (24, 16, 16)
     assert not clip.model.training
     assert clip.model.config._attn_implementation == "sdpa"
-    assert clip.preprocess == Preprocess(
-        size=16, crop=(16, 16), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3)
-    )
+    assert clip.preprocess == Preprocess(size=16, crop=(16, 16), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
     stored = load_file(tiny_clip_dir / "model.safetensors")
     own = clip.model.state_dict()
     assert all(torch.equal(own[name], value) for name, value in stored.items())
@@ -85,9 +83,7 @@ def test_a_path_and_a_config_mean_the_same(tiny_clip_dir: Path) -> None:
     assert load(ModelConfig(name="anything", path=str(tiny_clip_dir))).name == "anything"
 
 
-def test_loading_is_silent(
-    tiny_clip_dir: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_loading_is_silent(tiny_clip_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Our own errors say what is wrong; transformers' bars and reports would break the progress display."""
     load(tiny_clip_dir)
     assert capfd.readouterr() == ("", "")
@@ -156,7 +152,9 @@ def test_the_hubs_cache_serves_offline(tiny_clip_dir: Path, tmp_path: Path) -> N
                 blob = repo / "blobs" / f"{index:040x}"
                 shutil.copy(file, blob)
                 (snapshot / file.name).symlink_to(os.path.relpath(blob, snapshot))
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE_", "TRANSFORMERS_"))}
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE_", "TRANSFORMERS_"))
+    }
     done = subprocess.run(
         [sys.executable, "-c", OFFLINE, "some-lab/tiny", "some-lab/half", "some-lab/absent"],
         env=environment | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
@@ -168,7 +166,9 @@ def test_the_hubs_cache_serves_offline(tiny_clip_dir: Path, tmp_path: Path) -> N
     loaded, half, absent = done.stdout.splitlines()
     assert loaded == f"loaded some-lab/tiny 2 {tokens} 16"
     assert half.startswith("error some-lab/half: the weights cannot be loaded: ")
-    assert absent.startswith("error some-lab/absent: not found in the local hub cache and not to be had from the hub")
+    assert absent.startswith(
+        "error some-lab/absent: not found in the local hub cache and not to be had from the hub"
+    )
     assert absent.endswith("check the name and the network, or give a folder")
 
 
@@ -216,7 +216,9 @@ def test_an_extra_weight_is_an_error(folder: Path) -> None:
 def test_a_weight_of_another_shape_is_an_error(folder: Path) -> None:
     """All of them are counted, the first is named."""
     edit_weights(folder, lambda w: w.update({"visual_projection.weight": torch.zeros(12, 32)}))
-    expected = "spoilt: 1 weights of another shape than config.json says, for example visual_projection.weight"
+    expected = (
+        "spoilt: 1 weights of another shape than config.json says, for example visual_projection.weight"
+    )
     assert error_of(folder) == expected
 
 
@@ -264,7 +266,7 @@ def test_a_broken_tokenizer_is_an_error(folder: Path, content: str) -> None:
 
 def test_a_tokenizer_of_another_model_is_an_error(folder: Path) -> None:
     """Ids beyond the text tower's table would fail in the middle of a run."""
-    other = train_tokenizer([CAPTION, *("word%d" % i for i in range(300))], merges=500)
+    other = train_tokenizer([CAPTION, *(f"word{i}" for i in range(300))], merges=500)
     other.save_pretrained(folder)
     assert "they are of different models" in error_of(folder)
 
@@ -334,7 +336,7 @@ def text_embedding(clip: Clip, text: str) -> Tensor:
 
 def test_every_word_of_a_caption_counts(tiny_clip: Clip) -> None:
     """Pooled at the end token: pooled elsewhere, the words after that place would change nothing."""
-    words, swaps = CAPTION.split(), "one large green squares of plain blue big".split()
+    words, swaps = CAPTION.split(), ["one", "large", "green", "squares", "of", "plain", "blue", "big"]
     whole = text_embedding(tiny_clip, CAPTION)
     for place, other in enumerate(swaps):
         swapped = " ".join([*words[:place], other, *words[place + 1 :]])

@@ -71,6 +71,8 @@ class Adapted:
                 f"snapshot does not fit: {sorted(own.keys() ^ state.keys())[:3]} on one side only"
             )
         for name, parameter in own.items():
+            if parameter.shape != state[name].shape:
+                raise ValueError(f"snapshot does not fit: {name} is {tuple(state[name].shape)} in it")
             parameter.copy_(state[name])
 
     def save(self, folder: Path) -> None:

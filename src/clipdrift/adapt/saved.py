@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 
@@ -19,7 +20,7 @@ def load_adapted(folder: Path, backbone: ModelConfig) -> Clip:
     """The adapted CLIP in ``folder``: a full model, an adapter on ``backbone``, or a head on it.
 
     Raises:
-        ModelError: as :func:`clipdrift.model.clip.load`; an adapter whose weights do not all find a place.
+        ModelError: as :func:`clipdrift.model.clip.load`; an adapter with weights missing or without a place.
     """
     if (folder / "config.json").is_file():
         return load(ModelConfig(name=folder.name or str(folder), path=str(folder)))
@@ -30,24 +31,23 @@ def load_adapted(folder: Path, backbone: ModelConfig) -> Clip:
         raise ModelError(f"{folder}: neither a model, an adapter nor a head is saved here")
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     saved = set(load_file(folder / "adapter_model.safetensors"))
-    with quiet():
+    with quiet(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error, below
         model = PeftModel.from_pretrained(clip.model, str(folder))
-    placed = {name.replace(".default", "") for name, _ in model.named_parameters()}
-    lost = {name for name in saved if name not in placed and not _kept_whole(name, placed)}
-    if lost:
+    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    made = f"(peft {settings.get('peft_version', '?')})"
+    if lost := saved - wanted:
         raise ModelError(
             f"{folder}: {len(lost)} of {len(saved)} adapter weights find no place in {clip.name}, for "
-            f"example {min(lost)}; was the adapter made for another model "
-            f"({settings.get('base_model_name_or_path')})?"
+            f"example {min(lost)}; was the adapter {made} made for another model?"
+        )
+    if missing := wanted - saved:
+        raise ModelError(
+            f"{folder}: {len(missing)} of {len(wanted)} adapter weights are missing, for example "
+            f"{min(missing)}; copy the adapter {made} again"
         )
     clip.model.eval()
     return clip
-
-
-def _kept_whole(name: str, placed: set[str]) -> bool:
-    """Fully trained modules are saved under their plain name and live under ``modules_to_save``."""
-    owner, _, leaf = name.rpartition(".")
-    return f"{owner}.modules_to_save.{leaf}" in placed
 
 
 def load_head(folder: Path) -> nn.Linear:

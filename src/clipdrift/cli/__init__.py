@@ -10,6 +10,7 @@ import typer
 
 from clipdrift import __version__
 from clipdrift.errors import ClipdriftError
+from clipdrift.store import cache_folder
 
 app = typer.Typer(
     name="clipdrift",
@@ -34,11 +35,6 @@ Sets = Annotated[
         metavar="KEY=VALUE",
     ),
 ]
-
-
-def cache_folder(given: Path | None) -> Path:
-    """Where decoded images go unless told otherwise."""
-    return given if given is not None else Path.home() / ".cache" / "clipdrift"
 
 
 def _version(wanted: bool) -> None:
@@ -101,7 +97,7 @@ def train(
         record, folder = run(
             parsed, out, cache=cache_folder(cache), device=device, reporter=display, again=again
         )
-    console.print(run_table(record, folder.path))
+    console.print(run_table(record, folder.path), soft_wrap=True)  # a path is one line, however long
     if record.status != "done":
         raise typer.Exit(1)
 

@@ -36,7 +36,13 @@ def listing(what: str) -> None:
         for name, entry in entries.items():
             unit = [entry.unit] if what == "measures" else []
             table.add_row(name, entry.summary, *unit, entry.reference)
-    Console().print(table)
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    """To a terminal as wide as it is; to a file or another program one line per row, nothing cut."""
+    console = Console() if Console().is_terminal else Console(width=1000)
+    console.print(table)
 
 
 def _datasets(table: Table) -> None:
@@ -74,7 +80,7 @@ def run_list(root: Path) -> None:
         "CKA",
         "retention",
     ):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=column == "run", overflow="fold")
     for folder in runs:
         if not folder.finished:
             table.add_row(folder.path.name, "not finished")
@@ -83,7 +89,7 @@ def run_list(root: Path) -> None:
             table.add_row(*_row(folder.record()))
         except RecordError as error:
             table.add_row(folder.path.name, f"damaged: {error}")
-    Console().print(table)
+    _print(table)
 
 
 def _row(record: Record) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTextConfig, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from clipdrift.config import ModelConfig
@@ -88,7 +88,7 @@ def load(model: str | Path | ModelConfig) -> Clip:
         )
     preprocessor = _preprocessor(place, config)
     loaded = _weights(place, config)
-    tokenizer = _tokenizer(place, config, loaded.config.text_config.vocab_size)
+    tokenizer = _tokenizer(place, config, loaded.config.text_config)
     try:
         preprocess = Preprocess.from_config(preprocessor)
     except DataError as error:
@@ -179,7 +179,8 @@ def _weights(place: str, config: ModelConfig) -> CLIPModel:
     return model.eval()
 
 
-def _tokenizer(place: str, config: ModelConfig, vocabulary: int) -> PreTrainedTokenizerBase:
+def _tokenizer(place: str, config: ModelConfig, text: CLIPTextConfig) -> PreTrainedTokenizerBase:
+    vocabulary = text.vocab_size
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=config.revision)
     except Exception as error:  # as with the weights, a broken file raises many kinds
@@ -190,6 +191,13 @@ def _tokenizer(place: str, config: ModelConfig, vocabulary: int) -> PreTrainedTo
         raise ModelError(
             f"{config.name}: its tokenizer has no vocabulary; is tokenizer.json (or vocab.json and "
             "merges.txt) missing?"
+        )
+    # transformers pools at the first end token, or, by the id 2 of older configurations, at the largest id
+    pooled = text.eos_token_id
+    if pooled not in (2, tokenizer.eos_token_id):
+        raise ModelError(
+            f"{config.name}: config.json pools texts at token {pooled}, its tokenizer ends them with "
+            f"{tokenizer.eos_token_id}; set text_config.eos_token_id to that"
         )
     if len(tokenizer) > vocabulary:
         raise ModelError(

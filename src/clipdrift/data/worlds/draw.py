@@ -73,12 +73,12 @@ def wave(t: Array, sharpness: float = 4.0) -> Array:
     return np.clip(0.5 + sharpness * 0.25 * np.sin(2 * np.pi * t), 0, 1).astype(np.float32)
 
 
-def soft(distance: Array, pixels: object) -> Array:
+def soft(distance: Array, pixels: float | Array) -> Array:
     """Coverage in [0, 1] of the inside (negative) of a distance field, antialiased over one pixel.
 
     ``pixels``: how many pixels one unit of ``distance`` is long.
     """
-    return np.clip(0.5 - distance * pixels, 0, 1)  # type: ignore[operator, no-any-return]
+    return np.clip(0.5 - distance * pixels, 0, 1)
 
 
 def blend(image: Array, colour: Array, alpha: Array) -> Array:

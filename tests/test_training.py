@@ -17,7 +17,7 @@ from clipdrift.adapt import Adapted, adapt
 from clipdrift.config import FullFineTuning, LinearProbe, Lora, OptimConfig
 from clipdrift.data.deck import Deck
 from clipdrift.model.clip import Clip, load
-from clipdrift.train import Diverged, Moment, learning_rate, train
+from clipdrift.training import Diverged, Moment, learning_rate, train
 
 FULL = FullFineTuning(name="full_ft")
 
@@ -79,7 +79,9 @@ def test_the_scheduled_rate_is_the_one_used(tiny_clip: Clip, make_deck: Callable
 # --- learning
 
 
-@pytest.mark.parametrize("method", [FULL, Lora(name="lora"), LinearProbe(name="linear_probe")], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "method", [FULL, Lora(name="lora"), LinearProbe(name="linear_probe")], ids=lambda m: m.name
+)
 def test_it_learns_what_can_be_learnt(
     tiny_clip: Clip, make_deck: Callable[..., Deck], method: FullFineTuning | Lora | LinearProbe
 ) -> None:
@@ -167,7 +169,7 @@ def test_nan_pixels_diverge_before_they_reach_the_weights(
 
 def test_a_rate_far_too_high_diverges(tiny_clip: Clip, make_deck: Callable[..., Deck]) -> None:
     """Not a number in a record, but a status: the loop stops at the first step that is not finite."""
-    with pytest.raises(Diverged, match="a lower optim.learning_rate may help") as caught:
+    with pytest.raises(Diverged, match=r"a lower optim\.learning_rate may help") as caught:
         list(train(full(tiny_clip), make_deck(8), options(learning_rate=1e30), seed=0))
     assert (caught.value.epoch, caught.value.step) == (1, 2)
 
@@ -211,7 +213,9 @@ def test_every_image_once_an_epoch_in_a_new_order(tiny_clip: Clip, make_deck: Ca
     """The last batch is short, not dropped; no image is seen twice before all were seen once."""
     deck = spied(make_deck(10))
     steps: list[tuple[int, float]] = []
-    list(train(full(tiny_clip), deck, options(), seed=0, on_step=lambda step, loss: steps.append((step, loss))))
+    list(
+        train(full(tiny_clip), deck, options(), seed=0, on_step=lambda step, loss: steps.append((step, loss)))
+    )
     sizes = [len(indices) for indices, _ in deck.asked]
     assert sizes == [4, 4, 2, 4, 4, 2]
     first, second = (np.concatenate([i for i, _ in deck.asked[a : a + 3]]) for a in (0, 3))

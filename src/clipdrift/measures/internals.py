@@ -11,7 +11,7 @@ from transformers import CLIPModel
 
 from clipdrift.data.deck import Deck
 from clipdrift.errors import ClipdriftError
-from clipdrift.measure.attention import ATTENTION
+from clipdrift.measures.attention import ATTENTION
 from clipdrift.model.trace import trace
 from clipdrift.shapes import Embedding, States
 

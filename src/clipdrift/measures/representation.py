@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipdrift import formulas
-from clipdrift.measure.internals import Internals, MeasureError
+from clipdrift.measures.internals import Internals, MeasureError
 
 REPRESENTATION = ("cka", "cka_biased", "cka_embedding", "embedding_drift")
 

@@ -1,0 +1,379 @@
+"""A run's configuration: defaults, errors that say what is legal, overrides, and the key that names a run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from clipdrift.config import (
+    ConfigError,
+    DataSet,
+    FullFineTuning,
+    Lora,
+    ModelConfig,
+    PretrainConfig,
+    RunConfig,
+    load_config,
+    parse_config,
+)
+
+
+def made(*overrides: str) -> RunConfig:
+    return load_config(None, overrides)
+
+
+def error_of(*overrides: str) -> str:
+    """The message, which must be one line."""
+    with pytest.raises(ConfigError) as caught:
+        made(*overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- defaults
+
+
+def test_every_default() -> None:
+    """A changed default changes results and keys: it must be meant, and SCHEMA raised with it."""
+    own = {"fingerprint": None, "path": None}
+    data_set = own | {
+        "classes": None,
+        "image_column": None,
+        "label_column": None,
+        "per_class": None,
+        "prompts": None,
+        "test_split": None,
+        "train_split": None,
+    }
+    assert RunConfig().model_dump(mode="json") == {
+        "model": own | {"name": "openai/clip-vit-base-patch32", "revision": None},
+        "data": {
+            "target": data_set | {"name": "eurosat"},
+            "transfer": [data_set | {"name": "cifar100"}],
+            "protocol": "strict",
+            "seed": 0,
+            "train_per_class": None,
+            "validation_per_class": None,
+            "probe_per_class": None,
+            "flip": True,
+            "skip_bad_images": False,
+        },
+        "method": {"name": "full_ft"},
+        "optim": {
+            "learning_rate": 1e-5,
+            "weight_decay": 0.01,
+            "epochs": 20,
+            "batch_size": 64,
+            "warmup": 0.05,
+            "clip_norm": 1.0,
+            "precision": "auto",
+        },
+        "evaluation": {
+            "batch_size": 250,
+            "per_epoch": 1,
+            "epoch_transfer_per_class": 0,
+            "prompt_ensemble": False,
+        },
+        "seed": 42,
+    }
+
+
+def test_the_defaults_of_lora() -> None:
+    """Rank 8 on queries and values, scale 2, as in the published study."""
+    assert made("method=lora").method.model_dump() == {
+        "name": "lora",
+        "rank": 8,
+        "alpha": None,
+        "dropout": 0.05,
+        "targets": ("q", "v"),
+        "train_projection": True,
+    }
+
+
+def test_no_file_and_an_empty_file_are_the_defaults(tmp_path: Path) -> None:
+    """There is one set of defaults."""
+    (tmp_path / "run.toml").write_text("")
+    assert load_config() == load_config(tmp_path / "run.toml") == RunConfig()
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (
+            ["optim.learning_rat=1"],
+            ["optim.learning_rat = 1: unknown key", "did you mean learning_rate?", "warmup"],
+        ),
+        (["sed=1"], ["sed = 1: unknown key", "seed", "data, evaluation, method, model, optim"]),
+        (["data.target.clases=['a']"], ["data.target.clases = ['a']: unknown key", "classes"]),
+        (["method.rank=4"], ["method.rank = 4: unknown key", "legal keys of full_ft: none"]),
+        (["method=linear_probe", "method.rank=4"], ["method.rank = 4", "legal keys of linear_probe: none"]),
+        (
+            ["method=lora", "method.ranks=4"],
+            ["method.ranks = 4", "mean rank?", "alpha, dropout, rank, targets"],
+        ),
+        (["method=lorra"], ["method.name = 'lorra': unknown; legal: 'full_ft', 'lora', 'linear_probe'"]),
+        (["method=3"], ["method = 3: "]),
+        (["optim.epochs=two"], ["optim.epochs = 'two': should be a valid integer"]),
+        (["optim.epochs=2.5"], ["optim.epochs = 2.5: should be a valid integer"]),
+        (["optim.epochs=0"], ["optim.epochs = 0: should be greater than or equal to 1"]),
+        (["optim.learning_rate=-1"], ["optim.learning_rate = -1: should be greater than 0"]),
+        (["optim.learning_rate=nan"], ["optim.learning_rate = nan: should be a finite number"]),
+        (["optim.learning_rate=inf"], ["optim.learning_rate = inf: should be a finite number"]),
+        (["optim.warmup=1"], ["optim.warmup = 1: should be less than 1"]),
+        (["optim.clip_norm=0"], ["optim.clip_norm = 0: should be greater than 0"]),
+        (["optim.precision=fp16"], ["optim.precision = 'fp16': should be 'auto', 'bf16' or 'fp32'"]),
+        (["optim=fast"], ["optim = 'fast': "]),
+        (["seed=-1"], ["seed = -1: should be greater than or equal to 0"]),
+        (["method=lora", "method.rank=0"], ["method.rank = 0: should be greater than or equal to 1"]),
+        (["method=lora", "method.dropout=1"], ["method.dropout = 1: should be less than 1"]),
+        (
+            ["method=lora", "method.targets=['z']"],
+            ["method.targets.0 = 'z': should be 'q', 'k', 'v', 'out' or 'mlp'"],
+        ),
+        (["method=lora", "method.targets=[]"], ["method.targets = []: "]),
+        (["method=lora", "method.targets=['q', 'q']"], ["targets names a matrix twice: q, q"]),
+        (["data.protocol=loose"], ["data.protocol = 'loose': should be 'strict' or 'published'"]),
+        (
+            ["data.protocol=published", "data.validation_per_class=3"],
+            ["data: validation_per_class has no meaning under the published protocol"],
+        ),
+        (["data.transfer=['a', 'a']"], ["data: transfer names 'a' twice"]),
+        (["data.transfer=cifar10"], ["data.transfer = 'cifar10': should be a valid tuple"]),
+        (["data.target.prompts=['a photo']"], ["data.target: prompt 'a photo' must contain {} exactly once"]),
+        (["data.target.per_class=0"], ["data.target.per_class = 0: should be greater than or equal to 1"]),
+        (["model.name="], ["model.name = '': String should have at least 1 character"]),
+        (["model=3"], ["model = 3: "]),
+    ],
+)
+def test_an_error_names_key_value_and_what_is_legal(overrides: list[str], parts: list[str]) -> None:
+    """Mended without looking anything up."""
+    message = error_of(*overrides)
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize("text", ["seed", "=1", ".seed=1", "optim.=1", "optim..epochs=1"])
+def test_an_override_that_cannot_be_read(text: str) -> None:
+    """The form is shown."""
+    assert error_of(text) == f"--set {text}: write it as key=value, for example optim.learning_rate=1e-5"
+
+
+def test_an_override_below_a_value() -> None:
+    """A list or number has no keys."""
+    assert error_of("data.transfer=['a']", "data.transfer.name=b") == (
+        "--set data.transfer.name=b: transfer is not a table"
+    )
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """The file is named, and the line where TOML is broken."""
+    file = tmp_path / "run.toml"
+    with pytest.raises(ConfigError, match=r"run\.toml: no such file"):
+        load_config(file)
+    file.write_text("seed = 1\nepochs = = 2\n")
+    with pytest.raises(ConfigError, match=r"run\.toml: not valid TOML: .*line 2"):
+        load_config(file)
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"run\.toml: cannot be read"):
+        load_config(file)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path)
+
+
+def test_other_parts_are_parsed_with_the_same_errors() -> None:
+    """Pretraining's configuration has keys of its own, and combinations that cannot be."""
+    assert parse_config({"width": 64}, PretrainConfig).width == 64
+    with pytest.raises(ConfigError, match=r"widht = 64: unknown key \(did you mean width\?\)"):
+        parse_config({"widht": 64}, PretrainConfig)
+    with pytest.raises(ConfigError, match="image_size 57 is not a multiple of patch_size 8"):
+        parse_config({"image_size": 57}, PretrainConfig)
+
+
+# --- overrides and files
+
+
+def test_overrides_are_toml_or_plain_words() -> None:
+    """Numbers, lists, booleans and nothing are written as in TOML; words need no quotes."""
+    config = made(
+        "seed=7",
+        "optim.learning_rate=3e-6",
+        "data.flip=false",
+        "data.target=pets",
+        "optim.clip_norm=none",
+        "data.transfer = ['cifar10', {name = 'dtd', per_class = 3}]",
+    )
+    assert (config.seed, config.optim.learning_rate, config.data.flip) == (7, 3e-6, False)
+    assert config.data.target == DataSet(name="pets")
+    assert config.optim.clip_norm is None
+    assert config.data.transfer == (DataSet(name="cifar10"), DataSet(name="dtd", per_class=3))
+
+
+def test_a_name_alone_stands_for_its_table() -> None:
+    """`method=lora` and `method.name=lora` are one, and options can follow."""
+    short, long = made("method=lora", "method.rank=4"), made("method.rank=4", "method.name=lora")
+    assert short == long
+    assert short.method == Lora(name="lora", rank=4)
+    assert made("model=clipdrift/mini", "model.revision=abc").model == ModelConfig(
+        name="clipdrift/mini", revision="abc"
+    )
+    assert made("data.target.per_class=3").data.target == DataSet(name="eurosat", per_class=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"), [("./a/clip", "clip"), ("/a/b/clip", "clip"), ("~/clip", "clip"), ("../clip/", "clip")]
+)
+def test_what_looks_like_a_path_is_one(text: str, name: str) -> None:
+    """Named by its last part, so that the key does not depend on where it lies; a hub id has no path."""
+    assert made(f"model={text}").model == ModelConfig(name=name, path=text)
+    assert made(f"data.target={text}").data.target == DataSet(name=name, path=text)
+    assert made("model=org/clip").model.path is None
+
+
+def test_a_file_with_overrides_on_top(tmp_path: Path) -> None:
+    """The later wins; what the file says of other keys stays."""
+    file = tmp_path / "run.toml"
+    file.write_text(
+        'seed = 3\nmodel = "clipdrift/mini"\n[optim]\nepochs = 5\nlearning_rate = 1e-4\n'
+        '[method]\nname = "lora"\nrank = 2\n'
+    )
+    config = load_config(file, ["optim.epochs=6", "method.rank=4", "method.rank=5"])
+    assert (config.seed, config.optim.epochs, config.optim.learning_rate) == (3, 6, 1e-4)
+    assert config.method == Lora(name="lora", rank=5)
+    assert load_config(file, ["method=full_ft"]).method == FullFineTuning(name="full_ft")
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    """Its key would no longer be that of the run."""
+    config = made("method=lora")
+    for part, name in (
+        (config, "seed"),
+        (config.optim, "epochs"),
+        (config.method, "rank"),
+        (config.data, "flip"),
+    ):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(part, name, 1)
+    assert hash(config) == hash(made("method=lora"))
+
+
+# --- the key
+
+
+UNCHANGED = [
+    ["evaluation.batch_size=7"],
+    ["data.target.path=/other/place"],
+    ["model.path=/other/place"],
+    ["data.transfer=[{name = 'cifar100', path = '/other'}]"],
+    ["optim.learning_rate=0.00001"],
+    ["method=full_ft"],
+    ["data.target=eurosat", "seed=42"],
+]
+CHANGED = [
+    ["optim.learning_rate=2e-5"],
+    ["optim.weight_decay=0"],
+    ["optim.epochs=19"],
+    ["optim.batch_size=32"],
+    ["optim.warmup=0"],
+    ["optim.clip_norm=none"],
+    ["optim.precision=fp32"],
+    ["seed=43"],
+    ["data.seed=1"],
+    ["data.protocol=published"],
+    ["data.train_per_class=5"],
+    ["data.validation_per_class=5"],
+    ["data.probe_per_class=5"],
+    ["data.flip=false"],
+    ["data.skip_bad_images=true"],
+    ["data.target=pets"],
+    ["data.target.fingerprint=abc"],
+    ["data.target.prompts=['{}']"],
+    ["data.transfer=[]"],
+    ["data.transfer=['cifar100', 'dtd']"],
+    ["data.transfer=[{name = 'cifar100', per_class = 3}]"],
+    ["model=clipdrift/mini"],
+    ["model.fingerprint=abc"],
+    ["model.revision=abc"],
+    ["method=linear_probe"],
+    ["method=lora"],
+    ["method=lora", "method.rank=4"],
+    ["method=lora", "method.alpha=4"],
+    ["method=lora", "method.dropout=0"],
+    ["method=lora", "method.targets=['q', 'k', 'v']"],
+    ["method=lora", "method.train_projection=false"],
+    ["evaluation.per_epoch=2"],
+    ["evaluation.epoch_transfer_per_class=1"],
+    ["evaluation.prompt_ensemble=true"],
+]
+
+
+@pytest.mark.parametrize("overrides", UNCHANGED, ids=" ".join)
+def test_the_key_does_not_depend_on_the_machine(overrides: list[str]) -> None:
+    """The same result has one name: places and speed are no part of it, nor how a value is written."""
+    assert made(*overrides).key == RunConfig().key
+
+
+@pytest.mark.parametrize("overrides", UNCHANGED[:4], ids=" ".join)
+def test_machine_fields_do_not_enter_other_keys_either(overrides: list[str]) -> None:
+    """The same beside other keys of the same table that are not at their default."""
+    others = ["evaluation.per_epoch=2", "data.target.fingerprint=abc", "model.fingerprint=abc", "data.seed=3"]
+    assert made(*overrides, *others).key == made(*others).key
+
+
+def test_everything_that_changes_a_result_changes_the_key() -> None:
+    """A key left out of it would give one run's result to another."""
+    keys = [made(*overrides).key for overrides in [[], *CHANGED]]
+    assert len(set(keys)) == len(keys)
+    assert all(len(key) == 16 and set(key) <= set("0123456789abcdef") for key in keys)
+
+
+def test_no_field_is_forgotten_here() -> None:
+    """A new option must be put into one of the two lists above."""
+    named = {text.partition("=")[0].strip() for overrides in [*UNCHANGED, *CHANGED] for text in overrides}
+    parts = {"optim.": RunConfig().optim, "evaluation.": RunConfig().evaluation, "data.": RunConfig().data}
+    wanted = {prefix + name for prefix, part in parts.items() for name in type(part).model_fields}
+    wanted |= {f"method.{name}" for name in Lora.model_fields if name != "name"}
+    wanted |= {"seed", "model", "method", "model.path", "model.revision", "model.fingerprint"}
+    assert wanted - {"data.target", "data.transfer"} <= named
+
+
+def test_the_key_survives_json() -> None:
+    """A record's configuration, read again, names the same run."""
+    for overrides in [*UNCHANGED, *CHANGED]:
+        config = made(*overrides)
+        again = RunConfig.model_validate_json(config.model_dump_json())
+        assert again == config
+        assert again.key == config.key
+        assert (
+            parse_config(json.loads(json.dumps(config.model_dump(mode="json"))), RunConfig).key == config.key
+        )
+
+
+SCRIPT = """
+import sys
+from clipdrift.config import load_config
+print(load_config(None, sys.argv[1:]).key)
+print("torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("hash_seed", ["0", "1"])
+def test_the_key_is_the_same_in_every_process(hash_seed: str) -> None:
+    """It names folders that other processes and machines look for; and reading it needs no torch."""
+    overrides = ["method=lora", "data.transfer=['dtd', 'größe']", "seed=5", "model.fingerprint=abc"]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *overrides],
+        env={"PYTHONHASHSEED": hash_seed, "PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
+    )
+    assert done.stdout.split() == [made(*overrides).key, "False"]

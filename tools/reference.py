@@ -1,0 +1,150 @@
+"""Write what the documentation copies from the code: the reference page and the README's tree.
+
+``--check`` writes nothing and fails where a copy is out of date; the tests call it.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from clipdrift.config import (
+    DataConfig,
+    DataSet,
+    EvaluationConfig,
+    FullFineTuning,
+    LinearProbe,
+    Lora,
+    ModelConfig,
+    OptimConfig,
+    PretrainConfig,
+    RunConfig,
+)
+from clipdrift.data.catalog import CATALOG
+from clipdrift.data.worlds import WORLDS
+from clipdrift.listing import MEASURES, METHODS, MODELS
+
+ROOT = Path(__file__).resolve().parents[1]
+START, END = "<!-- tree: written by make docs -->", "<!-- end of tree -->"
+
+SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
+    ("", RunConfig),
+    ("model", ModelConfig),
+    ("data", DataConfig),
+    ("data.target, data.transfer", DataSet),
+    ("method = full_ft", FullFineTuning),
+    ("method = lora", Lora),
+    ("method = linear_probe", LinearProbe),
+    ("optim", OptimConfig),
+    ("evaluation", EvaluationConfig),
+)
+
+
+def reference() -> str:
+    """The whole of docs/reference.md."""
+    parts = [
+        "# Reference",
+        "Written by `make docs` from the code. Prose is in the other pages.",
+        "## Keys of a run",
+        "In a TOML file, or as `--set section.key=value`. A string stands for a table with that `name`; one "
+        "that starts with `/`, `./`, `../` or `~` is a path. Keys marked * name places or speed on one machine "
+        "and do not enter the run's key.",
+    ]
+    for title, model in SECTIONS:
+        rows = list(_keys(model))
+        if title:
+            parts.append(f"### {title}")
+            parts.append(_first(model))
+        if rows:
+            parts.append(_table(("key", "type", "default", "meaning"), rows))
+    parts += ["## Keys of a pretraining", _table(("key", "type", "default", "meaning"), list(_keys(PretrainConfig)))]
+    parts += ["## Methods", _table(("name", "trains", "reference"), _entries(METHODS))]
+    measures = [(f"`{n}`", e.summary, e.unit, e.reference) for n, e in MEASURES.items()]
+    parts += ["## Measures", "Exact definitions: [measures](measures.md).", _table(("name", "what", "unit", "reference"), measures)]
+    parts += ["## Models", _table(("name", "what", "reference"), _entries(MODELS))]
+    sets = [(f"`{n}`", str(len(r.classes or ())), f"hub `{r.hub}`", f"`{r.prompts[0]}`", r.note) for n, r in CATALOG.items()]
+    sets += [(f"`{n}`", str(len(w.classes)), "generated", f"`{w.templates[0]}`", w.note) for n, w in WORLDS.items()]
+    parts += ["## Data sets", _table(("name", "classes", "from", "default prompt", "note"), sets)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _first(model: type[BaseModel]) -> str:
+    return " ".join((model.__doc__ or "").split())
+
+
+def _keys(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
+    for name, field in model.model_fields.items():
+        extra = field.json_schema_extra
+        star = "*" if isinstance(extra, dict) and extra.get("machine") else ""
+        yield f"`{name}`{star}", _type(field.annotation), _default(field.default), field.description or ""
+
+
+def _type(annotation: Any) -> str:
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    for prefix in ("typing.", "clipdrift.config.models."):
+        text = text.replace(prefix, "")
+    return f"`{text}`".replace("|", "\\|")
+
+
+def _default(value: Any) -> str:
+    if value is PydanticUndefined:
+        return "required"
+    if isinstance(value, BaseModel):
+        name = getattr(value, "name", None)
+        return f"`{name}`" if name else "see below"
+    if isinstance(value, tuple):
+        return ", ".join(_default(v) for v in value) or "none"
+    return "none" if value is None else f"`{value}`"
+
+
+def _entries(entries: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [(f"`{name}`", entry.summary, entry.reference) for name, entry in entries.items()]
+
+
+def _table(head: tuple[str, ...], rows: list[Any]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def tree() -> str:
+    """Every source file with the first sentence of its docstring."""
+    lines = ["```", "src/clipdrift/"]
+    for file in sorted((ROOT / "src/clipdrift").rglob("*.py"), key=lambda f: (f.parent.parts, f.name)):
+        path = file.relative_to(ROOT / "src/clipdrift").as_posix()
+        said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        sentence = " ".join(said.split("\n\n")[0].split())
+        lines.append(f"  {path:28} {sentence.split('. ')[0].rstrip('.')}")
+    return "\n".join([*lines, "```"])
+
+
+def pages() -> dict[Path, str]:
+    """Each page that copies from the code, as it should be."""
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    before, rest = text.split(START)
+    after = rest.split(END)[1]
+    return {
+        readme: f"{before}{START}\n{tree()}\n{END}{after}",
+        ROOT / "docs/reference.md": reference(),
+    }
+
+
+def main() -> int:
+    stale = [path for path, text in pages().items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        if "--check" in sys.argv:
+            print(f"{path.relative_to(ROOT)}: out of date; run make docs")
+        else:
+            path.write_text(pages()[path], encoding="utf-8")
+            print(f"wrote {path.relative_to(ROOT)}")
+    return int("--check" in sys.argv and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
