@@ -51,7 +51,9 @@ def main() -> None:
         )
         rows_again, maps = side_by_side(
             lambda sdpa=sdpa, images=images: trace(sdpa, images, rows=True),
-            lambda eager=eager, images=images: eager.vision_model(pixel_values=images, output_attentions=True),
+            lambda eager=eager, images=images: eager.vision_model(
+                pixel_values=images, output_attentions=True
+            ),
         )
         print(
             f"ViT-B/{patch}: rows cost {rows / plain:.2f}x a plain forward; "

@@ -1,10 +1,11 @@
-"""Small runs for tests: three coloured classes on disk as a folder and as parquet, and short configurations."""
+"""Small runs for tests: three coloured classes as a folder and as parquet, and short configurations."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from clipdrift.config import RunConfig, parse_config
+from clipdrift.record import Record
+from clipdrift.runner import run
+from clipdrift.store import RunFolder
 
 CLASSES = ("blue", "green", "red")
 """In label order; a picture's colour leans towards its class."""
@@ -111,3 +115,19 @@ def numbers(data: Any, place: str = "") -> dict[str, float]:
         return {place: float(data)}
     pairs = data.items() if isinstance(data, dict) else enumerate(data)
     return {k: v for key, inner in pairs for k, v in numbers(inner, f"{place}.{key}").items()}
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Makes runs on the tiny CLIP, each in an empty folder unless one is given."""
+
+    model: Path
+    pictures: Path
+    cache: Path
+    tmp: Callable[[], Path]
+
+    def config(self, method: Any = "full_ft", **changes: Any) -> RunConfig:
+        return config_for(self.model, changes.pop("target", self.pictures), method=method, **changes)
+
+    def run(self, config: RunConfig, out: Path | None = None, **options: Any) -> tuple[Record, RunFolder]:
+        return run(config, out or self.tmp(), cache=self.cache, device="cpu", **options)

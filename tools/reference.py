@@ -53,8 +53,8 @@ def reference() -> str:
         "Written by `make docs` from the code. Prose is in the other pages.",
         "## Keys of a run",
         "In a TOML file, or as `--set section.key=value`. A string stands for a table with that `name`; one "
-        "that starts with `/`, `./`, `../` or `~` is a path. Keys marked * name places or speed on one machine "
-        "and do not enter the run's key.",
+        "that starts with `/`, `./`, `../` or `~` is a path. Keys marked * name places or speed of one "
+        "machine and do not enter the run's key.",
     ]
     for title, model in SECTIONS:
         rows = list(_keys(model))
@@ -63,13 +63,25 @@ def reference() -> str:
             parts.append(_first(model))
         if rows:
             parts.append(_table(("key", "type", "default", "meaning"), rows))
-    parts += ["## Keys of a pretraining", _table(("key", "type", "default", "meaning"), list(_keys(PretrainConfig)))]
+    parts += [
+        "## Keys of a pretraining",
+        _table(("key", "type", "default", "meaning"), list(_keys(PretrainConfig))),
+    ]
     parts += ["## Methods", _table(("name", "trains", "reference"), _entries(METHODS))]
     measures = [(f"`{n}`", e.summary, e.unit, e.reference) for n, e in MEASURES.items()]
-    parts += ["## Measures", "Exact definitions: [measures](measures.md).", _table(("name", "what", "unit", "reference"), measures)]
+    parts += [
+        "## Measures",
+        "Exact definitions: [measures](measures.md).",
+        _table(("name", "what", "unit", "reference"), measures),
+    ]
     parts += ["## Models", _table(("name", "what", "reference"), _entries(MODELS))]
-    sets = [(f"`{n}`", str(len(r.classes or ())), f"hub `{r.hub}`", f"`{r.prompts[0]}`", r.note) for n, r in CATALOG.items()]
-    sets += [(f"`{n}`", str(len(w.classes)), "generated", f"`{w.templates[0]}`", w.note) for n, w in WORLDS.items()]
+    sets = [
+        (f"`{n}`", str(len(r.classes or ())), f"hub `{r.hub}`", f"`{r.prompts[0]}`", r.note)
+        for n, r in CATALOG.items()
+    ]
+    sets += [
+        (f"`{n}`", str(len(w.classes)), "generated", f"`{w.templates[0]}`", w.note) for n, w in WORLDS.items()
+    ]
     parts += ["## Data sets", _table(("name", "classes", "from", "default prompt", "note"), sets)]
     return "\n\n".join(parts) + "\n"
 
@@ -136,7 +148,11 @@ def pages() -> dict[Path, str]:
 
 
 def main() -> int:
-    stale = [path for path, text in pages().items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    stale = [
+        path
+        for path, text in pages().items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    ]
     for path in stale:
         if "--check" in sys.argv:
             print(f"{path.relative_to(ROOT)}: out of date; run make docs")

@@ -37,19 +37,19 @@ class Demo:
 
 
 def demo_config(method: str) -> RunConfig:
-    """1,000 land-cover images, six epochs; zero-shot ability tested on 1,000 pictures of coloured shapes."""
+    """2,000 land-cover images, eight epochs; zero-shot ability tested on 1,000 coloured shapes."""
     return parse_config(
         {
             "model": "clipdrift/mini",
             "data": {
                 "target": "terrain-10",
                 "transfer": [{"name": "objects-100", "per_class": 10}],
-                "train_per_class": 100,
+                "train_per_class": 200,
                 "validation_per_class": 20,
                 "probe_per_class": 20,
             },
             "method": method,
-            "optim": {"learning_rate": RATE, "epochs": 6},
+            "optim": {"learning_rate": RATE, "epochs": 8},
         },
         RunConfig,
     )
@@ -94,6 +94,7 @@ def _page(records: dict[str, Record], pictures: tuple[Path, ...]) -> str:
     """A plain page: the table and the pictures."""
     first = next(iter(records.values()))
     rows: list[tuple[str, list[str]]] = [
+        ("trained parameters", ["", *(f"{r.model.trained:,}" for r in records.values())]),
         ("accuracy on the target (test), %", ["", *(_number(r, "test") for r in records.values())]),
     ]
     for name, before in first.backbone.zero_shot.items():
@@ -126,8 +127,16 @@ def _number(record: Record, name: str) -> str:
     point = record.best
     if point is None:
         return record.status
-    value = point.test_accuracy if name == "test" else point.measures[name].mean
-    return "" if value is None else f"{value:.1f}" if name == "test" else f"{value:.3f}"
+    if name == "test":
+        return "" if point.test_accuracy is None else f"{point.test_accuracy:.1f}"
+    values = point.measures[name]
+    if values.drift is None:
+        return f"{values.mean:.3f}"
+    return (
+        f"{values.mean:.3f}  {values.drift:+.3g}"
+        if values.absolute
+        else f"{values.mean:.3f}  {values.drift:+.1f} %"
+    )
 
 
 _TEMPLATE = """<!doctype html>

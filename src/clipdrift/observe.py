@@ -135,7 +135,9 @@ def prove_trained(adapted: Adapted) -> None:
     """
     tower = [p for name, p in adapted.parameters() if not name.startswith("head.")]
     if adapted.artefact != "head" and all(p.grad is None for p in tower):
-        raise InactiveAdapterError("no weight of the image tower took part in training; only the head has learnt")
+        raise InactiveAdapterError(
+            "no weight of the image tower took part in training; only the head has learnt"
+        )
 
 
 def _zero_shot(

@@ -22,6 +22,10 @@ class RecordError(ClipdriftError):
     """A record that is missing, damaged or of another schema."""
 
 
+class DamagedRecordError(RecordError):
+    """A record that was cut off or altered; the run has to be repeated."""
+
+
 class Values(Frozen):
     """One measure of one model: its mean over blocks, each block, and the drift from the backbone.
 
@@ -133,7 +137,7 @@ def read_record(path: Path) -> Record:
     except FileNotFoundError:
         raise RecordError(f"{path}: no record; the run has not finished") from None
     except (OSError, ValueError) as error:
-        raise RecordError(f"{path}: damaged ({error}); delete it and run again") from None
+        raise DamagedRecordError(f"{path}: damaged ({error}); delete it and run again") from None
     found = data.get("schema_version") if isinstance(data, Mapping) else None
     if found != SCHEMA_VERSION:
         raise RecordError(
@@ -144,7 +148,9 @@ def read_record(path: Path) -> Record:
         return Record.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        raise RecordError(f"{path}: damaged at {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise DamagedRecordError(
+            f"{path}: damaged at {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        ) from None
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from clipdrift.config import RunConfig, load_config, parse_config
 from clipdrift.listing import MEASURES
 from clipdrift.measures import MeasureError, accuracy
 from clipdrift.observe import Observer, prove_trained
-from clipdrift.record import Point, Record, environment
+from clipdrift.record import DamagedRecordError, Point, Record, environment
 from clipdrift.reporter import Reporter, Silent
 from clipdrift.stage import Stage, pick_device, prepare, resolve
 from clipdrift.store import RunFolder, Store, cache_folder
@@ -56,7 +56,8 @@ def run(
     config = resolve(config)
     folder = Store(out).folder(config.key)
     if folder.finished and not again:
-        return folder.record(), folder
+        with suppress(DamagedRecordError):  # a damaged record is no record: the run is repeated
+            return folder.record(), folder
     place = pick_device(device)
     reporter = reporter or Silent()
     clock = _Clock()

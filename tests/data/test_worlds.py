@@ -28,7 +28,8 @@ def test_same_seed_same_pictures(name: str) -> None:
     world = WORLDS[name]
     images, labels = generate(world, "train", 1, seed=3)
     again, labels_again = generate(world, "train", 1, seed=3)
-    assert np.array_equal(images, again) and np.array_equal(labels, labels_again)
+    assert np.array_equal(images, again)
+    assert np.array_equal(labels, labels_again)
     for other, _ in (generate(world, "train", 1, seed=4), generate(world, "test", 1, seed=3)):
         assert not (images == other).all(axis=(1, 2, 3)).any()
 
@@ -68,10 +69,13 @@ def test_shape_type_and_range(name: str, size: int) -> None:
     """Both resolutions give bytes that use their range, the same number for every class."""
     world = WORLDS[name]
     images, labels = generate(world, "train", 2, size)
-    assert images.shape == (2 * len(world.classes), size, size, 3) and images.dtype == np.uint8
-    assert labels.dtype == np.int64 and np.bincount(labels).tolist() == [2] * len(world.classes)
+    assert images.shape == (2 * len(world.classes), size, size, 3)
+    assert images.dtype == np.uint8
+    assert labels.dtype == np.int64
+    assert np.bincount(labels).tolist() == [2] * len(world.classes)
     spread = images.reshape(len(images), -1).std(axis=1)
-    assert spread.min() > 2 and np.median(spread) > 15
+    assert spread.min() > 2
+    assert np.median(spread) > 15
     assert 60 < images.mean() < 190
 
 
@@ -87,7 +91,8 @@ def test_default_counts_and_order(name: str) -> None:
 def test_names_are_prompts(name: str) -> None:
     """Class names are words that fit a prompt, each its own."""
     world = WORLDS[name]
-    assert world.name == name and len(set(world.classes)) == len(world.classes) == int(name.split("-")[1])
+    assert world.name == name
+    assert len(set(world.classes)) == len(world.classes) == int(name.split("-")[1])
     assert all(c == c.lower() and c.replace(" ", "").isalpha() for c in world.classes)
     assert all(template.count("{}") == 1 for template in world.templates)
 
@@ -203,7 +208,8 @@ def test_equal_scenes_match_each_other() -> None:
     _, said = objects.captions(np.random.default_rng(0), twice)
     match = objects.matches(twice, said)
     rows = np.arange(40)
-    assert match[rows, rows + 40].all() and match[rows + 40, rows].all()
+    assert match[rows, rows + 40].all()
+    assert match[rows + 40, rows].all()
 
 
 def test_captions_name_the_colour_they_tell() -> None:
@@ -219,7 +225,8 @@ def test_unseen_pairs_are_balanced() -> None:
     assert len(np.unique(objects.UNSEEN)) == 20
     assert np.bincount(objects.UNSEEN // 10).tolist() == [2] * 10
     assert np.bincount(objects.UNSEEN % 10).tolist() == [2] * 10
-    assert not set(objects.UNSEEN) & set(objects.SEEN) and len(objects.SEEN) == 80
+    assert not set(objects.UNSEEN) & set(objects.SEEN)
+    assert len(objects.SEEN) == 80
 
 
 def test_objects_show_the_colour_of_their_label() -> None:

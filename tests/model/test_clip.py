@@ -271,6 +271,14 @@ def test_a_tokenizer_of_another_model_is_an_error(folder: Path) -> None:
     assert "they are of different models" in error_of(folder)
 
 
+def test_another_end_token_in_the_config_is_an_error(folder: Path) -> None:
+    """Pooling at a token that no text has would give every text the feature of its first token."""
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["eos_token_id"] -= 1
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "pools texts at token" in error_of(folder)
+
+
 def test_the_fingerprint_follows_the_content(folder: Path, tiny_clip_dir: Path) -> None:
     """The same content anywhere is the same model; one weight changed is another."""
     before = fingerprint_model(folder)

@@ -156,9 +156,10 @@ def pretrain(
     with PretrainDisplay() as display:
         scores = work(parsed, out, workers=workers, loaders=loaders, stop_after=stop_after, reporter=display)
     if scores:
-        console.print(f"model in {out}; zero-shot: " + ", ".join(f"{k} {v:.1f} %" for k, v in scores.items()))
+        said = ", ".join(f"{k} {v:.1f} %" for k, v in scores.items())
+        console.print(f"model in {out}; zero-shot: {said}", soft_wrap=True)
     else:
-        console.print(f"stopped; the same command goes on from {out}")
+        console.print(f"stopped; the same command goes on from {out}", soft_wrap=True)
 
 
 @app.command("ls")

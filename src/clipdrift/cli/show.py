@@ -168,7 +168,8 @@ def _rows(record: Record) -> list[tuple[str, list[str]]]:
             now = point.transfer[name]
             kept = "" if now.retention is None else f"  keeps {now.retention:.1f} %"
             cells.append(f"{now.accuracy:.1f} %{kept}")
-        rows.append((f"zero-shot {name} (before {before:.1f} %)", cells))
+        chance = 100 / len(record.transfer[name].classes)
+        rows.append((f"zero-shot {name} (before {before:.1f} %, chance {chance:.1f} %)", cells))
     return rows
 
 

@@ -180,7 +180,6 @@ def _weights(place: str, config: ModelConfig) -> CLIPModel:
 
 
 def _tokenizer(place: str, config: ModelConfig, text: CLIPTextConfig) -> PreTrainedTokenizerBase:
-    vocabulary = text.vocab_size
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=config.revision)
     except Exception as error:  # as with the weights, a broken file raises many kinds
@@ -192,17 +191,17 @@ def _tokenizer(place: str, config: ModelConfig, text: CLIPTextConfig) -> PreTrai
             f"{config.name}: its tokenizer has no vocabulary; is tokenizer.json (or vocab.json and "
             "merges.txt) missing?"
         )
-    # transformers pools at the first end token, or, by the id 2 of older configurations, at the largest id
+    if len(tokenizer) > text.vocab_size:
+        raise ModelError(
+            f"{config.name}: its tokenizer has {len(tokenizer)} tokens, its text tower knows "
+            f"{text.vocab_size}; they are of different models"
+        )
+    # transformers pools at the first end token or, by the id 2 of older files, at the largest id
     pooled = text.eos_token_id
     if pooled not in (2, tokenizer.eos_token_id):
         raise ModelError(
             f"{config.name}: config.json pools texts at token {pooled}, its tokenizer ends them with "
             f"{tokenizer.eos_token_id}; set text_config.eos_token_id to that"
-        )
-    if len(tokenizer) > vocabulary:
-        raise ModelError(
-            f"{config.name}: its tokenizer has {len(tokenizer)} tokens, its text tower knows {vocabulary}; "
-            "they are of different models"
         )
     return tokenizer
 
