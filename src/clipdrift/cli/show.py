@@ -161,7 +161,7 @@ def _rows(record: Record) -> list[tuple[str, list[str]]]:
         unit = f" {record.units[name]}" if record.units.get(name) else ""
         rows.append((f"{name} (before {was.mean:.3f}{unit})", [_change(p.measures[name]) for p in points]))
     for name in ("cka", "embedding_drift", "weight_drift"):
-        rows.append((name, [f"{p.measures[name].mean:.3f}" for p in points]))
+        rows.append((name, [_number(p.measures[name].mean) for p in points]))
     for name, before in record.backbone.zero_shot.items():
         cells = []
         for point in points:
@@ -175,6 +175,11 @@ def _rows(record: Record) -> list[tuple[str, list[str]]]:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.1f} %"
+
+
+def _number(value: float) -> str:
+    """Three decimals, unless nothing would be left of the value."""
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
 
 
 def _change(values: Values) -> str:
