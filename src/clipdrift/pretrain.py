@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy, normalize
 from transformers import CLIPModel, PreTrainedTokenizerBase
 
 from clipdrift.checkpoint import CheckpointError, load_state, save_state
-from clipdrift.config import PretrainConfig
+from clipdrift.config import ConfigError, PretrainConfig
 from clipdrift.data.corpus import CaptionedBatch, Corpus, DrawnAhead, ObjectsCorpus
 from clipdrift.data.pixels import normalise
 from clipdrift.data.preprocess import Preprocess
@@ -37,6 +37,7 @@ from clipdrift.reporter import Reporter, Silent
 
 STATE = "state.pt"
 _LARGEST_SCALE = math.log(100)
+_HAS_MUON = "Muon" in dir(torch.optim)
 
 
 def pretrain(
@@ -243,6 +244,8 @@ def _optimizers(model: CLIPModel, config: PretrainConfig) -> list[torch.optim.Op
     rate = config.learning_rate
     found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-6)]
     if muon:
+        if not _HAS_MUON:
+            raise ConfigError(f"optimizer = 'muon': torch {torch.__version__} has none; use 'adamw'")
         decay = config.weight_decay
         found.append(torch.optim.Muon(muon, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
     return found

@@ -21,6 +21,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+_INTERRUPTED = 130
+
 Out = Annotated[Path, typer.Option("--out", help="Folder of runs; each run gets a folder of its own in it.")]
 Cache = Annotated[
     Path | None,
@@ -187,6 +189,7 @@ def main(arguments: list[str] | None = None) -> Any:
     except ClipdriftError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; nothing finished is lost", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # the command line library has swallowed the interruption itself
+            typer.echo("interrupted; what is finished is kept, the same command goes on from there", err=True)
+        raise
