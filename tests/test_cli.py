@@ -306,7 +306,9 @@ def test_an_interruption_says_that_nothing_is_lost(
     with pytest.raises(SystemExit) as ended:
         main(["train", str(run_file)])
     assert ended.value.code == 130
-    assert "Traceback" not in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert said.startswith("interrupted; what is finished is kept")
 
 
 def test_pretrain_stops_goes_on_and_names_the_model(

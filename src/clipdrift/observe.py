@@ -15,6 +15,7 @@ from clipdrift.data.splits import balanced
 from clipdrift.errors import ClipdriftError
 from clipdrift.measures import (
     ATTENTION,
+    Blocks,
     Internals,
     accuracy,
     drift,
@@ -162,14 +163,14 @@ def _retention(now: Mapping[str, float], before: Mapping[str, float]) -> dict[st
     }
 
 
-def _values(blocks: object, backbone: object = None) -> Values:
+def _values(blocks: Blocks, backbone: Blocks | None = None) -> Values:
     """Blocks' values with their mean; with the backbone's, their drift. One value stands for no blocks."""
-    found = tuple(float(v) for v in blocks)  # type: ignore[attr-defined]
+    found = tuple(float(v) for v in blocks)
     mean = math.fsum(found) / len(found)
     shown = found if len(found) > 1 else ()
     if backbone is None:
         return Values(mean=mean, blocks=shown)
-    change = drift(backbone, found)  # type: ignore[arg-type]
+    change = drift(backbone, found)
     return Values(
         mean=mean, blocks=shown, drift=change.mean, drift_blocks=change.blocks, absolute=change.absolute
     )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
+
+Blocks = Sequence[float] | NDArray[np.float64]
+"""One value per block."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Drift:
     absolute: bool
 
 
-def drift(before: ArrayLike, after: ArrayLike) -> Drift:
+def drift(before: Blocks, after: Blocks) -> Drift:
     """``100 (after - before) / before`` of the mean and of every block.
 
     Args:
