@@ -19,7 +19,7 @@ from clipdrift.model.clip import Clip, load
 from clipdrift.model.trace import trace
 from clipdrift.record import Record
 from clipdrift.reporter import Reporter
-from clipdrift.runner import run
+from clipdrift.runner import WEIGHTS, run
 from clipdrift.stage import pick_device, prepare
 
 RATE = 1e-3
@@ -61,7 +61,7 @@ def run_demo(out: Path, cache: Path, device: str, reporter: Reporter) -> Demo:
     models: dict[str, Clip] = {"backbone": load("clipdrift/mini")}
     for method in METHODS:
         records[method], folder = run(demo_config(method), out, cache=cache, device=device, reporter=reporter)
-        models[method] = load_adapted(folder.path / "model", records[method].config.model)
+        models[method] = load_adapted(folder.path / WEIGHTS, records[method].config.model)
     reporter.stage("drawing")
     place = pick_device(device)
     probe = prepare(records[METHODS[0]].config, cache, place, reporter).probe
@@ -130,13 +130,7 @@ def _number(record: Record, name: str) -> str:
     if name == "test":
         return "" if point.test_accuracy is None else f"{point.test_accuracy:.1f}"
     values = point.measures[name]
-    if values.drift is None:
-        return f"{values.mean:.3f}"
-    return (
-        f"{values.mean:.3f}  {values.drift:+.3g}"
-        if values.absolute
-        else f"{values.mean:.3f}  {values.drift:+.1f} %"
-    )
+    return f"{values.mean:.3f}  {values.drift_text()}".rstrip()
 
 
 _TEMPLATE = """<!doctype html>

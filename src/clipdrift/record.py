@@ -40,6 +40,12 @@ class Values(Frozen):
     drift_blocks: tuple[float, ...] = ()
     absolute: bool = False
 
+    def drift_text(self) -> str:
+        """The drift for people: in percent, or in the measure's own unit where it is absolute."""
+        if self.drift is None:
+            return ""
+        return f"{self.drift:+.3g}" if self.absolute else f"{self.drift:+.1f} %"
+
 
 class Transfer(Frozen):
     """Zero-shot accuracy (percent) on one set, and retention: 100 x accuracy / the backbone's accuracy."""

@@ -9,12 +9,13 @@ import torch
 
 from clipdrift.config import ConfigError, DataConfig, DataSet, RunConfig
 from clipdrift.data.deck import Deck
+from clipdrift.data.errors import DataError
 from clipdrift.data.images import ImageSet
 from clipdrift.data.pixels import load_pixels
 from clipdrift.data.sources import Source, fingerprint_path, open_source
 from clipdrift.data.splits import balanced, divide
 from clipdrift.data.worlds import WORLDS
-from clipdrift.model.clip import MINI, Clip, ModelError, fingerprint_model, load, mini_folder
+from clipdrift.model.clip import MINI, Clip, fingerprint_model, load, mini_folder
 from clipdrift.model.zero_shot import class_features
 from clipdrift.record import DataFacts, Images
 from clipdrift.reporter import Reporter
@@ -109,7 +110,7 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
         config.data.target, image_size=clip.image_size, train_per_class=_asked_of_world(config.data)
     )
     if source.train is None or source.test is None:
-        raise ModelError(f"{source.name}: a target needs a training and a test split")
+        raise DataError(f"{source.name}: a target needs a training and a test split")
     division = divide(
         source.train.labels,
         source.test.labels,
@@ -173,11 +174,11 @@ class _Shop:
             progress=self.reporter.advance,
         )
         deck = Deck.of(pixels, self.clip.preprocess, self.device)
-        return deck, Images(count=len(deck), fingerprint=images.fingerprint()[:16], bad=pixels.bad)
+        return deck, Images(count=len(deck), fingerprint=pixels.fingerprint[:16], bad=pixels.bad)
 
     def transfer(self, spec: DataSet, source: Source, ensemble: bool) -> TransferSet:
         if source.test is None:
-            raise ModelError(f"{spec.name}: a transfer set needs a test split")
+            raise DataError(f"{spec.name}: a transfer set needs a test split")
         images = source.test
         if spec.per_class is not None:
             images = images.subset(

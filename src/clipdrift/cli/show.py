@@ -78,7 +78,7 @@ class RunDisplay:
         self._note = "  ".join(
             [
                 *([] if validation is None else [f"accuracy {validation:.1f} %"]),
-                f"entropy {_drift(entropy)}",
+                f"entropy {entropy.drift_text()}",
                 f"CKA {cka.mean:.3f}",
             ]
         )
@@ -94,12 +94,6 @@ class PretrainDisplay(RunDisplay):
             console.print(text)
         else:
             super().stage(text)
-
-
-def _drift(values: Values) -> str:
-    if values.drift is None:
-        return ""
-    return f"{values.drift:+.3g}" if values.absolute else f"{values.drift:+.1f} %"
 
 
 def strip(values: Sequence[float]) -> Text:
@@ -183,7 +177,7 @@ def _number(value: float) -> str:
 
 
 def _change(values: Values) -> str:
-    return f"{values.mean:.3f}  {_drift(values)}"
+    return f"{values.mean:.3f}  {values.drift_text()}"
 
 
 def comparison_table(records: Mapping[str, Record]) -> Table:

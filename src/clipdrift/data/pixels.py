@@ -36,12 +36,14 @@ class Pixels:
         labels: int64 ``(n,)``.
         kept: int64 ``(n,)``, position in the image set of each.
         bad: Of each image left out, where it is and why.
+        fingerprint: The image set's, as it was when the pixels were looked for.
     """
 
     data: np.memmap[Any, np.dtype[np.uint8]]
     labels: NDArray[np.int64]
     kept: NDArray[np.int64]
     bad: tuple[tuple[str, str], ...]
+    fingerprint: str
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,7 +76,8 @@ def load_pixels(
         BadImage: An unreadable image, unless they are skipped.
         DataError: A class of which nothing is left, images of different sizes, or no room on the disk.
     """
-    entry = _Entry(Path(cache_dir), _key(images, preprocess))
+    content = images.fingerprint()
+    entry = _Entry(Path(cache_dir), _key(content, preprocess), content)
     pixels = entry.load(images, skip_bad)
     if pixels is not None:
         return pixels
@@ -119,8 +122,8 @@ def normalise(batch: torch.Tensor, preprocess: Preprocess, flip: torch.Tensor | 
     return values
 
 
-def _key(images: ImageSet, preprocess: Preprocess) -> str:
-    parts = {"content": images.fingerprint(), "geometry": preprocess.geometry(), "decoding": DECODING}
+def _key(content: str, preprocess: Preprocess) -> str:
+    parts = {"content": content, "geometry": preprocess.geometry(), "decoding": DECODING}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
 
 
@@ -130,6 +133,7 @@ class _Entry:
 
     folder: Path
     key: str
+    content: str
 
     @property
     def pixels(self) -> Path:
@@ -161,7 +165,13 @@ class _Entry:
             index = min(bad)
             raise refused(BadImage(images.where(index), bad[index]), len(bad))
         kept = np.delete(np.arange(len(images), dtype=np.int64), list(bad))
-        return Pixels(data, images.labels[kept], kept, tuple((images.where(i), bad[i]) for i in sorted(bad)))
+        return Pixels(
+            data,
+            images.labels[kept],
+            kept,
+            tuple((images.where(i), bad[i]) for i in sorted(bad)),
+            self.content,
+        )
 
     def make(
         self,
