@@ -12,7 +12,6 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CLIPModel
 
 from clipdrift.config import FullFineTuning, LinearProbe, Lora
 from clipdrift.model.clip import Clip
@@ -153,26 +152,3 @@ def adapt(clip: Clip, options: FullFineTuning | Lora | LinearProbe, classes: int
     torch.manual_seed(seed)  # peft draws its adapters from the global generator
     artefact, peft = METHODS[options.name](clip, options)
     return Adapted(clip, _head(clip, classes, seed), artefact, peft)
-
-
-@torch.no_grad()
-def effective_weights(model: CLIPModel) -> dict[str, Tensor]:
-    """The image tower's and projection's weights as they act, adapters added in, under plain CLIP names.
-
-    Keys are those of ``CLIPModel.named_parameters()`` that start with ``vision_model.`` or
-    ``visual_projection.``. Tensors may share memory with the model.
-    """
-    out: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        if not name.startswith(("vision_model.", "visual_projection.")) or ".lora_" in name:
-            continue
-        if ".original_module." in name:  # the untouched copy that peft keeps beside a fully trained module
-            continue
-        plain = name.replace(".base_layer.", ".")
-        plain = plain.replace(".modules_to_save.default.", ".")
-        owner = model.get_submodule(name.rpartition(".")[0].removesuffix(".base_layer"))
-        weight: Tensor = parameter
-        if ".base_layer.weight" in name and not owner.merged:
-            weight = parameter + owner.get_delta_weight("default")
-        out[plain] = weight
-    return out

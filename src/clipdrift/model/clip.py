@@ -18,6 +18,8 @@ from clipdrift.data.errors import DataError
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.errors import ClipdriftError
 from clipdrift.model.quiet import quiet
+from clipdrift.model.texts import HuggingFaceTexts, TextEncoder
+from clipdrift.model.towers import Geometry, tower_of
 
 MINI = "clipdrift/mini"
 
@@ -28,38 +30,45 @@ class ModelError(ClipdriftError):
 
 @dataclass(frozen=True)
 class Clip:
-    """A CLIP ready for work: the model in float32 and eval mode, its tokenizer and its preprocessing."""
+    """A CLIP ready for work: the model in float32 and eval mode, its texts' encoder, its preprocessing."""
 
     name: str
-    model: CLIPModel
-    tokenizer: PreTrainedTokenizerBase
+    model: Any
+    """As its library makes it: transformers' CLIPModel, say."""
+    tokenizer: Any
     preprocess: Preprocess
     preprocessor: dict[str, Any]
     """The model's own preprocessing as its file says it, to be written beside adapted weights."""
+    texts: TextEncoder
+    """From texts to projected, not normalised embeddings (n, E)."""
+
+    @property
+    def geometry(self) -> Geometry:
+        return tower_of(self.model).geometry
 
     @property
     def blocks(self) -> int:
-        return int(self.model.config.vision_config.num_hidden_layers)
+        return self.geometry.blocks
 
     @property
     def heads(self) -> int:
-        return int(self.model.config.vision_config.num_attention_heads)
+        return self.geometry.heads
 
     @property
     def width(self) -> int:
-        return int(self.model.config.vision_config.hidden_size)
+        return self.geometry.width
 
     @property
     def embedding_width(self) -> int:
-        return int(self.model.config.projection_dim)
+        return self.geometry.embedding_width
 
     @property
     def image_size(self) -> int:
-        return int(self.model.config.vision_config.image_size)
+        return self.geometry.image_size
 
     @property
     def patches(self) -> int:
-        return int((self.image_size // self.model.config.vision_config.patch_size) ** 2)
+        return self.geometry.patches
 
 
 def mini_folder() -> Path:
@@ -93,7 +102,7 @@ def load(model: str | Path | ModelConfig) -> Clip:
         preprocess = Preprocess.from_config(preprocessor)
     except DataError as error:
         raise ModelError(f"{config.name}: {error}") from None
-    return Clip(config.name, loaded, tokenizer, preprocess, preprocessor)
+    return Clip(config.name, loaded, tokenizer, preprocess, preprocessor, HuggingFaceTexts(loaded, tokenizer))
 
 
 def fingerprint_model(path: str | Path) -> str:

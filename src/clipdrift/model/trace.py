@@ -1,7 +1,8 @@
-"""One forward pass of the image tower that gives everything internals are read from.
+"""One forward pass of an image tower that gives everything internals are read from.
 
-Attention rows are computed from the hooked queries and keys for the CLS query alone, so the model runs under
-sdpa and no (1+P) x (1+P) map is built; the rows are differentiable and equal those of eager attention.
+Attention rows are computed from the hooked queries and keys for one query alone, so the model runs under
+sdpa and no (1+P) x (1+P) map is built; the rows are differentiable and equal those of eager attention. Whole
+maps, for the few measures that need them, are built block by block for whoever asks and are not kept.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPModel
 
-from clipdrift.shapes import Embedding, Images, Logits, Rows, States
+from clipdrift.model.towers import tower_of
+from clipdrift.model.towers.base import Call
+from clipdrift.shapes import Embedding, Images, Logits, Norms, Rows, States
+
+OnMaps = Callable[[int, Tensor, Tensor, int], None]
+"""Receives a block's number from 1, queries and keys (B, T, D) of all its tokens, and the number of heads."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +28,14 @@ class Traced:
 
     Attributes:
         embedding: (B, E) projected image embedding, not normalised.
-        states: (L, B, D) CLS state after each block 1..L, before the final layer norm.
-        pooled: (B, D) the last state after the final layer norm, before the projection.
+        states: (L, B, D) state after each block 1..L, before the final layer norm: the class token's, or,
+            in a tower without one, the mean of the patches'.
+        pooled: (B, D) what is projected: the class token after the final layer norm, or what the pooling
+            head gives.
         logits: (B, C) of the head, where one was given.
-        rows: (L, B, H, 1+P) post-softmax attention of the CLS query in float32, CLS first, where asked for.
+        rows: (L, B, H, 1+P) post-softmax attention of the class token in float32, class token first, where
+            asked for; in a tower without one (1, B, H, P), of the pooling head's query.
+        norms: (L, B, P) Euclidean norm of each patch's state after each block, where asked for.
     """
 
     embedding: Embedding
@@ -34,77 +43,84 @@ class Traced:
     pooled: Tensor
     logits: Logits | None = None
     rows: Rows | None = None
+    norms: Norms | None = None
 
 
-def blocks_of(model: CLIPModel) -> nn.ModuleList:
-    """The image tower's blocks, first to last."""
-    blocks = model.vision_model.encoder.layers
-    assert isinstance(blocks, nn.ModuleList)
-    return blocks
-
-
-def trace(model: CLIPModel, images: Images, head: nn.Module | None = None, rows: bool = False) -> Traced:
+def trace(
+    model: Any,
+    images: Images,
+    head: nn.Module | None = None,
+    rows: bool = False,
+    norms: bool = False,
+    on_maps: OnMaps | None = None,
+    call: Call | None = None,
+) -> Traced:
     """Run the image tower once on normalised ``images`` (B, 3, S, S).
 
     Gradients flow through everything returned unless the caller switches them off. All hooks are removed
     before returning, also when the forward pass fails.
+
+    Args:
+        model: any that :func:`clipdrift.model.towers.tower_of` knows.
+        head: applied to the embedding.
+        rows, norms: what else is wanted.
+        on_maps: called during the pass with each block's queries and keys; see :func:`attention_maps`.
+        call: how modules are run; default as they are.
+
+    Raises:
+        UnsupportedModelError: a model whose attention cannot be read.
     """
+    tower = tower_of(model)
+    heads, by_token = tower.geometry.heads, tower.first_patch > 0
     states: list[Tensor] = []
-    queries: list[Tensor] = []
-    keys: list[Tensor] = []
-    handles = []
+    attended: list[Tensor] = []
+    lengths: list[Tensor] = []
+    handles: list[Any] = []
+
+    def after(_module: nn.Module, _inputs: object, output: object) -> None:
+        tokens = tower.tokens(output)
+        states.append(tower.state(tokens))
+        if norms:
+            lengths.append(tokens[:, tower.first_patch :].float().norm(dim=-1))
+
+    def row(queries: Tensor, keys: Tensor) -> None:
+        attended.append(attention_maps(queries[:, :1], keys, heads)[:, :, 0])
+
     try:
-        for block in blocks_of(model):
-            handles.append(block.register_forward_hook(_keep_cls(states)))
-            if rows:
-                attention: Any = block.self_attn
-                handles.append(attention.q_proj.register_forward_hook(_keep_cls(queries)))
-                handles.append(attention.k_proj.register_forward_hook(_keep(keys)))
-        pooled = model.vision_model(pixel_values=images).pooler_output
+        for number, block in enumerate(tower.blocks, start=1):
+            handles.append(block.register_forward_hook(after))
+            if rows and by_token:
+                handles += tower.watch(block, on_maps is not None, row)
+            if on_maps is not None:
+                handles += tower.watch(block, True, _numbered(on_maps, number, heads))
+        if rows and not by_token:
+            handles += tower.watch_reader(row)
+        pooled, embedding = tower.run(images, call or _as_it_is)
     finally:
         for handle in handles:
             handle.remove()
-    embedding = model.visual_projection(pooled)
-    heads = model.config.vision_config.num_attention_heads
-    attended = [_cls_row(q, k, heads) for q, k in zip(queries, keys, strict=True)]
     return Traced(
         embedding=embedding,
         states=torch.stack(states),
         pooled=pooled,
         logits=None if head is None else head(embedding),
         rows=torch.stack(attended) if rows else None,
+        norms=torch.stack(lengths) if norms else None,
     )
 
 
-Hook = Callable[[nn.Module, tuple[object, ...], object], None]
+def attention_maps(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
+    """Post-softmax attention in float32: queries (B, Q, D), keys (B, T, D) -> (B, H, Q, T)."""
+    width = queries.shape[-1] // heads
+    with torch.autocast(queries.device.type, enabled=False):  # autocast would lower the product again
+        q = queries.float().unflatten(-1, (heads, width)).transpose(1, 2)
+        k = keys.float().unflatten(-1, (heads, width)).transpose(1, 2)
+        return ((q * width**-0.5) @ k.transpose(-1, -2)).softmax(-1)
 
 
-def _tensor(output: object) -> Tensor:
-    # encoder layers return a tensor in transformers 5.x, a one-element tuple in some of its releases
-    first = output[0] if isinstance(output, tuple) else output
-    assert isinstance(first, Tensor)
-    return first
+def _as_it_is(module: nn.Module, *args: object, **kwargs: object) -> Any:
+    return module(*args, **kwargs)
 
 
-def _keep(store: list[Tensor]) -> Hook:
-    def hook(_module: nn.Module, _inputs: tuple[object, ...], output: object) -> None:
-        store.append(_tensor(output))
-
-    return hook
-
-
-def _keep_cls(store: list[Tensor]) -> Hook:
-    def hook(_module: nn.Module, _inputs: tuple[object, ...], output: object) -> None:
-        store.append(_tensor(output)[:, 0])
-
-    return hook
-
-
-def _cls_row(query: Tensor, keys: Tensor, heads: int) -> Tensor:
-    """Attention of the CLS query: query (B, D), keys (B, 1+P, D) -> (B, H, 1+P), in float32."""
-    width = query.shape[-1] // heads
-    with torch.autocast(query.device.type, enabled=False):  # autocast would lower the product again
-        q = query.float().unflatten(-1, (heads, width))
-        k = keys.float().unflatten(-1, (heads, width))
-        scores = torch.einsum("bhd,bphd->bhp", q, k) * width**-0.5
-        return scores.softmax(-1)
+def _numbered(on_maps: OnMaps, number: int, heads: int) -> Callable[[Tensor, Tensor], None]:
+    return lambda queries, keys: on_maps(number, queries, keys, heads)

@@ -27,21 +27,10 @@ def class_features(
     if not classes or not prompts:
         raise ValueError("zero-shot needs at least one class and one prompt")
     texts = [prompt.format(name) for name in classes for prompt in prompts]
-    longest = clip.model.config.text_config.max_position_embeddings
-    device = clip.model.device
-    parts: list[Tensor] = []
-    for start in range(0, len(texts), batch_size):
-        tokens = clip.tokenizer(
-            texts[start : start + batch_size],
-            padding=True,
-            truncation=True,
-            max_length=longest,
-            return_tensors="pt",
-        ).to(device)
-        out = clip.model.get_text_features(
-            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-        )
-        parts.append(normalize(out.pooler_output.float(), dim=-1))
+    parts = [
+        normalize(clip.texts(texts[start : start + batch_size]).float(), dim=-1)
+        for start in range(0, len(texts), batch_size)
+    ]
     features = torch.cat(parts).view(len(classes), len(prompts), -1).mean(1)
     return normalize(features, dim=-1)
 

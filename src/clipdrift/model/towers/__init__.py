@@ -1,0 +1,67 @@
+"""The image towers that can be read, one file per library, and how one is recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from clipdrift.model.towers.base import Geometry, Tower, UnsupportedModelError
+from clipdrift.model.towers.huggingface import HuggingFaceClip
+
+__all__ = ["Geometry", "Tower", "UnsupportedModelError", "tower_of"]
+
+_TOWERS: dict[tuple[str, str], Callable[[Any], Tower]] = {
+    ("transformers", "CLIPModel"): HuggingFaceClip.of,
+    ("transformers", "CLIPVisionModelWithProjection"): HuggingFaceClip.of_vision,
+}
+"""By package and class, so that none of the packages need be there."""
+
+_WRAPPERS: dict[tuple[str, str], Callable[[Any], Any]] = {
+    ("peft", "PeftModel"): lambda model: model.get_base_model(),
+    ("torch", "DataParallel"): lambda model: model.module,
+    ("torch", "DistributedDataParallel"): lambda model: model.module,
+    ("torch", "OptimizedModule"): lambda model: model._orig_mod,
+}
+
+_REFUSED: dict[tuple[str, str], str] = {
+    ("transformers", "CLIPVisionModel"): "it has no projection into the joint space; load the same weights "
+    "as CLIPModel or CLIPVisionModelWithProjection",
+}
+"""Why a class that one might expect to work does not."""
+
+
+def unwrapped(model: Any) -> Any:
+    """The model inside the wrappers of peft, torch.compile and data parallel training."""
+    while (found := _find(model, _WRAPPERS)) is not None:
+        model = found(model)
+    return model
+
+
+def tower_of(model: Any) -> Tower:
+    """The view through which a model's image tower is read.
+
+    Args:
+        model: transformers' CLIPModel, CLIPVisionModelWithProjection or SiglipModel, or an OpenCLIP model
+            with a VisionTransformer, in any wrapper of peft or torch.
+
+    Raises:
+        UnsupportedModelError: any other model, by name.
+    """
+    inner = unwrapped(model)
+    make = _find(inner, _TOWERS)
+    if make is None:
+        kind = type(inner)
+        why = _find(inner, _REFUSED) or (
+            "its attention cannot be read; supported are transformers' CLIPModel, "
+            "CLIPVisionModelWithProjection and SiglipModel, and OpenCLIP models with a VisionTransformer"
+        )
+        raise UnsupportedModelError(f"{kind.__module__}.{kind.__name__} is not supported: {why}")
+    return make(inner)
+
+
+def _find(model: Any, table: dict[tuple[str, str], Any]) -> Any:
+    for kind in type(model).__mro__:
+        key = (kind.__module__.partition(".")[0], kind.__name__)
+        if key in table:
+            return table[key]
+    return None

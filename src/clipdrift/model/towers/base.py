@@ -1,0 +1,107 @@
+"""What reading an image tower needs to know of it, whatever library its class comes from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from clipdrift.errors import ClipdriftError
+from clipdrift.shapes import Images
+
+Reader = Literal["class token", "pooling head"]
+"""Whose attention over patches is read."""
+
+QueriesKeys = Callable[[Tensor, Tensor], None]
+"""Receives queries (B, Q, D) and keys (B, T, D) of one attention, all heads side by side, unscaled."""
+
+Call = Callable[..., Any]
+"""``call(module, *args, **kwargs)``: how a module is run; lets the caller run it in another precision."""
+
+
+class UnsupportedModelError(ClipdriftError):
+    """A model whose attention cannot be read; the message names its class and the reason."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of an image tower; ``grid`` is rows and columns of patches."""
+
+    blocks: int
+    heads: int
+    width: int
+    embedding_width: int
+    image_size: int
+    grid: tuple[int, int]
+
+    @property
+    def patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+
+class Tower(ABC):
+    """A view of a model's image tower; holds the live model and changes nothing in it.
+
+    Attributes:
+        model: the whole model as its library makes it.
+        geometry: its sizes.
+        reader: whose attention over patches is read: the class token's in every block, or the pooling
+            head's, once.
+        first_patch: 1 where a class token precedes the patches, else 0.
+    """
+
+    reader: Reader = "class token"
+    first_patch: int = 1
+
+    def __init__(self, model: Any, geometry: Geometry) -> None:
+        self.model = model
+        self.geometry = geometry
+
+    @property
+    @abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer blocks, first to last."""
+
+    @abstractmethod
+    def run(self, images: Images, call: Call) -> tuple[Tensor, Tensor]:
+        """Pooled state (B, D) and projected embedding (B, E) of normalised images."""
+
+    @abstractmethod
+    def parts(self) -> tuple[tuple[str, nn.Module], ...]:
+        """The modules of the image tower and its projection, by their names in the whole model."""
+
+    def tokens(self, output: object) -> Tensor:
+        """A block's output as (B, T, D); some releases wrap it in a tuple."""
+        first = output[0] if isinstance(output, tuple) else output
+        assert isinstance(first, Tensor)
+        return first
+
+    def state(self, tokens: Tensor) -> Tensor:
+        """(B, D) what stands for the image after a block: the class token."""
+        return tokens[:, 0]
+
+    @abstractmethod
+    def watch(self, block: nn.Module, whole: bool, receive: QueriesKeys) -> list[Any]:
+        """Have ``receive`` called in each forward pass with a block's queries and keys.
+
+        Args:
+            whole: the queries of all tokens; otherwise of the class token alone, (B, 1, D).
+
+        Returns:
+            Handles with ``remove()``.
+        """
+
+    def watch_reader(self, receive: QueriesKeys) -> list[Any]:
+        """As :meth:`watch`, of the pooling head. Towers with a class token have none."""
+        raise NotImplementedError(f"{type(self).__name__} is read through its class token")
+
+    def canonical(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """A weight under the name that transformers' CLIPModel gives it, in its layout; may be several."""
+        yield name, weight
+
+    def renew(self, model: Any) -> Tower:
+        """The same view of a copy of the model."""
+        return type(self)(model, self.geometry)

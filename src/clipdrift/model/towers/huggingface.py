@@ -1,0 +1,76 @@
+"""Image towers of transformers' CLIP: CLIPModel and CLIPVisionModelWithProjection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from clipdrift.model.towers.base import Call, Geometry, QueriesKeys, Tower
+from clipdrift.shapes import Images
+
+
+def geometry_of(config: Any, embedding_width: int) -> Geometry:
+    """Sizes from a transformers vision configuration."""
+    side = config.image_size // config.patch_size
+    return Geometry(
+        blocks=int(config.num_hidden_layers),
+        heads=int(config.num_attention_heads),
+        width=int(config.hidden_size),
+        embedding_width=int(embedding_width),
+        image_size=int(config.image_size),
+        grid=(int(side), int(side)),
+    )
+
+
+class HuggingFaceClip(Tower):
+    """transformers' CLIPModel, or its image half with projection; adapters in it are seen as they act."""
+
+    @classmethod
+    def of(cls, model: Any) -> HuggingFaceClip:
+        """Of a whole CLIPModel."""
+        return cls(model, geometry_of(model.config.vision_config, model.config.projection_dim))
+
+    @classmethod
+    def of_vision(cls, model: Any) -> HuggingFaceClip:
+        """Of a CLIPVisionModelWithProjection."""
+        return cls(model, geometry_of(model.config, model.config.projection_dim))
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(self.model.vision_model.encoder.layers)
+
+    def run(self, images: Images, call: Call) -> tuple[Tensor, Tensor]:
+        pooled = call(self.model.vision_model, pixel_values=images).pooler_output
+        return pooled, call(self.model.visual_projection, pooled)
+
+    def parts(self) -> tuple[tuple[str, nn.Module], ...]:
+        return (
+            ("vision_model", self.model.vision_model),
+            ("visual_projection", self.model.visual_projection),
+        )
+
+    def watch(self, block: nn.Module, whole: bool, receive: QueriesKeys) -> list[Any]:
+        return watch_projections(block, whole, receive)
+
+
+def watch_projections(block: Any, whole: bool, receive: QueriesKeys) -> list[Any]:
+    """Hooks on ``self_attn.q_proj`` and ``k_proj`` and, when both have run, on the attention itself."""
+    seen: dict[str, Tensor] = {}
+
+    def queries(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        seen["queries"] = output if whole else output[:, :1]
+
+    def keys(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        seen["keys"] = output
+
+    def both(_module: nn.Module, _inputs: object, _output: object) -> None:
+        receive(seen.pop("queries"), seen.pop("keys"))
+
+    attention = block.self_attn
+    return [
+        attention.q_proj.register_forward_hook(queries),
+        attention.k_proj.register_forward_hook(keys),
+        attention.register_forward_hook(both),
+    ]

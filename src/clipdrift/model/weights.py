@@ -1,0 +1,53 @@
+"""The image tower's weights as they act, adapters added in, under one set of names for all libraries."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import ModulesToSaveWrapper
+from torch import Tensor, nn
+
+from clipdrift.model.towers import tower_of
+
+
+@torch.no_grad()
+def effective_weights(model: Any) -> dict[str, Tensor]:
+    """The image tower's and projection's weights as they act, under the names of transformers' CLIPModel.
+
+    Adapters of any kind that peft can merge are added in by peft's own merge of a copy of their layer;
+    those switched off are left out. Names start with ``vision_model.`` or ``visual_projection.``. Tensors
+    may share memory with the model.
+
+    Raises:
+        UnsupportedModelError: a model whose image tower is not known.
+    """
+    tower = tower_of(model)
+    return {
+        name: plain
+        for prefix, part in tower.parts()
+        for raw, weight in _acting(part, f"{prefix}.")
+        for name, plain in tower.canonical(raw, weight)
+    }
+
+
+def _acting(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(module, BaseTunerLayer):
+        layer: Any = module
+        if not (layer.merged or layer.disable_adapters):
+            layer = copy.deepcopy(layer)
+            layer.merge()
+        yield from _acting(layer.get_base_layer(), prefix)
+    elif isinstance(module, ModulesToSaveWrapper):
+        wrapper: Any = module
+        active = [name for name in wrapper.active_adapters if name in wrapper.modules_to_save]
+        trained = bool(active) and not wrapper.disable_adapters
+        yield from _acting(wrapper.modules_to_save[active[0]] if trained else wrapper.original_module, prefix)
+    else:
+        for name, parameter in module.named_parameters(prefix=prefix[:-1], recurse=False):
+            yield name, parameter.detach()
+        for name, child in module.named_children():
+            yield from _acting(child, f"{prefix}{name}.")
