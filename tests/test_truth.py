@@ -52,10 +52,10 @@ class ThroughTheBackbone:
 
     def read_internals(self, *arguments: Any) -> Any:
         if self.adapted is None or self.adapted.peft is None:
-            return read_internals(*arguments)
+            return read_internals(*arguments, **options)
         self.read += 1
         with self.adapted.peft.disable_adapter():
-            return read_internals(*arguments)
+            return read_internals(*arguments, **options)
 
 
 def test_reading_with_adapters_switched_off_is_an_error(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,11 +164,11 @@ def test_a_model_that_can_no_longer_be_measured_has_diverged(
     """At high rates attention or embeddings break down while the loss is still finite: a result as well."""
     looks = []
 
-    def breaks(*arguments: Any) -> Any:
+    def breaks(*arguments: Any, **options: Any) -> Any:
         looks.append(arguments)
         if len(looks) == 3:  # the backbone, the first epoch, the second
             raise MeasureError("entropy of block 2: attention weights of a row sum to zero")
-        return read_internals(*arguments)
+        return read_internals(*arguments, **options)
 
     monkeypatch.setattr(observing, "read_internals", breaks)
     record, folder = lab.run(lab.config(optim={"epochs": 3}))

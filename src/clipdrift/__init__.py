@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clipdrift import formulas
+    from clipdrift.comparing.compare import compare
+    from clipdrift.comparing.measuring import Measurement, measure
+    from clipdrift.comparison import Comparison
     from clipdrift.config import RunConfig, load_config
     from clipdrift.model.clip import Clip, load
     from clipdrift.model.trace import Traced, trace
@@ -19,24 +22,32 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Clip",
+    "Comparison",
+    "Measurement",
     "Record",
     "RunConfig",
     "Traced",
     "__version__",
+    "compare",
     "formulas",
     "load",
     "load_config",
+    "measure",
     "trace",
     "train",
 ]
 
 _HOMES = {
     "Clip": "clipdrift.model.clip",
+    "Comparison": "clipdrift.comparison",
+    "Measurement": "clipdrift.comparing.measuring",
     "Record": "clipdrift.record",
     "RunConfig": "clipdrift.config",
     "Traced": "clipdrift.model.trace",
+    "compare": "clipdrift.comparing.compare",
     "load": "clipdrift.model.clip",
     "load_config": "clipdrift.config",
+    "measure": "clipdrift.comparing.measuring",
     "trace": "clipdrift.model.trace",
     "train": "clipdrift.runner",
 }

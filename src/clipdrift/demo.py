@@ -19,8 +19,9 @@ from clipdrift.model.clip import Clip, load
 from clipdrift.model.trace import trace
 from clipdrift.record import Record
 from clipdrift.reporter import Reporter
-from clipdrift.runner import WEIGHTS, run
+from clipdrift.runner import run
 from clipdrift.stage import pick_device, prepare
+from clipdrift.store import WEIGHTS
 
 RATE = 1e-3
 METHODS = ("full_ft", "lora")

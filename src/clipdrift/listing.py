@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a listing. ``unit`` is that of a measure's values."""
+    """One line of a listing. ``unit``, ``family`` and ``range`` are those of a measure's values."""
 
     summary: str
     reference: str = ""
     unit: str = ""
+    family: str = ""
+    range: str = ""
 
 
 METHODS: dict[str, Entry] = {
@@ -22,18 +24,157 @@ METHODS: dict[str, Entry] = {
 }
 
 MEASURES: dict[str, Entry] = {
-    "entropy": Entry("entropy of CLS-to-patch attention, mean over heads", "Shannon 1948", "nats"),
-    "erf95": Entry(
-        "effective receptive field: patches that hold 95 % of the attention", "", "share of patches"
+    "entropy": Entry(
+        "entropy of CLS-to-patch attention, mean over heads", "Shannon 1948", "nats", "attention", "0 to ln P"
     ),
-    "gini": Entry("inequality of attention over patches", "Gini 1912"),
-    "head_diversity": Entry("one minus the mean cosine between heads, per image"),
-    "cka": Entry("debiased linear CKA of CLS states with the backbone's", "Nguyen et al. 2021"),
-    "cka_biased": Entry("the same, biased: near 1 for few images and wide states", "Kornblith et al. 2019"),
-    "cka_embedding": Entry("debiased linear CKA of the projected embedding", "Nguyen et al. 2021"),
-    "embedding_drift": Entry("one minus the mean cosine of the projected embeddings"),
-    "weight_drift": Entry("relative change of the image tower's effective weights"),
-    "weight_drift_projection": Entry("relative change of the visual projection"),
+    "normalised_entropy": Entry(
+        "the same divided by ln P, to compare patch sizes", "Shannon 1948", "", "attention", "0 to 1"
+    ),
+    "erf95": Entry(
+        "effective receptive field: patches that hold 95 % of the attention",
+        "",
+        "share of patches",
+        "attention",
+        "1/P to 1",
+    ),
+    "gini": Entry("inequality of attention over patches", "Gini 1912", "", "attention", "0 to 1 - 1/P"),
+    "head_diversity": Entry(
+        "one minus the mean cosine between heads, per image", "", "", "attention", "0 to 1"
+    ),
+    "head_diversity_of_mean": Entry(
+        "the same on attention averaged over the images first", "", "", "attention", "0 to 1"
+    ),
+    "cls_self": Entry("attention that the class token pays itself", "", "", "attention", "0 to 1"),
+    "sink_share": Entry(
+        "share of the attention that its largest patch takes",
+        "Darcet et al. 2024",
+        "",
+        "attention",
+        "1/P to 1",
+    ),
+    "sink_patches": Entry(
+        "patches whose state is longer than 3 x the median of the image",
+        "Darcet et al. 2024",
+        "patches",
+        "attention",
+        "0 to P/2",
+    ),
+    "rollout_entropy": Entry(
+        "entropy of attention rolled out over all blocks",
+        "Abnar and Zuidema 2020",
+        "bits",
+        "flow",
+        "0 to log2 P",
+    ),
+    "rollout_erf95": Entry(
+        "effective receptive field of the rollout",
+        "Abnar and Zuidema 2020",
+        "share of patches",
+        "flow",
+        "1/P to 1",
+    ),
+    "rollout_gini": Entry(
+        "inequality of the rollout over patches", "Abnar and Zuidema 2020", "", "flow", "0 to 1 - 1/P"
+    ),
+    "patch_entropy": Entry(
+        "entropy of patch-to-patch attention, mean over patches and heads",
+        "Shannon 1948",
+        "bits",
+        "flow",
+        "0 to log2 P",
+    ),
+    "cka": Entry(
+        "debiased linear CKA of CLS states with the backbone's",
+        "Nguyen et al. 2021",
+        "",
+        "representation",
+        "about 0 to 1",
+    ),
+    "cka_biased": Entry(
+        "the same, biased: near 1 for few images and wide states",
+        "Kornblith et al. 2019",
+        "",
+        "representation",
+        "0 to 1",
+    ),
+    "cka_embedding": Entry(
+        "debiased linear CKA of the projected embedding",
+        "Nguyen et al. 2021",
+        "",
+        "representation",
+        "about 0 to 1",
+    ),
+    "cka_minibatch": Entry(
+        "CKA from unbiased HSIC terms summed over batches of 100 images",
+        "Nguyen et al. 2021",
+        "",
+        "representation",
+        "about 0 to 1",
+    ),
+    "embedding_drift": Entry(
+        "one minus the mean cosine of the projected embeddings", "", "", "representation", "0 to 2"
+    ),
+    "weight_drift": Entry(
+        "relative change of the image tower's effective weights", "", "", "weights", "from 0"
+    ),
+    "weight_drift_projection": Entry("relative change of the visual projection", "", "", "weights", "from 0"),
+    "weight_drift_q": Entry("relative change of the query matrices", "", "", "weights", "from 0"),
+    "weight_drift_k": Entry("relative change of the key matrices", "", "", "weights", "from 0"),
+    "weight_drift_v": Entry("relative change of the value matrices", "", "", "weights", "from 0"),
+    "weight_drift_out": Entry("relative change of the output matrices", "", "", "weights", "from 0"),
+    "weight_drift_fc1": Entry("relative change of the MLPs' first matrices", "", "", "weights", "from 0"),
+    "weight_drift_fc2": Entry("relative change of the MLPs' second matrices", "", "", "weights", "from 0"),
+    "effective_rank": Entry(
+        "rank of a matrix's change: exp of the entropy of its singular values",
+        "Roy and Vetterli 2007",
+        "",
+        "weights",
+        "1 to full rank",
+    ),
+    "intruder_dimensions": Entry(
+        "leading singular vectors of a matrix that the backbone's has nothing like",
+        "Shuttleworth et al. 2024",
+        "of 10",
+        "weights",
+        "0 to 10",
+    ),
+    "accuracy": Entry(
+        "images of the target that the head classifies rightly", "", "%", "ability", "0 to 100"
+    ),
+    "zero_shot_accuracy": Entry(
+        "images whose nearest class text is the right one, with one prompt or an ensemble",
+        "Radford et al. 2021",
+        "%",
+        "ability",
+        "0 to 100",
+    ),
+    "retention": Entry(
+        "100 x zero-shot accuracy after / before", "", "%", "ability", "0 to 100, more where it gained"
+    ),
+    "zero_shot_agreement": Entry(
+        "share of images whose zero-shot class is still the backbone's", "", "", "ability", "0 to 1"
+    ),
+    "zero_shot_kl": Entry(
+        "KL divergence of the zero-shot distributions from the backbone's",
+        "Kullback and Leibler 1951",
+        "nats",
+        "ability",
+        "from 0",
+    ),
+    "recall_at_k": Entry(
+        "captions (or images) found among the k nearest, where images have captions",
+        "",
+        "",
+        "ability",
+        "0 to 1",
+    ),
+    "subset_sensitivity": Entry(
+        "coefficient of variation of a measure over disjoint subsets of the images",
+        "",
+        "",
+        "stability",
+        "from 0",
+    ),
 }
 
 MODELS: dict[str, Entry] = {
@@ -43,6 +184,9 @@ MODELS: dict[str, Entry] = {
     ),
     "openai/clip-vit-base-patch16": Entry(
         "12 blocks, 12 heads, 196 patches; from the hub", "Radford et al. 2021"
+    ),
+    "google/siglip-base-patch16-224": Entry(
+        "12 blocks, 12 heads, 196 patches; from the hub; read and compare only", "Zhai et al. 2023"
     ),
     "any other Hugging Face CLIP": Entry("hub id or directory"),
 }

@@ -14,7 +14,6 @@ from clipdrift.config import RunConfig
 from clipdrift.data.splits import balanced
 from clipdrift.errors import ClipdriftError
 from clipdrift.measures import (
-    ATTENTION,
     Blocks,
     Internals,
     accuracy,
@@ -22,6 +21,7 @@ from clipdrift.measures import (
     read_internals,
     representation,
     weights,
+    weights_by_kind,
     zero_shot_accuracy,
 )
 from clipdrift.record import Backbone, ModelFacts, Point, Transfer, Values
@@ -51,7 +51,7 @@ class Observer:
     def of(cls, stage: Stage, config: RunConfig) -> Observer:
         """Measure the backbone; to be called before anything is adapted."""
         model, size = stage.clip.model, config.evaluation.batch_size
-        internals = read_internals(model, stage.probe, size)
+        internals = read_internals(model, stage.probe, size, flow=True)
         representation(internals, internals)  # what is undefined already now is no matter of training
         return cls(
             stage=stage,
@@ -65,7 +65,7 @@ class Observer:
         )
 
     def backbone(self) -> Backbone:
-        values = {name: _values(self.internals.blocks(name)) for name in ATTENTION}
+        values = {name: _values(self.internals.blocks(name)) for name in self.internals.measures}
         return Backbone(measures=values, zero_shot=self.zero_shot)
 
     def facts(self, adapted: Adapted) -> ModelFacts:
@@ -102,10 +102,15 @@ class Observer:
             transfer=part,
         )
 
-    def measure(self, adapted: Adapted) -> dict[str, Values]:
-        """Every measure of the model as it is now, with its drift; proves that adapters are active."""
-        now = read_internals(adapted.clip.model, self.stage.probe, self.config.evaluation.batch_size)
-        moved = weights(self.weights, effective_weights(adapted.clip.model))
+    def measure(self, adapted: Adapted, flow: bool = False) -> dict[str, Values]:
+        """Every measure of the model as it is now, with its drift; proves that adapters are active.
+
+        Those that need whole attention maps only with ``flow``.
+        """
+        size = self.config.evaluation.batch_size
+        now = read_internals(adapted.clip.model, self.stage.probe, size, flow=flow)
+        effective = effective_weights(adapted.clip.model)
+        moved = weights(self.weights, effective)
         change = max(moved["weight_drift"][0], moved["weight_drift_projection"][0])
         same = torch.equal(now.embedding, self.internals.embedding)
         if change > _ROUNDING if same else change == 0:
@@ -113,19 +118,22 @@ class Observer:
             raise InactiveAdapterError(
                 f"the image tower's weights {what}: what is measured is not the model that was trained"
             )
-        values = {name: _values(now.blocks(name), self.internals.blocks(name)) for name in ATTENTION}
+        values = {name: _values(now.blocks(name), self.internals.blocks(name)) for name in now.measures}
         values |= {name: _values(found) for name, found in representation(self.internals, now).items()}
         values["weight_drift"] = Values(
             mean=moved["weight_drift"][0], blocks=tuple(moved["weight_drift_blocks"])
         )
         values["weight_drift_projection"] = Values(mean=moved["weight_drift_projection"][0])
+        for kind, (whole, blocks) in weights_by_kind(self.weights, effective).items():
+            values[f"weight_drift_{kind}"] = Values(mean=whole, blocks=tuple(blocks))
         return values
 
     def final(self, adapted: Adapted, point: Point) -> Point:
-        """The point with zero-shot accuracy on the whole of every transfer set."""
+        """The point with zero-shot accuracy on the whole of every transfer set, and with all measures."""
         adapted.eval()
         now = _zero_shot(self.stage, self.config.evaluation.batch_size)
-        return point.model_copy(update={"transfer": _retention(now, self.zero_shot)})
+        found = {"transfer": _retention(now, self.zero_shot), "measures": self.measure(adapted, flow=True)}
+        return point.model_copy(update=found)
 
 
 def prove_trained(adapted: Adapted) -> None:
@@ -172,5 +180,9 @@ def _values(blocks: Blocks, backbone: Blocks | None = None) -> Values:
         return Values(mean=mean, blocks=shown)
     change = drift(backbone, found)
     return Values(
-        mean=mean, blocks=shown, drift=change.mean, drift_blocks=change.blocks, absolute=change.absolute
+        mean=mean,
+        blocks=shown,
+        drift=change.mean,
+        drift_blocks=change.blocks if shown else (),
+        absolute=change.absolute,
     )

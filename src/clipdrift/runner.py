@@ -21,12 +21,9 @@ from clipdrift.observe import Observer, prove_trained
 from clipdrift.record import DamagedRecordError, Point, Record, environment
 from clipdrift.reporter import Reporter, Silent
 from clipdrift.stage import Stage, pick_device, prepare, resolve
-from clipdrift.store import RunFolder, Store, cache_folder
+from clipdrift.store import WEIGHTS, RunFolder, Store, cache_folder
 from clipdrift.training import Diverged
 from clipdrift.training import train as training
-
-WEIGHTS = "model"
-"""Folder of the saved weights inside a run's folder."""
 
 
 def run(

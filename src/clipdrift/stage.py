@@ -12,6 +12,7 @@ from clipdrift.data.deck import Deck
 from clipdrift.data.errors import DataError
 from clipdrift.data.images import ImageSet
 from clipdrift.data.pixels import load_pixels
+from clipdrift.data.preprocess import Preprocess
 from clipdrift.data.sources import Source, fingerprint_path, open_source
 from clipdrift.data.splits import balanced, divide
 from clipdrift.data.worlds import WORLDS
@@ -105,7 +106,7 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
     reporter.stage(f"loading {config.model.name}")
     clip = load(config.model)
     clip.model.to(device)
-    shop = _Shop(clip, config.data, cache, device, reporter)
+    shop = Shop(clip.preprocess, cache, device, reporter, config.data.seed, config.data.skip_bad_images)
     source = open_source(
         config.data.target, image_size=clip.image_size, train_per_class=_asked_of_world(config.data)
     )
@@ -132,7 +133,7 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
     transfer = {}
     for spec in config.data.transfer:
         opened = open_source(spec, image_size=clip.image_size, parts=("test",))
-        transfer[spec.name] = shop.transfer(spec, opened, config.evaluation.prompt_ensemble)
+        transfer[spec.name] = shop.transfer(clip, spec, opened, config.evaluation.prompt_ensemble)
     return Stage(
         clip=clip,
         train=decks["train"][0],
@@ -155,39 +156,42 @@ def _asked_of_world(data: DataConfig) -> int | None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Shop:
-    """Makes decks for one model on one machine."""
+class Shop:
+    """Makes decks by one model's preprocessing on one machine; ``seed`` draws parts of sets."""
 
-    clip: Clip
-    data: DataConfig
+    preprocess: Preprocess
     cache: Path
     device: torch.device
     reporter: Reporter
+    seed: int = 0
+    skip_bad: bool = False
 
     def deck(self, images: ImageSet, title: str) -> tuple[Deck, Images]:
         self.reporter.stage(f"decoding {title}")
         pixels = load_pixels(
             images,
-            self.clip.preprocess,
+            self.preprocess,
             self.cache / "pixels",
-            skip_bad=self.data.skip_bad_images,
+            skip_bad=self.skip_bad,
             progress=self.reporter.advance,
         )
-        deck = Deck.of(pixels, self.clip.preprocess, self.device)
+        deck = Deck.of(pixels, self.preprocess, self.device)
         return deck, Images(count=len(deck), fingerprint=pixels.fingerprint[:16], bad=pixels.bad)
 
-    def transfer(self, spec: DataSet, source: Source, ensemble: bool) -> TransferSet:
+    def part(self, spec: DataSet, source: Source) -> tuple[Deck, Images]:
+        """The test images of a transfer set: all, or so many of each class as ``spec`` says."""
         if source.test is None:
             raise DataError(f"{spec.name}: a transfer set needs a test split")
         images = source.test
         if spec.per_class is not None:
-            images = images.subset(
-                balanced(images.labels, spec.per_class, self.data.seed, classes=source.classes)
-            )
-        deck, counted = self.deck(images, f"{source.name} test")
+            images = images.subset(balanced(images.labels, spec.per_class, self.seed, classes=source.classes))
+        return self.deck(images, f"{source.name} test")
+
+    def transfer(self, clip: Clip, spec: DataSet, source: Source, ensemble: bool) -> TransferSet:
+        deck, counted = self.part(spec, source)
         prompts = source.prompts if ensemble else source.prompts[:1]
         self.reporter.stage(f"text features of {source.name}")
-        features = class_features(self.clip, source.classes, prompts)
+        features = class_features(clip, source.classes, prompts)
         return TransferSet(deck, features, _facts(source, {"test": counted}, prompts))
 
 

@@ -14,6 +14,9 @@ from clipdrift.record import Point, Record, read_record
 
 RECORD, CONFIG, METRICS = "record.json", "config.json", "metrics.jsonl"
 
+WEIGHTS = "model"
+"""Folder of the saved weights inside a run's folder."""
+
 
 def cache_folder(given: Path | None) -> Path:
     """Where what runs share is kept: as given, $CLIPDRIFT_CACHE, or ~/.cache/clipdrift."""

@@ -28,6 +28,7 @@ from clipdrift.measures import (
     weights,
     zero_shot_accuracy,
 )
+from clipdrift.measures.states import KeptStates
 from clipdrift.model.clip import Clip
 from clipdrift.model.trace import trace
 
@@ -57,7 +58,7 @@ def test_measures_are_those_of_the_eager_maps(tiny_clip: Clip, deck: Deck) -> No
     other = copy.deepcopy(tiny_clip.model)
     other.set_attn_implementation("eager")
     out = other.vision_model(deck.images(slice(None)), output_attentions=True, output_hidden_states=True)
-    assert found.attention.keys() == ATTENTION.keys()
+    assert found.attention.keys() == {*ATTENTION, "sink_patches"}
     for block in range(2):
         rows = out.attentions[block][:, :, 0, 1:].double()
         expected = {
@@ -92,7 +93,8 @@ def test_no_number_depends_on_the_batch_size(tiny_clip: Clip, deck: Deck, size: 
         assert parts.attention[name].dtype == np.float64
         assert np.abs(parts.attention[name] - whole.attention[name]).max() < 1e-6
         assert np.abs(parts.blocks(name) - whole.blocks(name)).max() < 1e-6
-    assert (parts.states - whole.states).abs().max() < 1e-5
+    for kept, expected in zip(parts.states, whole.states, strict=True):
+        assert (kept - expected).abs().max() < 1e-5
     assert (parts.embedding - whole.embedding).abs().max() < 1e-5
     other = moved(tiny_clip.model)
     of_whole = representation(whole, read_internals(other, deck))
@@ -209,7 +211,9 @@ def test_a_model_that_moved_further_drifted_more(tiny_clip: Clip, deck: Deck) ->
 
 
 def internals(states: torch.Tensor, embedding: torch.Tensor) -> Internals:
-    return Internals({}, states, embedding)
+    kept = KeptStates()
+    kept.add(states)
+    return Internals({}, {}, {}, kept, embedding, "class token")
 
 
 def test_an_undefined_representation_is_named() -> None:

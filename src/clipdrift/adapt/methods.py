@@ -14,8 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clipdrift.config import FullFineTuning, LinearProbe, Lora
-from clipdrift.model.clip import Clip
+from clipdrift.model.clip import Clip, ModelError
 from clipdrift.model.quiet import quiet
+from clipdrift.model.towers import tower_of
+from clipdrift.model.towers.huggingface import HuggingFaceClip
 
 Artefact = Literal["model", "adapter", "head"]
 
@@ -148,7 +150,14 @@ def adapt(clip: Clip, options: FullFineTuning | Lora | LinearProbe, classes: int
         options: the method and its options.
         classes: size of the head.
         seed: of the head and the adapters.
+
+    Raises:
+        ModelError: another model than a Hugging Face CLIP, whose modules the methods do not know.
     """
+    if not isinstance(tower_of(clip.model), HuggingFaceClip):
+        raise ModelError(
+            f"{clip.name}: training works on Hugging Face CLIP models; this one can be measured and compared"
+        )
     torch.manual_seed(seed)  # peft draws its adapters from the global generator
     artefact, peft = METHODS[options.name](clip, options)
     return Adapted(clip, _head(clip, classes, seed), artefact, peft)

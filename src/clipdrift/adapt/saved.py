@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -29,19 +30,41 @@ def load_adapted(folder: Path, backbone: ModelConfig) -> Clip:
         if (folder / "head.safetensors").is_file():
             return clip
         raise ModelError(f"{folder}: neither a model, an adapter nor a head is saved here")
-    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    saved = set(load_file(folder / "adapter_model.safetensors"))
-    with quiet(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error, below
-        model = PeftModel.from_pretrained(clip.model, str(folder))
-    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    return attach_adapter(clip, folder)
+
+
+def attach_adapter(clip: Clip, folder: Path) -> Clip:
+    """Put the peft adapter in ``folder`` on ``clip``, whose model is changed in place.
+
+    Raises:
+        ModelError: adapter weights missing or without a place, or nothing that peft can load.
+    """
+    file = folder / "adapter_model.safetensors"
+    try:
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        saved = set(load_file(file))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"{folder}: the adapter cannot be read ({error})") from None
+    try:
+        with quiet(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error, below
+            model = PeftModel.from_pretrained(clip.model, str(folder))
+    except Exception as error:  # peft and torch raise many kinds for an adapter of another model
+        said = " ".join(str(error).split())[:300]
+        raise ModelError(f"{folder}: the adapter does not fit {clip.name}: {said}") from error
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    wanted = set(state)
     made = f"(peft {settings.get('peft_version', '?')})"
     if lost := saved - wanted:
         raise ModelError(
             f"{folder}: {len(lost)} of {len(saved)} adapter weights find no place in {clip.name}, for "
             f"example {min(lost)}; was the adapter {made} made for another model?"
         )
-    if missing := wanted - saved:
+    # made on the image tower alone, its bare module names hit the text tower as well, where it does nothing
+    idle = {name for name in wanted - saved if ".text_model." in name}
+    if any(bool(state[name].any()) for name in idle if ".lora_B." in name):
+        idle = set()
+    if missing := wanted - saved - idle:
         raise ModelError(
             f"{folder}: {len(missing)} of {len(wanted)} adapter weights are missing, for example "
             f"{min(missing)}; copy the adapter {made} again"

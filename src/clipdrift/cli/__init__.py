@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from clipdrift import __version__
+from clipdrift.cli.comparing import compare
+from clipdrift.cli.options import Cache, Device, Out, Sets, SkipBad
 from clipdrift.errors import ClipdriftError
 from clipdrift.store import cache_folder
 
@@ -22,21 +24,6 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = 130
-
-Out = Annotated[Path, typer.Option("--out", help="Folder of runs; each run gets a folder of its own in it.")]
-Cache = Annotated[
-    Path | None,
-    typer.Option("--cache", envvar="CLIPDRIFT_CACHE", help="Decoded images; default ~/.cache/clipdrift."),
-]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        help="Change one key, as in `--set optim.learning_rate=1e-5`. Repeatable.",
-        metavar="KEY=VALUE",
-    ),
-]
 
 
 def _version(wanted: bool) -> None:
@@ -61,9 +48,7 @@ def train(
     out: Out = Path("runs"),
     cache: Cache = None,
     device: Device = "auto",
-    skip_bad_images: Annotated[
-        bool, typer.Option("--skip-bad-images", help="Leave out unreadable images; the record lists them.")
-    ] = False,
+    skip_bad_images: SkipBad = False,
     again: Annotated[bool, typer.Option("--again", help="Repeat a run that is done already.")] = False,
     show: Annotated[
         bool, typer.Option("--show-config", help="Print the whole configuration and stop.")
@@ -102,6 +87,9 @@ def train(
     console.print(run_table(record, folder.path), soft_wrap=True)  # a path is one line, however long
     if record.status != "done":
         raise typer.Exit(1)
+
+
+app.command()(compare)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +14,33 @@ from clipdrift.data.images import Labels, Picture
 from clipdrift.data.pixels import Pixels, normalise
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.shapes import Flips, Images
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Preprocessed images in a fixed order, as measuring takes them."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, size: int) -> Iterator[tuple[Images, slice]]:
+        """All images, ``size`` at a time, with the slice that each batch covers."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Images that somebody has preprocessed already: floats (n, 3, H, W), moved to ``device`` in batches."""
+
+    images: Images
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, size: int) -> Iterator[tuple[Images, slice]]:
+        for start in range(0, len(self), size):
+            piece = slice(start, min(start + size, len(self)))
+            yield self.images[piece].to(self.device), piece
 
 
 @dataclass(frozen=True, eq=False)

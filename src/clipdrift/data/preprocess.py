@@ -1,4 +1,4 @@
-"""A CLIP model's own preprocessing with Pillow: the geometry here, the arithmetic later on the device."""
+"""A model's own preprocessing with Pillow: the geometry here, the arithmetic later on the device."""
 
 from __future__ import annotations
 
@@ -18,6 +18,16 @@ from clipdrift.data.errors import DataError
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_OTHER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "SiglipImageProcessor": {
+        "size": {"height": 224, "width": 224},
+        "do_center_crop": False,
+        "image_mean": 0.5,
+        "image_std": 0.5,
+    },
+}
+"""What a missing key means in the files of other processors than CLIP's, by their ``image_processor_type``.
+SigLIP's say nothing of a crop and make none."""
 _LARGEST_WHOLE = 16_000_000
 """Pixels. Of a resized picture above that, which takes sides of 320:1 at CLIP's 224, only the part that the
 crop keeps is ever made. Below, the whole is, because that is what transformers does, bit for bit."""
@@ -48,7 +58,8 @@ def _cut(resized: int, crop: int | None) -> _Cut:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What ``preprocessor_config.json`` says, understood as transformers' ``CLIPImageProcessorPil`` does.
+    """What ``preprocessor_config.json`` says, understood as transformers' ``CLIPImageProcessorPil`` and
+    ``SiglipImageProcessorPil`` do.
 
     Attributes:
         size: ``(height, width)``, or one number for the shorter side; ``None``: no resizing.
@@ -67,7 +78,7 @@ class Preprocess:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Preprocess:
-        """From the dictionary; keys that are missing or null have CLIP's values.
+        """From the dictionary; keys that are missing or null have CLIP's values, in SigLIP's files SigLIP's.
 
         Pictures are always made RGB, whatever ``do_convert_rgb`` says, as CLIP takes nothing else.
 
@@ -75,6 +86,9 @@ class Preprocess:
             DataError: A value that is not understood.
         """
         given = {key: value for key, value in config.items() if value is not None}
+        # transformers has one class for each of its backends
+        kind = str(given.get("image_processor_type", "")).removesuffix("Fast").removesuffix("Pil")
+        given = _OTHER_DEFAULTS.get(kind, {}) | given
         normalised = bool(given.get("do_normalize", True))
         resample = given.get("resample", Image.Resampling.BICUBIC)
         try:

@@ -1,23 +1,32 @@
 """What is read from a model: attention, representation, weights, ability. One file per family."""
 
-from clipdrift.measures.accuracy import accuracy, zero_shot_accuracy
+from clipdrift.measures.accuracy import accuracy, embed, zero_shot_accuracy
 from clipdrift.measures.attention import ATTENTION
 from clipdrift.measures.drift import Blocks, Drift, drift
+from clipdrift.measures.flow import FLOW
 from clipdrift.measures.internals import Internals, MeasureError, read_internals
-from clipdrift.measures.representation import REPRESENTATION, representation
-from clipdrift.measures.weights import weights
+from clipdrift.measures.representation import REPRESENTATION, cka_matrix, cka_minibatch, representation
+from clipdrift.measures.weights import KINDS, Spectrum, spectra, weights, weights_by_kind
 
 __all__ = [
     "ATTENTION",
+    "FLOW",
+    "KINDS",
     "REPRESENTATION",
     "Blocks",
     "Drift",
     "Internals",
     "MeasureError",
+    "Spectrum",
     "accuracy",
+    "cka_matrix",
+    "cka_minibatch",
     "drift",
+    "embed",
     "read_internals",
     "representation",
+    "spectra",
     "weights",
+    "weights_by_kind",
     "zero_shot_accuracy",
 ]

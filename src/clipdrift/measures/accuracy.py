@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from transformers import CLIPModel
 
-from clipdrift.data.deck import Deck
+from clipdrift.data.deck import Batches, Deck
+from clipdrift.measures.still import in_float32, still
+from clipdrift.model.towers import tower_of
 from clipdrift.model.zero_shot import predict
 from clipdrift.shapes import ClassFeatures
 
 
-@torch.no_grad()
-def embed(model: CLIPModel, deck: Deck, batch_size: int = 250) -> Tensor:
+def embed(
+    model: Any, deck: Batches, batch_size: int = 250, progress: Callable[[int, int], None] | None = None
+) -> Tensor:
     """(n, E) projected embeddings of a deck by the live image tower, in eval mode and float32."""
-    was_training = model.training
-    model.eval()
-    try:
-        parts = [
-            model.visual_projection(model.vision_model(pixel_values=images).pooler_output)
-            for images, _ in deck.batches(batch_size)
-        ]
-    finally:
-        model.train(was_training)
-    return torch.cat(parts).float()
+    tower = tower_of(model)
+    with still(tower.model):
+        parts = []
+        for images, piece in deck.batches(batch_size):
+            parts.append(tower.run(images.float(), in_float32)[1].float())
+            if progress:
+                progress(piece.stop, len(deck))
+    return torch.cat(parts)
 
 
-def accuracy(model: CLIPModel, head: nn.Module, deck: Deck, batch_size: int = 250) -> float:
+def accuracy(model: Any, head: nn.Module, deck: Deck, batch_size: int = 250) -> float:
     """Percent of a deck's images that the head classifies rightly."""
     with torch.no_grad():
         predicted = head(embed(model, deck, batch_size)).argmax(-1)
     return _percent(predicted, deck)
 
 
-def zero_shot_accuracy(model: CLIPModel, features: ClassFeatures, deck: Deck, batch_size: int = 250) -> float:
+def zero_shot_accuracy(model: Any, features: ClassFeatures, deck: Deck, batch_size: int = 250) -> float:
     """Percent of a deck's images whose nearest class feature is the right one.
 
     Always through the model as it is now: with adapters on it, this is the adapted model's accuracy.

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
-from transformers import CLIPModel
+from torch import Tensor
 
-from clipdrift.data.deck import Deck
+from clipdrift import formulas
+from clipdrift.data.deck import Batches
 from clipdrift.errors import ClipdriftError
-from clipdrift.measures.attention import ATTENTION
-from clipdrift.model.trace import trace
-from clipdrift.shapes import Embedding, States
+from clipdrift.measures.attention import ATTENTION, OF_TOKEN, BlockRows, erf, erf_name
+from clipdrift.measures.flow import Flow
+from clipdrift.measures.states import KeptStates
+from clipdrift.measures.still import in_float32, still
+from clipdrift.model.towers import Tower, tower_of
+from clipdrift.model.towers.base import Reader
+from clipdrift.model.trace import Traced, trace
+from clipdrift.shapes import Embedding
+
+Progress = Callable[[int, int], None]
+"""Told how many images of how many are done."""
 
 
 class MeasureError(ClipdriftError):
@@ -25,27 +37,76 @@ class Internals:
     """A model on a probe set of N images.
 
     Attributes:
-        attention: for each attention measure, (N, L) per image and block, float64.
-        states: (L, N, D) CLS states after each block, float32, on the CPU.
+        attention: for each measure of attention, (N, L) per image and block, float64; a measure that has
+            one value per image (rollout, or anything read from a pooling head) is (N, 1).
+        heads: for those that each head has, (L, H) mean over images.
+        whole: for those of all images at once, (L,).
+        states: (L, N, D) states after each block, float32.
         embedding: (N, E) projected embeddings, not normalised, float32, on the CPU.
+        reader: whose attention was read.
+        detail: for each measure that heads have, (N, L, H), where asked for.
     """
 
     attention: dict[str, NDArray[np.float64]]
-    states: States
+    heads: dict[str, NDArray[np.float64]]
+    whole: dict[str, NDArray[np.float64]]
+    states: KeptStates
     embedding: Embedding
+    reader: Reader
+    detail: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def images(self) -> int:
         return len(self.embedding)
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of all measures that have values per block."""
+        return (*self.attention, *self.whole)
+
     def blocks(self, measure: str) -> NDArray[np.float64]:
-        """(L,) mean over images of an attention measure in each block."""
+        """(L,) mean over images of a measure in each block; (1,) for one that has no blocks."""
+        if measure in self.whole:
+            return self.whole[measure]
         return np.asarray(self.attention[measure].mean(axis=0))
 
+    def to_frame(self) -> pd.DataFrame:
+        """One row per image x block x head, a column for each measure that heads have.
 
-@torch.no_grad()
-def read_internals(model: CLIPModel, probe: Deck, batch_size: int = 250) -> Internals:
+        Images count from 0 in the order given, blocks and heads from 1.
+
+        Raises:
+            ValueError: the internals were read without ``detail``.
+        """
+        if not self.detail:
+            raise ValueError("values of single heads were not kept; read the internals with detail=True")
+        first = next(iter(self.detail.values()))
+        image, block, head = (axis.ravel() for axis in np.indices(first.shape))
+        columns = {name: values.ravel() for name, values in self.detail.items()}
+        return pd.DataFrame({"image": image, "block": block + 1, "head": head + 1, **columns})
+
+
+def read_internals(
+    model: Any,
+    probe: Batches,
+    batch_size: int = 250,
+    *,
+    flow: bool = False,
+    detail: bool = False,
+    masses: Sequence[float] = (0.95,),
+    progress: Progress | None = None,
+) -> Internals:
     """Run ``probe`` through the image tower in float32 and eval mode; no value depends on ``batch_size``.
+
+    The model is left as it was: modes, hooks, gradients, random numbers.
+
+    Args:
+        model: any that :func:`clipdrift.model.towers.tower_of` knows.
+        probe: the images, in a fixed order.
+        flow: rollout and patch entropy too, which need whole maps and so more time.
+        detail: keep every head's value on every image.
+        masses: thresholds of the effective receptive field; 0.95 gives ``erf95``.
+        progress: told after each batch.
 
     Raises:
         MeasureError: nan or inf in a measure, a state or an embedding.
@@ -53,46 +114,122 @@ def read_internals(model: CLIPModel, probe: Deck, batch_size: int = 250) -> Inte
     """
     if not len(probe):
         raise ValueError("the probe set is empty")
-    was_training = model.training
-    model.eval()
-    values: dict[str, list[torch.Tensor]] = {name: [] for name in ATTENTION}
-    states, embeddings = [], []
-    try:
-        for images, _ in probe.batches(batch_size):
-            seen = trace(model, images, rows=True)
-            assert seen.rows is not None
-            for block, (rows, state) in enumerate(zip(seen.rows, seen.states, strict=True), start=1):
-                if not torch.isfinite(rows).all():
-                    raise MeasureError(f"attention of block {block} contains nan or inf")
-                if not torch.isfinite(state).all():
-                    raise MeasureError(f"CLS state after block {block} contains nan or inf")
-            patches = seen.rows[..., 1:].double()
-            for name in ATTENTION:
-                values[name].append(_per_image(name, patches).cpu())
-            states.append(seen.states.float().cpu())
-            embeddings.append(seen.embedding.float().cpu())
-    finally:
-        model.train(was_training)
-    found = Internals(
-        {name: torch.cat(parts).numpy() for name, parts in values.items()},
-        torch.cat(states, dim=1),
-        torch.cat(embeddings),
-    )
-    if not torch.isfinite(found.embedding).all():
-        raise MeasureError("the image embedding contains nan or inf")
-    for name, array in found.attention.items():
-        if not np.isfinite(array).all():
-            block = int(np.flatnonzero(~np.isfinite(array).all(axis=0))[0]) + 1
-            raise MeasureError(f"{name} of block {block} contains nan or inf")
-    return found
+    tower = tower_of(model)
+    table = {name: ATTENTION[name] for name in ATTENTION if tower.first_patch or name not in OF_TOKEN}
+    table = {name: work for name, work in table.items() if name != "erf95"} | {
+        erf_name(mass): erf(mass) for mass in masses
+    }
+    reading = _Reading(tower, {name: table[name] for name in _ordered(table)}, detail)
+    with still(tower.model):
+        for images, piece in probe.batches(batch_size):
+            maps = Flow(class_token=tower.first_patch > 0) if flow else None
+            seen = trace(
+                tower.model,
+                images.float(),
+                rows=True,
+                norms=True,
+                on_maps=maps.see if maps else None,
+                call=in_float32,
+            )
+            reading.take(seen, maps)
+            if progress:
+                progress(piece.stop, len(probe))
+    return reading.result()
 
 
-def _per_image(name: str, patches: torch.Tensor) -> torch.Tensor:
-    """An attention measure on (L, B, H, P): (B, L)."""
-    columns = []
-    for block, rows in enumerate(patches, start=1):
+def _ordered(names: Mapping[str, Any]) -> list[str]:
+    """In the order of ``ATTENTION``, thresholds in place of erf95."""
+    rest = [name for name in names if name not in ATTENTION]
+    order = [n for name in ATTENTION for n in ([name, *rest] if name == "erf95" else [name])]
+    return [name for name in order if name in names]
+
+
+class _Reading:
+    """Collects batches; values per image in lists, values per head as sums over images."""
+
+    def __init__(self, tower: Tower, table: dict[str, Callable[[BlockRows], Tensor]], detail: bool) -> None:
+        self.tower, self.table, self.detail = tower, table, detail
+        self.values: dict[str, list[NDArray[np.float64]]] = {}
+        self.sums: dict[str, Tensor] = {}
+        self.details: dict[str, list[NDArray[np.float64]]] = {name: [] for name in table}
+        self.mean_rows: Tensor | None = None
+        self.states = KeptStates()
+        self.embeddings: list[Tensor] = []
+
+    def take(self, seen: Traced, maps: Flow | None) -> None:
+        assert seen.rows is not None
+        assert seen.norms is not None
+        self.check(seen)
+        first = self.tower.first_patch
+        columns: dict[str, list[Tensor]] = {name: [] for name in self.table}
+        mean_rows = []
+        for block, rows in enumerate(seen.rows.double(), start=1):
+            view = BlockRows(rows[..., first:], rows[..., 0] if first else None)
+            for name, work in self.table.items():
+                columns[name].append(self.guard(name, block, work, view))
+            mean_rows.append((view.patches / view.patches.sum(-1, keepdim=True)).sum(0))
+        for name, parts in columns.items():
+            values = torch.stack(parts, dim=1)  # (B, L, H)
+            self.keep(name, values.mean(-1))
+            self.sums[name] = self.sums.get(name, 0) + values.sum(0).cpu()
+            if self.detail:
+                self.details[name].append(values.cpu().numpy())
+        total = torch.stack(mean_rows).cpu()
+        self.mean_rows = total if self.mean_rows is None else self.mean_rows + total
+        self.keep("sink_patches", formulas.sink_patches(seen.norms.double()).T)
+        if maps is not None:
+            reader = None if first else seen.rows[0].mean(1)
+            for name, found in self.guard("rollout", 0, maps.values, reader).items():
+                self.keep(name, found)
+        self.states.add(seen.states)
+        self.embeddings.append(seen.embedding.float().cpu())
+
+    def keep(self, name: str, values: Tensor) -> None:
+        self.values.setdefault(name, []).append(values.double().cpu().numpy())
+
+    def guard(self, name: str, block: int, work: Callable[[Any], Any], given: Any) -> Any:
         try:
-            columns.append(ATTENTION[name](rows))
+            return work(given)
         except ValueError as error:
-            raise MeasureError(f"{name} of block {block}: {error}") from None
-    return torch.stack(columns, dim=1)
+            raise MeasureError(f"{name}{self.where(block) if block else ''}: {error}") from None
+
+    def where(self, block: int) -> str:
+        return f" of block {block}" if self.tower.first_patch else f" of the {self.tower.reader}"
+
+    def check(self, seen: Traced) -> None:
+        assert seen.rows is not None
+        by_block = bool(self.tower.first_patch)
+        for block, state in enumerate(seen.states, start=1):
+            if by_block and not torch.isfinite(seen.rows[block - 1]).all():
+                raise MeasureError(f"attention{self.where(block)} contains nan or inf")
+            if not torch.isfinite(state).all():
+                raise MeasureError(f"{self.state} after block {block} contains nan or inf")
+        if not by_block and not torch.isfinite(seen.rows).all():
+            raise MeasureError(f"attention{self.where(1)} contains nan or inf")
+        if not torch.isfinite(seen.embedding).all():
+            raise MeasureError("the image embedding contains nan or inf")
+
+    @property
+    def state(self) -> str:
+        return "CLS state" if self.tower.first_patch else "mean patch state"
+
+    def result(self) -> Internals:
+        attention = {name: np.concatenate(parts) for name, parts in self.values.items()}
+        for name, array in attention.items():
+            if not np.isfinite(array).all():
+                block = int(np.flatnonzero(~np.isfinite(array).all(axis=0))[0]) + 1
+                raise MeasureError(f"{name}{self.where(block)} contains nan or inf")
+        embedding = torch.cat(self.embeddings)
+        assert self.mean_rows is not None
+        of_mean = self.guard(
+            "head_diversity_of_mean", 0, formulas.head_diversity, self.mean_rows / len(embedding)
+        )
+        return Internals(
+            attention=attention,
+            heads={name: (total / len(embedding)).numpy() for name, total in self.sums.items()},
+            whole={"head_diversity_of_mean": of_mean.numpy()},
+            states=self.states,
+            embedding=embedding,
+            reader=self.tower.reader,
+            detail={name: np.concatenate(parts) for name, parts in self.details.items() if parts},
+        )

@@ -2,28 +2,114 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from clipdrift import formulas
 from clipdrift.measures.internals import Internals, MeasureError
+from clipdrift.measures.states import KeptStates
 
 REPRESENTATION = ("cka", "cka_biased", "cka_embedding", "embedding_drift")
+
+GRAM_IMAGES = 1024
+"""Up to so many images CKA is taken from Gram matrices; above, summed over pieces of that size."""
 
 
 def representation(backbone: Internals, adapted: Internals) -> dict[str, list[float]]:
     """Each measure's value per block, or a single value for those of the embedding.
 
+    Exact for any number of images, in memory that does not grow with it.
+
     Raises:
         MeasureError: where one is undefined, naming measure and block.
     """
     out: dict[str, list[float]] = {"cka": [], "cka_biased": []}
-    for block, (before, after) in enumerate(zip(backbone.states, adapted.states, strict=True), start=1):
+    for block in range(len(backbone.states)):
         try:
-            out["cka"].append(float(formulas.cka(before, after)))
-            out["cka_biased"].append(float(formulas.cka(before, after, debiased=False)))
+            debiased, biased = _both(backbone.states, adapted.states, block)
         except ValueError as error:
-            raise MeasureError(f"cka of block {block}: {error}") from None
+            raise MeasureError(f"cka of block {block + 1}: {error}") from None
+        out["cka"].append(debiased)
+        out["cka_biased"].append(biased)
     try:
-        out["cka_embedding"] = [float(formulas.cka(backbone.embedding, adapted.embedding))]
+        out["cka_embedding"] = [_embedding_cka(backbone.embedding, adapted.embedding)]
         out["embedding_drift"] = [float(formulas.embedding_drift(backbone.embedding, adapted.embedding))]
     except ValueError as error:
         raise MeasureError(f"embedding: {error}") from None
     return out
+
+
+def cka_minibatch(backbone: Internals, adapted: Internals, size: int = 100) -> list[float]:
+    """Minibatch CKA of each block: unbiased HSIC terms summed over batches of ``size`` images.
+
+    What a streaming evaluation can have without a second pass; :func:`representation` is exact.
+
+    Raises:
+        MeasureError: undefined in a block.
+    """
+    out = []
+    for block in range(len(backbone.states)):
+        pairs = list(
+            zip(backbone.states.pieces(block, size), adapted.states.pieces(block, size), strict=True)
+        )
+        try:
+            out.append(float(formulas.minibatch_cka(pair for pair in pairs if len(pair[0]) >= 4)))
+        except ValueError as error:
+            raise MeasureError(f"minibatch cka of block {block + 1}: {error}") from None
+    return out
+
+
+def cka_matrix(backbone: Internals, adapted: Internals) -> NDArray[np.float64]:
+    """(L, L) debiased CKA of every block of the backbone (rows) with every block of the adapted model.
+
+    Up to ``GRAM_IMAGES`` images; of more, that many spread evenly over them are taken.
+
+    Raises:
+        MeasureError: undefined in some pair of blocks.
+    """
+    count = backbone.images
+    chosen = torch.linspace(0, count - 1, min(count, GRAM_IMAGES)).round().long()
+    before, after = (
+        [_picked(kept, block, chosen) for block in range(len(kept))]
+        for kept in (backbone.states, adapted.states)
+    )
+    try:
+        return formulas.cka_matrix(before, after).numpy()
+    except ValueError as error:
+        raise MeasureError(f"cka matrix: {error}") from None
+
+
+def _picked(kept: KeptStates, block: int, chosen: Tensor) -> Tensor:
+    parts, start = [], 0
+    for piece in kept.pieces(block, GRAM_IMAGES):
+        inside = chosen[(chosen >= start) & (chosen < start + len(piece))] - start
+        parts.append(piece[inside])
+        start += len(piece)
+    return torch.cat(parts)
+
+
+def _both(before: KeptStates, after: KeptStates, block: int) -> tuple[float, float]:
+    """Debiased and biased CKA of one block."""
+    if before.images <= GRAM_IMAGES:
+        x, y = before.block(block), after.block(block)
+        return float(formulas.cka(x, y)), float(formulas.cka(x, y, debiased=False))
+    pieces = zip(before.pieces(block, GRAM_IMAGES), after.pieces(block, GRAM_IMAGES), strict=True)
+    return _summed(pieces, before.width, after.width)
+
+
+def _embedding_cka(before: Tensor, after: Tensor) -> float:
+    if len(before) <= GRAM_IMAGES:
+        return float(formulas.cka(before, after))
+    pieces = zip(before.split(GRAM_IMAGES), after.split(GRAM_IMAGES), strict=True)
+    return _summed(pieces, before.shape[1], after.shape[1])[0]
+
+
+def _summed(pieces: Iterable[tuple[Tensor, Tensor]], width_x: int, width_y: int) -> tuple[float, float]:
+    sums = formulas.CkaSums(width_x, width_y)
+    for x, y in pieces:
+        sums.update(x, y)
+    return float(sums.cka()), float(sums.cka(debiased=False))

@@ -1,22 +1,34 @@
-"""How far the image tower's effective weights have moved."""
+"""How far the image tower's effective weights have moved, and in which directions."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
+from clipdrift import formulas
 from clipdrift.formulas import weight_drift
 
 _BLOCK = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.")
+
+KINDS = {
+    "q": "self_attn.q_proj.weight",
+    "k": "self_attn.k_proj.weight",
+    "v": "self_attn.v_proj.weight",
+    "out": "self_attn.out_proj.weight",
+    "fc1": "mlp.fc1.weight",
+    "fc2": "mlp.fc2.weight",
+}
+"""The matrices of a block by kind."""
 
 
 def weights(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, list[float]]:
     """Relative change ``||W - W0|| / ||W0||`` of the whole image tower, of each block, of the projection.
 
     Args:
-        before: the backbone's weights as :func:`clipdrift.adapt.effective_weights` names them.
+        before: the backbone's weights as :func:`clipdrift.model.weights.effective_weights` names them.
         after: the adapted model's.
     """
     tower = [name for name in before if name.startswith("vision_model.")]
@@ -25,12 +37,93 @@ def weights(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[s
         if found := _BLOCK.match(name):
             blocks.setdefault(int(found[1]), []).append(name)
     projection = [name for name in before if name.startswith("visual_projection.")]
-
-    def moved(names: list[str]) -> float:
-        return float(weight_drift({n: before[n] for n in names}, {n: after[n] for n in names}))
-
-    return {
-        "weight_drift": [moved(tower)],
-        "weight_drift_blocks": [moved(blocks[k]) for k in sorted(blocks)],
-        "weight_drift_projection": [moved(projection)],
+    out = {
+        "weight_drift": [_moved(before, after, tower)],
+        "weight_drift_blocks": [_moved(before, after, blocks[k]) for k in sorted(blocks)],
     }
+    if projection:  # SigLIP has none
+        out["weight_drift_projection"] = [_moved(before, after, projection)]
+    return out
+
+
+def weights_by_kind(
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> dict[str, tuple[float, list[float]]]:
+    """Relative change of each kind of matrix: over all blocks together, and in each block."""
+    out = {}
+    for kind, suffix in KINDS.items():
+        names = sorted((n for n in before if n.endswith(suffix) and _BLOCK.match(n)), key=_number)
+        if names:
+            out[kind] = (_moved(before, after, names), [_moved(before, after, [n]) for n in names])
+    return out
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The change of one matrix.
+
+    Attributes:
+        block: from 1.
+        kind: of ``KINDS``.
+        effective_rank: of the change; 0 where nothing changed.
+        intruders: intruder dimensions of the changed matrix.
+        largest: the largest singular values of the change, relative to the backbone's largest.
+    """
+
+    block: int
+    kind: str
+    effective_rank: float
+    intruders: int
+    largest: tuple[float, ...]
+
+
+def spectra(
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    *,
+    threshold: float = 0.5,
+    top: int | None = 10,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Spectrum]:
+    """Spectrum of the change of every matrix of every block that changed.
+
+    Args:
+        threshold, top: of :func:`clipdrift.formulas.intruder_dimensions`.
+        progress: told after each matrix.
+    """
+    pairs = list(_matrices(before))
+    out = []
+    for done, (block, kind, name) in enumerate(pairs, start=1):
+        old, new = before[name].detach().float().cpu(), after[name].detach().float().cpu()
+        if bool((old != new).any()):
+            values = formulas.singular_values(new - old)
+            scale = formulas.singular_values(old)[0]
+            out.append(
+                Spectrum(
+                    block=block,
+                    kind=kind,
+                    effective_rank=float(formulas.effective_rank(values)),
+                    intruders=int(formulas.intruder_dimensions(old, new, threshold=threshold, top=top)),
+                    largest=tuple((values[:16] / scale).tolist()),
+                )
+            )
+        if progress:
+            progress(done, len(pairs))
+    return out
+
+
+def _matrices(before: Mapping[str, Tensor]) -> Iterator[tuple[int, str, str]]:
+    for name in sorted((n for n in before if _BLOCK.match(n)), key=_number):
+        for kind, suffix in KINDS.items():
+            if name.endswith(suffix):
+                yield _number(name) + 1, kind, name
+
+
+def _number(name: str) -> int:
+    found = _BLOCK.match(name)
+    assert found is not None
+    return int(found[1])
+
+
+def _moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor], names: list[str]) -> float:
+    return float(weight_drift({n: before[n] for n in names}, {n: after[n] for n in names}))

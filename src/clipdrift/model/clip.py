@@ -1,4 +1,4 @@
-"""Load any Hugging Face CLIP, or the shipped one. Strict: nothing missing, nothing left over."""
+"""Load any Hugging Face CLIP or SigLIP, or the shipped CLIP. Strict: nothing missing, nothing left over."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTextConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from clipdrift.config import ModelConfig
 from clipdrift.data.errors import DataError
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.errors import ClipdriftError
+from clipdrift.model.families import FAMILIES, REFUSED, Family
 from clipdrift.model.quiet import quiet
-from clipdrift.model.texts import HuggingFaceTexts, TextEncoder
-from clipdrift.model.towers import Geometry, tower_of
+from clipdrift.model.texts import TextEncoder
+from clipdrift.model.towers import Geometry, UnsupportedModelError, tower_of
 
 MINI = "clipdrift/mini"
+_OPEN_CLIP = ("open_clip:", "hf-hub:")
+"""How names begin that OpenCLIP is asked for, as it writes them itself."""
 
 
 class ModelError(ClipdriftError):
@@ -30,7 +33,10 @@ class ModelError(ClipdriftError):
 
 @dataclass(frozen=True)
 class Clip:
-    """A CLIP ready for work: the model in float32 and eval mode, its texts' encoder, its preprocessing."""
+    """A CLIP, or a model of its kind, ready for work.
+
+    The model in float32 and eval mode, its texts' encoder, its preprocessing.
+    """
 
     name: str
     model: Any
@@ -40,7 +46,7 @@ class Clip:
     preprocessor: dict[str, Any]
     """The model's own preprocessing as its file says it, to be written beside adapted weights."""
     texts: TextEncoder
-    """From texts to projected, not normalised embeddings (n, E)."""
+    """From texts to embeddings (n, E) in the joint space, not normalised."""
 
     @property
     def geometry(self) -> Geometry:
@@ -77,39 +83,56 @@ def mini_folder() -> Path:
 
 
 def load(model: str | Path | ModelConfig) -> Clip:
-    """Load a CLIP by hub id, directory, or the name ``clipdrift/mini``; works offline from a hub cache.
+    """Load a model by hub id, directory, or the name ``clipdrift/mini``; works offline from a hub cache.
 
     Args:
-        model: ``openai/clip-vit-base-patch32``, ``path/to/folder``, ``clipdrift/mini``, or a ModelConfig.
+        model: ``openai/clip-vit-base-patch32``, ``google/siglip-base-patch16-224``, ``path/to/folder``,
+            ``clipdrift/mini``, a name of OpenCLIP's (``open_clip:...``, ``hf-hub:...``), or a ModelConfig.
 
     Raises:
-        ModelError: not found (with or without network), not a CLIP, weights missing, left over or of
+        ModelError: not found (with or without network), of another kind, weights missing, left over or of
             another shape, unreadable files.
     """
     config = model if isinstance(model, ModelConfig) else ModelConfig.model_validate(str(model))
+    if config.path is None and config.name.startswith(_OPEN_CLIP):
+        return _open_clip(config)
     place = _place(config)
-    settings = _json(place, "config.json", config)
-    kind = settings.get("model_type")
-    if kind != "clip":
-        raise ModelError(
-            f"{config.name}: a model of type {kind!r} is not supported; clipdrift loads Hugging Face CLIP "
-            "models (model_type 'clip', such as openai/clip-vit-base-patch32)"
-        )
+    family = _family(_json(place, "config.json", config).get("model_type"), config)
     preprocessor = _preprocessor(place, config)
-    loaded = _weights(place, config)
-    tokenizer = _tokenizer(place, config, loaded.config.text_config)
+    loaded = _weights(place, config, family)
+    tokenizer = _tokenizer(place, config, family, loaded.config.text_config)
     try:
-        preprocess = Preprocess.from_config(preprocessor)
-    except DataError as error:
+        tower_of(loaded)
+        preprocess = Preprocess.from_config({"image_processor_type": family.preprocessing} | preprocessor)
+    except (DataError, UnsupportedModelError) as error:
         raise ModelError(f"{config.name}: {error}") from None
-    return Clip(config.name, loaded, tokenizer, preprocess, preprocessor, HuggingFaceTexts(loaded, tokenizer))
+    return Clip(config.name, loaded, tokenizer, preprocess, preprocessor, family.texts(loaded, tokenizer))
+
+
+def _open_clip(config: ModelConfig) -> Clip:
+    from clipdrift.model.openclip import load_open_clip  # OpenCLIP need not be installed for anything else
+
+    if config.revision is not None:
+        raise ModelError(f"{config.name}: `revision` cannot be chosen for a model that OpenCLIP loads")
+    return load_open_clip(config.name)
+
+
+def _family(kind: object, config: ModelConfig) -> Family:
+    family = FAMILIES.get(str(kind))
+    if family is None:
+        why = REFUSED.get(str(kind)) or (
+            "clipdrift loads Hugging Face CLIP and SigLIP models (model_type 'clip' or 'siglip', such as "
+            "openai/clip-vit-base-patch32) and OpenCLIP's (open_clip:... or hf-hub:...)"
+        )
+        raise ModelError(f"{config.name}: a model of type {kind!r} is not supported; {why}")
+    return family
 
 
 def fingerprint_model(path: str | Path) -> str:
-    """Content hash (16 hex digits) of a local model: its configuration and weight files."""
+    """Content hash (16 hex digits) of a local model: its configuration, vocabulary and weight files."""
     digest = hashlib.sha256()
     for file in sorted(Path(path).expanduser().iterdir()):
-        if file.suffix in (".safetensors", ".json", ".txt", ".bin"):
+        if file.suffix in (".safetensors", ".json", ".txt", ".bin", ".model"):
             digest.update(file.name.encode() + b"\0")
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
@@ -160,10 +183,10 @@ def _preprocessor(place: str, config: ModelConfig) -> dict[str, Any]:
         return found
 
 
-def _weights(place: str, config: ModelConfig) -> CLIPModel:
+def _weights(place: str, config: ModelConfig, family: Family) -> Any:
     try:
         with quiet():
-            model, report = CLIPModel.from_pretrained(
+            model, report = family.model.from_pretrained(
                 place,
                 revision=config.revision,
                 dtype=torch.float32,
@@ -179,35 +202,36 @@ def _weights(place: str, config: ModelConfig) -> CLIPModel:
     for label, keys in (
         ("of another shape than config.json says", mismatched),
         ("missing", set(report["missing_keys"])),
-        ("that no CLIP has", unexpected),
+        (f"that no {family.title} has", unexpected),
     ):
         if keys:
             raise ModelError(f"{config.name}: {len(keys)} weights {label}, for example {min(keys)}")
-    assert isinstance(model, CLIPModel)
-    assert isinstance(model.config, CLIPConfig)
     return model.eval()
 
 
-def _tokenizer(place: str, config: ModelConfig, text: CLIPTextConfig) -> PreTrainedTokenizerBase:
+def _tokenizer(place: str, config: ModelConfig, family: Family, text: Any) -> PreTrainedTokenizerBase:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=config.revision)
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(place, revision=config.revision)
+    except ImportError as error:  # SigLIP's vocabulary is SentencePiece's
+        missing = _one_line(error).partition(". ")[0]
+        raise ModelError(f"{config.name}: {missing}; pip install sentencepiece protobuf") from None
     except Exception as error:  # as with the weights, a broken file raises many kinds
         raise ModelError(f"{config.name}: its tokenizer cannot be loaded: {_one_line(error)}") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     # transformers makes one of special tokens alone where the files are missing
     if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise ModelError(
-            f"{config.name}: its tokenizer has no vocabulary; is tokenizer.json (or vocab.json and "
-            "merges.txt) missing?"
-        )
+        raise ModelError(f"{config.name}: its tokenizer has no vocabulary; is {family.vocabulary} missing?")
     if len(tokenizer) > text.vocab_size:
         raise ModelError(
             f"{config.name}: its tokenizer has {len(tokenizer)} tokens, its text tower knows "
             f"{text.vocab_size}; they are of different models"
         )
-    # transformers pools at the first end token or, by the id 2 of older files, at the largest id
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"{config.name}: its tokenizer has no padding token; set pad_token in its files")
+    # transformers' CLIP pools at the first end token or, by the id 2 of older files, at the largest id
     pooled = text.eos_token_id
-    if pooled not in (2, tokenizer.eos_token_id):
+    if family.pools_at_end and pooled not in (2, tokenizer.eos_token_id):
         raise ModelError(
             f"{config.name}: config.json pools texts at token {pooled}, its tokenizer ends them with "
             f"{tokenizer.eos_token_id}; set text_config.eos_token_id to that"

@@ -7,12 +7,17 @@ from typing import Any
 
 from clipdrift.model.towers.base import Geometry, Tower, UnsupportedModelError
 from clipdrift.model.towers.huggingface import HuggingFaceClip
+from clipdrift.model.towers.openclip import NOT_READ, OpenClip
+from clipdrift.model.towers.siglip import Siglip
 
 __all__ = ["Geometry", "Tower", "UnsupportedModelError", "tower_of"]
 
 _TOWERS: dict[tuple[str, str], Callable[[Any], Tower]] = {
     ("transformers", "CLIPModel"): HuggingFaceClip.of,
     ("transformers", "CLIPVisionModelWithProjection"): HuggingFaceClip.of_vision,
+    ("transformers", "SiglipModel"): Siglip.of,
+    ("open_clip", "CLIP"): OpenClip.of,
+    ("open_clip", "CustomTextCLIP"): OpenClip.of,
 }
 """By package and class, so that none of the packages need be there."""
 
@@ -23,9 +28,28 @@ _WRAPPERS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("torch", "OptimizedModule"): lambda model: model._orig_mod,
 }
 
+_NAFLEX = (
+    "its images come as packed patches, in any number (NaFlex), which make no fixed grid; the SigLIP 2 "
+    "models of one resolution are SiglipModels and do work"
+)
+_VISION_ONLY = "its modules lie elsewhere in older releases; load the same weights as SiglipModel"
+_CLASSIFIER = "it classifies by the mean of its patches; load the whole model that it was made from"
+_TOWER_ALONE = "it is an image tower alone; give the whole model that it is a part of"
+_NO_ATTENTION = "a ResNet has no attention over patches"
+
 _REFUSED: dict[tuple[str, str], str] = {
     ("transformers", "CLIPVisionModel"): "it has no projection into the joint space; load the same weights "
     "as CLIPModel or CLIPVisionModelWithProjection",
+    ("transformers", "CLIPForImageClassification"): _CLASSIFIER,
+    ("transformers", "SiglipVisionModel"): _VISION_ONLY,
+    ("transformers", "SiglipForImageClassification"): _CLASSIFIER,
+    ("transformers", "Siglip2Model"): _NAFLEX,
+    ("transformers", "Siglip2VisionModel"): _NAFLEX,
+    ("open_clip", "CoCa"): NOT_READ["CoCa"],
+    ("open_clip", "VisionTransformer"): _TOWER_ALONE,
+    ("timm", "ResNet"): _NO_ATTENTION,
+    ("torchvision", "ResNet"): _NO_ATTENTION,
+    ("torch", "ScriptModule"): "TorchScript lets nothing in it be read; load the model without jit",
 }
 """Why a class that one might expect to work does not."""
 

@@ -65,6 +65,11 @@ class Tower(ABC):
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks, first to last."""
 
+    @property
+    def activation(self) -> str:
+        """Name of the MLPs' activation: the same weights under another one are another model."""
+        return str(self.model.vision_model.config.hidden_act)
+
     @abstractmethod
     def run(self, images: Images, call: Call) -> tuple[Tensor, Tensor]:
         """Pooled state (B, D) and projected embedding (B, E) of normalised images."""
@@ -101,7 +106,3 @@ class Tower(ABC):
     def canonical(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
         """A weight under the name that transformers' CLIPModel gives it, in its layout; may be several."""
         yield name, weight
-
-    def renew(self, model: Any) -> Tower:
-        """The same view of a copy of the model."""
-        return type(self)(model, self.geometry)

@@ -1,0 +1,26 @@
+"""Options that several subcommands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Out = Annotated[Path, typer.Option("--out", help="Folder of runs; each run gets a folder of its own in it.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", envvar="CLIPDRIFT_CACHE", help="Decoded images; default ~/.cache/clipdrift."),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Change one key, as in `--set optim.learning_rate=1e-5`. Repeatable.",
+        metavar="KEY=VALUE",
+    ),
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad-images", help="Leave out unreadable images; the result lists them.")
+]

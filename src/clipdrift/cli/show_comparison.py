@@ -1,0 +1,127 @@
+"""What a terminal shows of a comparison: the verdict, a table by family, a strip per measure."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from clipdrift.cli.show import strip
+from clipdrift.comparison import FAMILIES, Compared, Comparison
+from clipdrift.verdict import verdict
+
+
+def comparison_report(found: Comparison) -> RenderableType:
+    """The verdict first, then notes, then the numbers."""
+    shape = found.shape
+    lines: list[RenderableType] = [Text(f"{found.base.name}  against  {found.tuned.name}", style="bold")]
+    lines.append(
+        Text(
+            f"{shape.blocks} blocks, {shape.heads} heads, {shape.patches} patches; "
+            f"{found.images.count} images of {found.images.source}",
+            style="dim",
+        )
+    )
+    lines += [Text(f"\n{line}" if i == 0 else line) for i, line in enumerate(verdict(found))]
+    lines += [Text(f"note: {note}", style="yellow") for note in found.notes]
+    lines.append(Text())
+    lines.append(_table(found))
+    if found.transfer:
+        lines += [Text(), _transfer(found)]
+    if found.retrieval:
+        lines += [Text(), _retrieval(found)]
+    if found.subsets:
+        lines.append(_stability(found))
+    return Group(*lines)
+
+
+def _table(found: Comparison) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title, justify in (("measure", "left"), ("before", "right"), ("after", "right"), ("change", "right")):
+        table.add_column(title, justify="left" if justify == "left" else "right", no_wrap=True)
+    table.add_column("by block, 1 first", no_wrap=True)
+    for family in FAMILIES:
+        rows = {name: v for name, v in found.measures.items() if v.family == family}
+        if not rows:
+            continue
+        table.add_row(Text(family, style="bold"))
+        for name, values in rows.items():
+            table.add_row(f"  {name}{_unit(values)}", *_cells(values))
+    return table
+
+
+def _unit(values: Compared) -> str:
+    return f" ({values.unit})" if values.unit else ""
+
+
+def _cells(values: Compared) -> list[RenderableType]:
+    if values.value is not None:
+        blocks = values.value_blocks
+        like = 1 - min(blocks, default=1.0) if values.family == "representation" else 0.0
+        shown = strip([v - 1 for v in blocks]) if like else strip(blocks)
+        return ["", number(values.value), "", _marked(shown, blocks)]
+    assert values.before is not None
+    assert values.after is not None
+    drift = values.drift or 0.0
+    change = f"{drift:+.3g}" if values.absolute else f"{drift:+.1f} %"
+    blocks = values.drift_blocks
+    return [number(values.before), number(values.after), change, _marked(strip(blocks), blocks, values)]
+
+
+def _marked(shown: Text, blocks: tuple[float, ...], values: Compared | None = None) -> Text:
+    """The strip with its largest value, by which its heights are scaled."""
+    if not blocks:
+        return Text()
+    if values is None:
+        return shown + Text(f"  {min(blocks):.3f} to {max(blocks):.3f}", style="dim")
+    largest = max(blocks, key=abs)
+    said = f"{largest:+.3g}" if values.absolute else f"{largest:+.1f} %"
+    return shown + Text(f"  largest {said}", style="dim")
+
+
+def _transfer(found: Comparison) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("zero-shot", "before", "after", "kept", "chance", "same class", "KL (nats)", "prompts"):
+        table.add_column(title, justify="left" if title == "zero-shot" else "right")
+    for name, row in found.transfer.items():
+        kept = "" if row.retention is None else f"{row.retention:.1f} %"
+        common = [f"{row.chance:.1f} %", f"{100 * row.agreement:.1f} %", number(row.kl)]
+        table.add_row(name, f"{row.before:.1f} %", f"{row.after:.1f} %", kept, *common, "1")
+        if row.ensemble_before is not None and row.ensemble_after is not None:
+            before, after = row.ensemble_before, row.ensemble_after
+            kept = f"{100 * after / before:.1f} %" if before else ""
+            blank = ["", "", "", str(len(row.prompts))]
+            table.add_row("", f"{before:.1f} %", f"{after:.1f} %", kept, *blank)
+    return table
+
+
+def _retrieval(found: Comparison) -> Table:
+    assert found.retrieval is not None
+    rows = found.retrieval
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in (f"retrieval, {rows.images} images", "k", "before", "after"):
+        table.add_column(title, justify="left" if "retrieval" in title else "right")
+    for label, before, after in (
+        ("image to text", rows.image_to_text_before, rows.image_to_text_after),
+        ("text to image", rows.text_to_image_before, rows.text_to_image_after),
+    ):
+        for k in before:
+            table.add_row(label, str(k), f"{100 * before[k]:.1f} %", f"{100 * after[k]:.1f} %")
+    return table
+
+
+def _stability(found: Comparison) -> Text:
+    assert found.subsets is not None
+    entropy, cka = found.subsets.measures["entropy"], found.subsets.measures["cka"]
+    parts = []
+    if entropy.after is not None:
+        parts.append(f"entropy {100 * entropy.after:.2g} %")
+    if cka.after is not None:
+        parts.append(f"CKA {100 * cka.after:.2g} %")
+    text = f"\nover {found.subsets.count} disjoint subsets of {found.subsets.images} images these vary by "
+    return Text(text + ", ".join(parts) + " (coefficient of variation)", style="dim")
+
+
+def number(value: float) -> str:
+    """Three decimals, unless nothing would be left of the value."""
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"

@@ -1,0 +1,163 @@
+"""From two readings to the tables of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clipdrift import formulas
+from clipdrift.comparison import Compared, HeadDrift, Sensitivity, SpectrumRow, Subsets, TransferRow
+from clipdrift.data.errors import DataError
+from clipdrift.data.splits import balanced_subsets
+from clipdrift.listing import MEASURES
+from clipdrift.measures import (
+    Internals,
+    Spectrum,
+    cka_minibatch,
+    drift,
+    representation,
+    weights,
+    weights_by_kind,
+)
+
+SUBSETS, SUBSET_SIZE = 5, 200
+"""How many disjoint subsets the sensitivity is taken over, and of how many images at most."""
+
+
+def attention(before: Internals, after: Internals) -> dict[str, Compared]:
+    """Measures that either side has on its own, with their drift."""
+    out = {}
+    for name in before.measures:
+        old, new = before.blocks(name), after.blocks(name)
+        change = drift(old, new)
+        several = len(old) > 1
+        out[name] = Compared(
+            family=MEASURES[name].family,
+            unit=MEASURES[name].unit,
+            before=float(old.mean()),
+            after=float(new.mean()),
+            before_blocks=tuple(old.tolist()) if several else (),
+            after_blocks=tuple(new.tolist()) if several else (),
+            drift=change.mean,
+            drift_blocks=change.blocks if several else (),
+            absolute=change.absolute,
+        )
+    return out
+
+
+def representations(before: Internals, after: Internals) -> dict[str, Compared]:
+    """Measures of how alike the two sides' states and embeddings are."""
+    found = representation(before, after) | {"cka_minibatch": cka_minibatch(before, after)}
+    return {name: _value(name, values) for name, values in found.items()}
+
+
+def weight_tables(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Compared]:
+    """How far the weights have moved: whole, by block, by kind of matrix."""
+    found = weights(before, after)
+    out = {"weight_drift": _value("weight_drift", found["weight_drift_blocks"], found["weight_drift"][0])}
+    if "weight_drift_projection" in found:
+        out["weight_drift_projection"] = _value("weight_drift_projection", found["weight_drift_projection"])
+    for kind, (whole, blocks) in weights_by_kind(before, after).items():
+        out[f"weight_drift_{kind}"] = _value(f"weight_drift_{kind}", blocks, whole)
+    return out
+
+
+def _value(name: str, blocks: Sequence[float], whole: float | None = None) -> Compared:
+    mean = float(np.mean(blocks)) if whole is None else whole
+    entry = MEASURES[name]
+    shown = tuple(blocks) if len(blocks) > 1 or whole is not None else ()
+    return Compared(family=entry.family, unit=entry.unit, value=mean, value_blocks=shown)
+
+
+def heads(before: Internals, after: Internals) -> tuple[HeadDrift, ...]:
+    """Every head's mean over images on both sides, measure by measure."""
+    return tuple(
+        HeadDrift(measure=name, block=block + 1, head=head + 1, before=float(old), after=float(new))
+        for name in before.heads
+        for (block, head), old, new in zip(
+            np.ndindex(before.heads[name].shape),
+            before.heads[name].ravel(),
+            after.heads[name].ravel(),
+            strict=True,
+        )
+    )
+
+
+def spectrum_row(change: Spectrum) -> SpectrumRow:
+    return SpectrumRow(
+        block=change.block,
+        kind=change.kind,
+        effective_rank=change.effective_rank,
+        intruders=change.intruders,
+        largest=change.largest,
+    )
+
+
+def ability(rows: Mapping[str, TransferRow]) -> dict[str, Compared]:
+    """Zero-shot accuracy as a mean over the transfer sets, where there are several."""
+    if len(rows) < 2:
+        return {}
+    before = float(np.mean([row.before for row in rows.values()]))
+    after = float(np.mean([row.after for row in rows.values()]))
+    return {
+        "zero_shot_accuracy": Compared(
+            family="ability",
+            unit="%",
+            before=before,
+            after=after,
+            drift=100 * (after - before) / before if before else after - before,
+            absolute=not before,
+        )
+    }
+
+
+def subsets(
+    before: Internals, after: Internals, labels: NDArray[np.int64] | None, seed: int
+) -> Subsets | None:
+    """Coefficient of variation of each measure over disjoint subsets; None where images are too few.
+
+    Measures that are a comparison already have one value, given as ``after``.
+    """
+    count = before.images
+    size = min(SUBSET_SIZE, count // SUBSETS)
+    if size < 4:  # debiased CKA needs as many
+        return None
+    parts = _parts(labels, count, size, seed)
+    found = {}
+    for name in before.attention:
+        found[name] = Sensitivity(
+            before=_variation([before.attention[name][part].mean() for part in parts]),
+            after=_variation([after.attention[name][part].mean() for part in parts]),
+        )
+    found["cka"] = Sensitivity(before=None, after=_variation([_cka(before, after, part) for part in parts]))
+    moved = [float(formulas.embedding_drift(before.embedding[part], after.embedding[part])) for part in parts]
+    found["embedding_drift"] = Sensitivity(before=None, after=_variation(moved))
+    return Subsets(count=SUBSETS, images=size, measures=found)
+
+
+def _parts(labels: NDArray[np.int64] | None, count: int, size: int, seed: int) -> list[NDArray[np.int64]]:
+    if labels is not None and len(np.unique(labels)) > 1:
+        try:
+            return [np.asarray(part) for part in balanced_subsets(labels, SUBSETS, size, seed)]
+        except DataError:  # classes are too small for that: drawn without regard to them
+            pass
+    order = np.random.default_rng(seed).permutation(count)
+    return [np.sort(order[i * size : (i + 1) * size]) for i in range(SUBSETS)]
+
+
+def _cka(before: Internals, after: Internals, part: NDArray[np.int64]) -> float:
+    chosen = torch.from_numpy(part)
+    pairs = zip(before.states, after.states, strict=True)
+    return float(np.mean([float(formulas.cka(x[chosen], y[chosen])) for x, y in pairs]))
+
+
+def _variation(values: Sequence[float]) -> float | None:
+    """None where it is undefined: the measure is zero throughout."""
+    try:
+        return float(formulas.coefficient_of_variation(torch.tensor(values, dtype=torch.float64)))
+    except ValueError:
+        return None

@@ -1,0 +1,67 @@
+"""Every formula, once: pure functions from tensors to tensors, shared by measures and penalties.
+
+Attention weights ``(..., P)`` are a distribution over patches; they need not be normalised (each function
+divides by the sum), must be finite and non-negative, and must not sum to zero. Attention maps ``(..., T, T)``
+are whole post-softmax maps over T tokens: the class token, if the model has one, then P patches. Functions
+keep the floating dtype they are given, half precision is raised to float32, and all are differentiable unless
+said.
+"""
+
+from __future__ import annotations
+
+from clipdrift.formulas.ability import (
+    coefficient_of_variation,
+    recall_at_k,
+    zero_shot_agreement,
+    zero_shot_kl,
+)
+from clipdrift.formulas.attention import (
+    effective_receptive_field,
+    entropy,
+    gini,
+    head_diversity,
+    head_diversity_by_head,
+    normalised_entropy,
+    sink_patches,
+    sink_share,
+)
+from clipdrift.formulas.cka_sums import CkaSums
+from clipdrift.formulas.flow import NATS_PER_BIT, bits, patch_entropy, rollout, rollout_step
+from clipdrift.formulas.representation import cka, cka_matrix, embedding_drift, minibatch_cka
+from clipdrift.formulas.weights import (
+    effective_rank,
+    intruder_dimensions,
+    intruder_similarity,
+    singular_values,
+    weight_drift,
+)
+
+__all__ = [
+    "NATS_PER_BIT",
+    "CkaSums",
+    "bits",
+    "cka",
+    "cka_matrix",
+    "coefficient_of_variation",
+    "effective_rank",
+    "effective_receptive_field",
+    "embedding_drift",
+    "entropy",
+    "gini",
+    "head_diversity",
+    "head_diversity_by_head",
+    "intruder_dimensions",
+    "intruder_similarity",
+    "minibatch_cka",
+    "normalised_entropy",
+    "patch_entropy",
+    "recall_at_k",
+    "rollout",
+    "rollout_step",
+    "singular_values",
+    "sink_patches",
+    "sink_share",
+    "weight_drift",
+    "zero_shot_agreement",
+    "zero_shot_kl",
+]

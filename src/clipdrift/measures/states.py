@@ -1,0 +1,85 @@
+"""States of every block on every image, in memory while they are few, in a temporary file when many."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipdrift.shapes import States
+
+IN_MEMORY = 32 * 2**20
+"""Bytes of states that are kept in memory; what goes beyond is written to the temporary folder."""
+
+
+class KeptStates:
+    """(L, N, D) float32 states, filled batch by batch, read block by block."""
+
+    def __init__(self, in_memory: int = IN_MEMORY) -> None:
+        self._limit = in_memory
+        self._batches: list[Tensor] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self.images = 0
+        self.blocks = 0
+        self.width = 0
+
+    def add(self, states: States) -> None:
+        """The states (L, B, D) of the next B images."""
+        states = states.detach().to("cpu", torch.float32)
+        if not self.images:
+            self.blocks, _, self.width = states.shape
+        self.images += states.shape[1]
+        self._batches.append(states)
+        if self._folder is not None or 4 * self.images * self.blocks * self.width > self._limit:
+            self._spill()
+
+    def _spill(self) -> None:
+        """Append what is in memory to one file per block."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="clipdrift-")
+        for block in range(self.blocks):
+            with self._file(block).open("ab") as file:
+                for batch in self._batches:
+                    file.write(batch[block].contiguous().numpy().tobytes())
+        self._batches.clear()
+
+    def _file(self, block: int) -> Path:
+        assert self._folder is not None
+        return Path(self._folder.name) / f"{block}.f32"
+
+    def __len__(self) -> int:
+        """Number of blocks."""
+        return self.blocks
+
+    @property
+    def on_disk(self) -> bool:
+        return self._folder is not None
+
+    def block(self, index: int, images: slice = slice(None)) -> Tensor:
+        """(n, D) states after block ``index`` (from 0) of the images of a contiguous slice."""
+        start, stop, step = images.indices(self.images)
+        if step != 1:
+            raise ValueError("states are read in contiguous pieces")
+        if self._folder is None:
+            if len(self._batches) > 1:
+                self._batches = [torch.cat(self._batches, dim=1)]
+            return self._batches[0][index, start:stop]
+        count = max(0, stop - start)
+        flat = np.fromfile(self._file(index), np.float32, count * self.width, offset=4 * start * self.width)
+        return torch.from_numpy(flat.reshape(count, self.width))
+
+    def pieces(self, index: int, size: int) -> Iterator[Tensor]:
+        """The states after one block, ``size`` images at a time."""
+        for start in range(0, self.images, size):
+            yield self.block(index, slice(start, start + size))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """(N, D) of each block in turn."""
+        return (self.block(index) for index in range(self.blocks))
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.block(range(self.blocks)[index])

@@ -1,0 +1,51 @@
+"""Measuring leaves no trace: mode, random numbers, precision settings and gradients are as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+@contextmanager
+def still(model: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradients and true float32 inside; afterwards everything is as the caller had it.
+
+    Each submodule's own mode comes back, so that a block that was kept in eval mode inside a model in
+    training stays so. TF32 and reduced float32 matrix products are off, an outer autocast is suspended, and
+    the random generators are those of before.
+    """
+    training = [module for module in model.modules() if module.training]
+    place = next(model.parameters()).device
+    precision = torch.get_float32_matmul_precision()
+    devices = [place] if place.type == "cuda" else []
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.autocast(place.type, enabled=False))
+        stack.enter_context(torch.backends.cudnn.flags(allow_tf32=False))
+        torch.set_float32_matmul_precision("highest")
+        try:
+            model.eval()
+            yield
+        finally:
+            torch.set_float32_matmul_precision(precision)
+            for module in training:
+                module.training = True
+
+
+def in_float32(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Run ``module`` in float32, whatever its weights are kept in; they are raised for this call alone."""
+    raised = {
+        name: tensor.float()
+        for tensors in (module.named_parameters(), module.named_buffers())
+        for name, tensor in tensors
+        if tensor.dtype in _HALF
+    }
+    return functional_call(module, raised, args, kwargs) if raised else module(*args, **kwargs)

@@ -1,0 +1,119 @@
+"""The verdict of a comparison in words: how far, where, and what it did to transfer. Loads no torch.
+
+It rests on what is shown to order lost transfer across configurations, the change of the representation
+(CKA, embedding drift); attention is described and not judged. It computes nothing: every number is a field
+of the comparison.
+"""
+
+from __future__ import annotations
+
+from clipdrift.comparison import Compared, Comparison
+
+_WORDS = ((0.995, "hardly moved"), (0.95, "moved a little"), (0.8, "moved clearly"), (-1.0, "moved far"))
+"""By debiased CKA, mean over blocks. Names for a reader, not thresholds that were tested."""
+
+
+def verdict(found: Comparison) -> list[str]:
+    """Lines for a reader, the most important first."""
+    return [_how_far(found), *_where(found), *_transfer(found), _attention(found)]
+
+
+def _how_far(found: Comparison) -> str:
+    cka, turned, weight = (_value(found, name) for name in ("cka", "embedding_drift", "weight_drift"))
+    if weight == 0 and turned < 1e-9:
+        return "TUNED is BASE: no weight of the image tower differs."
+    word = next(word for least, word in _WORDS if cka >= least)
+    return (
+        f"The image tower {word}: CKA with BASE {_three(cka)} (1 = unchanged), embedding drift "
+        f"{_three(turned)} (0 = unchanged), weights changed by {_percent(100 * weight)}."
+    )
+
+
+def _where(found: Comparison) -> list[str]:
+    cka = found.measures["cka"].value_blocks
+    lines = []
+    if len(cka) > 1 and min(cka) < 0.9999:
+        lowest = min(range(len(cka)), key=cka.__getitem__)
+        lines.append(
+            f"CKA falls from {_three(cka[0])} after block 1 to {_three(cka[-1])} after block {len(cka)}; "
+            f"it is lowest after block {lowest + 1} ({_three(cka[lowest])})."
+            if cka[-1] < cka[0]
+            else f"CKA is lowest after block {lowest + 1} ({_three(cka[lowest])})."
+        )
+    kinds = {
+        name.removeprefix("weight_drift_"): values.value
+        for name, values in found.measures.items()
+        if name.startswith("weight_drift_") and values.value
+    }
+    if kinds:
+        most = max(kinds, key=lambda kind: kinds[kind] or 0)
+        lines.append(
+            f"Relative to their size, most changed: {_KINDS[most]} ({_percent(100 * (kinds[most] or 0))})."
+        )
+    return lines
+
+
+_KINDS = {
+    "projection": "the visual projection",
+    "q": "the query matrices",
+    "k": "the key matrices",
+    "v": "the value matrices",
+    "out": "the attention's output matrices",
+    "fc1": "the MLPs' first matrices",
+    "fc2": "the MLPs' second matrices",
+}
+
+
+def _transfer(found: Comparison) -> list[str]:
+    if not found.transfer:
+        return [
+            "What is left of its zero-shot ability was not tested: name a set with --transfer. Across the "
+            "configurations of one study a lower CKA went with more lost transfer, but no CKA promises a "
+            "retention."
+        ]
+    lines = []
+    for name, row in found.transfer.items():
+        kept = "" if row.retention is None else f", {row.retention:.1f} % of it kept"
+        doubt = (
+            "; BASE is not above chance here, so this says nothing" if row.before < 1.5 * row.chance else ""
+        )
+        lines.append(
+            f"Zero-shot on {name}: {row.before:.1f} % before, {row.after:.1f} % after{kept} (chance "
+            f"{row.chance:.1f} %){doubt}."
+        )
+    return lines
+
+
+def _attention(found: Comparison) -> str:
+    entropy = found.measures["entropy"]
+    text = (
+        f"Attention of the {found.shape.reader}: entropy {_three(entropy.before or 0)} to "
+        f"{_three(entropy.after or 0)} {entropy.unit} ({_drift(entropy)})"
+    )
+    blocks = entropy.drift_blocks
+    if blocks:
+        block = max(range(len(blocks)), key=lambda i: abs(blocks[i]))
+        text += f", most in block {block + 1} ({_signed(blocks[block], entropy.absolute)})"
+    return f"{text}. Its sign alone does not tell what transfer was lost."
+
+
+def _drift(values: Compared) -> str:
+    return _signed(values.drift or 0.0, values.absolute)
+
+
+def _signed(value: float, absolute: bool) -> str:
+    return f"{value:+.3g}" if absolute else f"{value:+.1f} %"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1f} %" if value >= 1 else f"{value:.2g} %"
+
+
+def _three(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _value(found: Comparison, name: str) -> float:
+    value = found.measures[name].value
+    assert value is not None
+    return value
