@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 
-.PHONY: demo test test-all check bench docs pretrain clean
+.PHONY: demo test test-all test-open-clip check bench docs pretrain clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,24 @@ test: $(READY)  # everything but the slow tests
 
 test-all: $(READY)  # slow ones too
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+# A second environment laid over the first, so that torch is not installed twice. torchvision comes from PyPI,
+# unpinned by torch: 0.16.2 is the last that loads beside a torch of another build, without its image readers.
+OVERLAY := .venv-open-clip
+OPEN_CLIP ?= open_clip_torch==3.3.0
+PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))
+
+$(OVERLAY)/.ready: $(READY)
+	rm -rf $(OVERLAY)
+	$(BIN)/python -m venv --without-pip $(OVERLAY)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c '$(PURELIB)')')" \
+	  > "$$($(OVERLAY)/bin/python -c '$(PURELIB)')/base.pth"
+	$(BIN)/python -m pip --python $(OVERLAY)/bin/python install --quiet --disable-pip-version-check --no-deps \
+	  "$(OPEN_CLIP)" torchvision==0.16.2 timm==1.0.29 ftfy wcwidth requests urllib3 charset_normalizer certifi idna
+	@touch $@
+
+test-open-clip: $(OVERLAY)/.ready  # reading and loading OpenCLIP's models, which the default suite leaves out
+	$(OVERLAY)/bin/python -m pytest -W "ignore:Failed to load image Python extension:UserWarning" tests/openclip
 
 check: $(READY)  # style, types, directions of imports, sizes of files
 	$(BIN)/ruff check
@@ -43,4 +61,4 @@ pretrain: $(READY)  # make clipdrift/mini again; see its card for how long that 
 	$(BIN)/clipdrift pretrain --out runs/mini
 
 clean:
-	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-open-clip runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

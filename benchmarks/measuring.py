@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from plain import plain_measures
 from transformers import CLIPConfig, CLIPModel
 
 from clipdrift.data.deck import Prepared
 from clipdrift.measures import read_internals
-from plain import plain_measures
 
 REPEATS = 5
 LARGE = {
@@ -82,15 +82,17 @@ def in_turn(*works: Callable[[], object]) -> list[float]:
 
 
 def flow() -> None:
-    """ViT-L/14 at 336 pixels, 16 images, whole maps: each way in a process of its own, for its peak memory."""
+    """ViT-L/14 at 336 px, 16 images, whole maps: each way in a process of its own, for its peak memory."""
     found = {way: child("large", way) for way in ("plain", "ours")}
     plain, ours = found["plain"], found["ours"]
     names = sorted(plain["values"].keys() & ours["values"].keys())
     worst = max(float(np.abs(np.subtract(plain["values"][n], ours["values"][n])).max()) for n in names)
+    memory, seconds = ours["mib"] / plain["mib"], ours["seconds"] / plain["seconds"]
     print(
         f"ViT-L/14 at 336 px, 16 images, with rollout and patch entropy: {len(names)} measures differ by at "
-        f"most {worst:.1e}; peak memory above the model's own {ours['mib'] / plain['mib']:.3f}x the plain "
-        f"way's ({ours['mib']:.0f} against {plain['mib']:.0f} MiB), time {ours['seconds'] / plain['seconds']:.2f}x"
+        f"most {worst:.1e}; peak memory above the model's own {memory:.3f}x the plain way's "
+        f"({ours['mib']:.0f} against {plain['mib']:.0f} MiB), time {seconds:.2f}x (of the processor "
+        f"{ours['cpu'] / plain['cpu']:.2f}x)"
     )
 
 
@@ -120,13 +122,14 @@ def child(*arguments: str) -> dict:
 def large(way: str) -> None:
     model = clip(LARGE, "eager" if way == "plain" else "sdpa")
     images = pictures(16, 336)
-    before, start = peak(), time.perf_counter()
+    before, start, cpu = peak(), time.perf_counter(), time.process_time()
     if way == "plain":
         values = {name: v.tolist() for name, v in plain_measures(model, images, flow=True).items()}
     else:
-        seen = read_internals(model, Prepared(images, CPU), 16, flow=True)
+        seen = read_internals(model, Prepared(images, CPU), flow=True)
         values = {name: seen.blocks(name).tolist() for name in seen.measures}
-    print({"seconds": time.perf_counter() - start, "mib": peak() - before, "values": values})
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    print({"seconds": seconds, "cpu": cpu, "mib": peak() - before, "values": values})
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from clipdrift.listing import MEASURES
 from clipdrift.maps import Maps
 
 KINDS = ("q", "k", "v", "out", "fc1", "fc2")
-ODD = 'a<b>&"c"\'d\' </script><img src=x onerror=alert(1)> $x_1$ {{ 7*7 }}'
+ODD = "a<b>&\"c\"'d' </script><img src=x onerror=alert(1)> $x_1$ {{ 7*7 }}"
 ATTENTION = (
     "entropy",
     "normalised_entropy",

@@ -68,11 +68,13 @@ def reference() -> str:
         _table(("key", "type", "default", "meaning"), list(_keys(PretrainConfig))),
     ]
     parts += ["## Methods", _table(("name", "trains", "reference"), _entries(METHODS))]
-    measures = [(f"`{n}`", e.summary, e.unit, e.reference) for n, e in MEASURES.items()]
+    measures = [
+        (f"`{n}`", e.family, e.summary, e.unit, e.range, e.reference) for n, e in MEASURES.items()
+    ]
     parts += [
         "## Measures",
         "Exact definitions: [measures](measures.md).",
-        _table(("name", "what", "unit", "reference"), measures),
+        _table(("name", "family", "what", "unit", "range", "reference"), measures),
     ]
     parts += ["## Models", _table(("name", "what", "reference"), _entries(MODELS))]
     sets = [

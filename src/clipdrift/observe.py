@@ -150,7 +150,7 @@ def prove_trained(adapted: Adapted) -> None:
 
 
 def _zero_shot(
-    stage: Stage, batch_size: int, per_class: int | None = None, seed: int = 0
+    stage: Stage, batch_size: int | None, per_class: int | None = None, seed: int = 0
 ) -> dict[str, float]:
     """Accuracy by set, through the model as it is; on all images, or a fixed balanced part (0: none)."""
     out = {}

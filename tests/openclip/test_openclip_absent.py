@@ -1,8 +1,7 @@
-"""Without OpenCLIP, in every environment: what to install is said, and nothing else needs it."""
+"""Without OpenCLIP: what to install is said. Runs in every environment; in most it is not there anyway."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
@@ -16,10 +15,3 @@ def test_openclip_is_not_installed(name: str, monkeypatch: pytest.MonkeyPatch) -
     message = error_of(name)
     assert message.startswith("OpenCLIP cannot be imported (")
     assert message.endswith('; pip install "clipdrift[open-clip]"')
-
-
-def test_it_is_not_imported_for_other_models() -> None:
-    """Reading and comparing know OpenCLIP's classes by their names."""
-    code = "import sys, clipdrift.model.towers, clipdrift.model.openclip; print('open_clip' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"

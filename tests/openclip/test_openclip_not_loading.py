@@ -90,15 +90,15 @@ def test_every_tag_with_quickgelu_has_an_architecture_with_it() -> None:
             assert open_clip.get_pretrained_cfg(other, tag), other
 
 
+@pytest.mark.usefixtures("tag")
 def test_a_tag_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a network; the network's own reason is kept."""
+    """Without a network; the reason is kept."""
 
     def fail(_tag: object) -> str:
         raise OSError("no route\nto the host")
 
     monkeypatch.setattr(open_clip, "download_pretrained", fail)
-    assert error_of("open_clip:ViT-S-32-alt/x") == "x is neither a tag of ViT-S-32-alt nor a file; tags: none"
-    assert error_of("open_clip:ViT-B-32/laion2b_e16") == (
+    assert error_of("open_clip:tiny-arch/some_tag") == (
         "the weights not found in the local cache and not to be had from the network (no route to the host)"
     )
 
@@ -133,7 +133,7 @@ def test_a_revision_cannot_be_chosen() -> None:
             "weights.pt: 1 weights of another shape than the architecture's, for example "
             "logit_scale: (2,), not ()",
         ),
-        (lambda s: s.clear(), "weights.pt: 68 weights missing, for example ln_final.bias"),
+        (lambda s: s.clear(), "weights.pt: 62 weights missing, for example ln_final.bias"),
     ],
     ids=["missing", "extra", "shape", "scale", "empty"],
 )
@@ -170,15 +170,13 @@ def test_files_that_are_no_weights(weights: Path, capsys: pytest.CaptureFixture[
     assert "code from a checkpoint ran" not in capsys.readouterr().out
     torch.save(build(), weights)
     assert error_of(name) == plain
-    for content in (b"junk", b""):
+    for content in (b"junk" * 100, b""):
         weights.write_bytes(content)
         assert error_of(name).startswith("weights.pt: cannot be read as weights (")
-    weights.write_bytes(b"junk" * 100)
-    assert error_of(name) == plain
     torch.save([1, 2], weights)
     assert error_of(name) == "weights.pt: no state dict, and no checkpoint with one under 'state_dict'"
     torch.jit.script(torch.nn.Linear(1, 1)).save(weights)
-    assert "TorchScript archives" in error_of(name)
+    assert error_of(name).startswith("weights.pt: a TorchScript archive, which is code and is not run; save")
     other = weights.with_suffix(".safetensors")
     other.write_bytes(b"junk" * 10)
     assert error_of(f"open_clip:tiny-arch-quickgelu/{other}").startswith(

@@ -40,6 +40,11 @@ def attach_adapter(clip: Clip, folder: Path) -> Clip:
         ModelError: adapter weights missing or without a place, or nothing that peft can load.
     """
     file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        raise ModelError(
+            f"{folder}: an adapter without adapter_model.safetensors; pickled weights (adapter_model.bin) "
+            "are not loaded: save it again with safetensors"
+        )
     try:
         settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         saved = set(load_file(file))

@@ -65,7 +65,12 @@ def compare(
     any_base: Annotated[
         bool, typer.Option("--any-base", help="Accept an adapter or run made from another model than BASE.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per pass; no number depends on it.")] = 32,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Images per pass; default by their tokens. No number depends on it."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Chooses images where there are more than --limit.")] = 0,
     cache: Cache = None,
     device: Device = "auto",

@@ -31,11 +31,12 @@ def listing(what: str) -> None:
         table.add_column("name", no_wrap=True)
         table.add_column("what")
         if what == "measures":
-            table.add_column("unit")
+            for column in ("family", "unit", "range"):
+                table.add_column(column)
         table.add_column("reference")
         for name, entry in entries.items():
-            unit = [entry.unit] if what == "measures" else []
-            table.add_row(name, entry.summary, *unit, entry.reference)
+            more = [entry.family, entry.unit, entry.range] if what == "measures" else []
+            table.add_row(name, entry.summary, *more, entry.reference)
     _print(table)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from clipdrift import formulas
@@ -16,6 +16,7 @@ from clipdrift.comparison import Retrieval, TransferRow
 from clipdrift.config import DataSet
 from clipdrift.data.sources import open_source
 from clipdrift.measures import embed
+from clipdrift.measures.still import in_float32, still
 from clipdrift.model.clip import Clip
 from clipdrift.model.towers import tower_of, unwrapped
 from clipdrift.model.zero_shot import class_features
@@ -24,26 +25,57 @@ from clipdrift.stage import Shop
 KS = (1, 5, 10)
 
 
-def texts_of(side: Opened, other: Opened) -> Clip:
-    """A Clip whose texts are encoded by this side's own text tower.
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """A Clip's text encoder as the images are read: in eval mode and float32, leaving no trace."""
 
-    A model in memory has no tokenizer; where it is of the other side's class, that side's is taken.
+    clip: Clip
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        with still(self.clip.model):
+            found: Tensor = in_float32(_Texts(self.clip), texts)
+            return found
+
+
+class _Texts(nn.Module):
+    """A text encoder as a module, around the live model."""
+
+    def __init__(self, clip: Clip) -> None:
+        super().__init__()
+        self.model = clip.model
+        self.encode = clip.texts
+
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        return self.encode(texts)
+
+
+def texts_of(side: Opened, other: Opened) -> Clip:
+    """A Clip whose texts are encoded by this side's own text tower, where it has one.
+
+    A model in memory has no tokenizer; where it is of the other side's class, that side's is taken. Of any
+    other class, such as one of images alone, it is tested with the other side's texts.
 
     Raises:
         PairError: neither side knows how to read texts.
     """
     if side.clip is not None:
-        return side.clip
-    if other.clip is None:
+        clip = side.clip
+    elif other.clip is None:
         raise PairError("zero-shot needs a tokenizer: give BASE by name, by folder or as a Clip")
-    model = unwrapped(side.model)
-    encoder: Any = other.clip.texts
-    if type(model) is type(unwrapped(other.model)):
-        encoder = replace(encoder, model=model)
-    return replace(other.clip, model=model, texts=encoder)
+    elif has_texts(side, other):
+        model, encoder = unwrapped(side.model), cast(Any, other.clip.texts)
+        clip = replace(other.clip, model=model, texts=replace(encoder, model=model))
+    else:
+        clip = other.clip
+    return replace(clip, texts=_Reading(clip))
 
 
-def transfer(base: Opened, tuned: Opened, spec: DataSet, shop: Shop, batch_size: int) -> TransferRow:
+def has_texts(side: Opened, other: Opened) -> bool:
+    """Whether a side can be tested with texts of its own."""
+    return side.clip is not None or type(unwrapped(side.model)) is type(unwrapped(other.model))
+
+
+def transfer(base: Opened, tuned: Opened, spec: DataSet, shop: Shop, batch_size: int | None) -> TransferRow:
     """Zero-shot on one set, each side with its own image and text tower, same images, same prompts.
 
     Raises:

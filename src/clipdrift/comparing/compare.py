@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from clipdrift.comparing.abilities import retrieval, same_texts
+from clipdrift.comparing.abilities import has_texts, retrieval, same_texts
 from clipdrift.comparing.abilities import transfer as test_transfer
-from clipdrift.comparing.images import ImagesLike, Probe
-from clipdrift.comparing.measuring import BATCH, LIMIT, open_probe, settle
+from clipdrift.comparing.images import ImagesLike, Probe, named_source, preprocess_of
+from clipdrift.comparing.measuring import LIMIT, open_probe, settle
 from clipdrift.comparing.models import ModelLike, Opened, PairError
 from clipdrift.comparing.pairs import Pair, open_pair
 from clipdrift.comparing.showing import attention_of
@@ -27,6 +27,7 @@ from clipdrift.comparing.tables import (
 )
 from clipdrift.comparison import Comparison, Side, TransferRow
 from clipdrift.config import DataSet, parse_config
+from clipdrift.data.preprocess import Preprocess
 from clipdrift.measures import Internals, cka_matrix, read_internals, spectra
 from clipdrift.model.towers import tower_of
 from clipdrift.record import environment
@@ -34,7 +35,7 @@ from clipdrift.reporter import Reporter, Silent
 from clipdrift.stage import Shop
 from clipdrift.store import cache_folder
 
-TransferLike = str | DataSet | Mapping[str, Any]
+TransferLike = str | Path | DataSet | Mapping[str, Any]
 """A data set's name, ``name=path``, a folder, or a DataSet (or its content as a dictionary)."""
 
 
@@ -46,7 +47,7 @@ def compare(
     transfer: TransferLike | Sequence[TransferLike] = (),
     limit: int = LIMIT,
     seed: int = 0,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     flow: bool = True,
     spectrum: bool = True,
     shown: int = 6,
@@ -67,7 +68,7 @@ def compare(
             images, paths or arrays of bytes.
         transfer: sets on which zero-shot ability is tested on both sides.
         limit: images read at most, chosen by ``seed``, balanced over classes where there are any.
-        batch_size: images per forward pass; no number depends on it.
+        batch_size: images per forward pass, by default some 4,096 tokens; no number depends on it.
         flow: rollout and patch entropy too, which need whole attention maps.
         spectrum: effective rank and intruder dimensions of every changed matrix, which take a while.
         shown: images whose attention is kept for pictures.
@@ -85,9 +86,13 @@ def compare(
     sets = transfer_sets(transfer)  # what is misspelt is said before anything is loaded
     reporter.stage("loading both models")
     pair = open_pair(base, tuned, any_base)
+    known = pair.base.clip or pair.tuned.clip
+    if sets and known is None:
+        raise PairError("zero-shot needs a tokenizer: give BASE by name, by folder or as a Clip")
+    prepared = preprocess_of(preprocess, known)
     place = settle(pair.base, device)
     settle(pair.tuned, device)
-    probe = open_probe(pair.base, images, limit, seed, preprocess, cache, place, skip_bad, reporter)
+    probe = open_probe(pair.base, images, limit, seed, prepared, cache, place, skip_bad, reporter)
     clock("opened")
     before = _read(pair.base, probe, batch_size, flow, reporter)
     clock("base_read")
@@ -100,7 +105,7 @@ def compare(
     clock("compared")
     rows = {}
     for spec in sets:
-        rows[spec.name] = _transfer(pair, spec, batch_size, probe, cache, seed, skip_bad, reporter)
+        rows[spec.name] = _transfer(pair, spec, batch_size, prepared, cache, seed, skip_bad, reporter)
     found = None
     if probe.captions:
         reporter.stage("retrieval between images and captions")
@@ -124,7 +129,7 @@ def compare(
         transfer=rows,
         retrieval=found,
         subsets=subsets(before, after, probe.labels, seed),
-        notes=_notes(pair, probe, bool(rows or found)),
+        notes=_notes(pair, probe, bool(rows or found), own=preprocess is None),
         environment=environment(str(place)),
         timings=clock.seconds,
     )
@@ -139,12 +144,14 @@ def transfer_sets(given: TransferLike | Sequence[TransferLike]) -> list[DataSet]
     Raises:
         ConfigError: one that is misspelt, or one that is named twice.
     """
-    several = [given] if isinstance(given, str | DataSet | Mapping) else list(given)
+    several = [given] if isinstance(given, str | Path | DataSet | Mapping) else list(given)
     sets = []
     for one in several:
-        if isinstance(one, str):
-            name, equals, path = one.partition("=")
-            one = {"name": name, "path": path} if equals else _named(one)
+        if isinstance(one, str | Path):
+            name, equals, path = str(one).partition("=")
+            one = (
+                {"name": name, "path": path} if equals and not Path(one).is_dir() else named_source(str(one))
+            )
         sets.append(one if isinstance(one, DataSet) else parse_config(one, DataSet))
     names = [spec.name for spec in sets]
     for name in names:
@@ -153,12 +160,7 @@ def transfer_sets(given: TransferLike | Sequence[TransferLike]) -> list[DataSet]
     return sets
 
 
-def _named(text: str) -> dict[str, Any]:
-    place = Path(text).expanduser()
-    return {"name": place.name, "path": text} if place.is_dir() else {"name": text}
-
-
-def _read(side: Opened, probe: Probe, batch_size: int, flow: bool, reporter: Reporter) -> Internals:
+def _read(side: Opened, probe: Probe, batch_size: int | None, flow: bool, reporter: Reporter) -> Internals:
     reporter.stage(f"reading {side.name}")
     device = next(side.model.parameters()).device
     return read_internals(side.model, probe.on(device), batch_size, flow=flow, progress=reporter.advance)
@@ -167,19 +169,17 @@ def _read(side: Opened, probe: Probe, batch_size: int, flow: bool, reporter: Rep
 def _transfer(
     pair: Pair,
     spec: DataSet,
-    batch_size: int,
-    probe: Probe,
+    batch_size: int | None,
+    preprocess: Preprocess | None,
     cache: str | Path | None,
     seed: int,
     skip_bad: bool,
     reporter: Reporter,
 ) -> TransferRow:
-    known = pair.base.clip or pair.tuned.clip
-    if known is None:
-        raise PairError("zero-shot needs a tokenizer: give BASE by name, by folder or as a Clip")
+    assert preprocess is not None  # there is a tokenizer, and with it came the preprocessing
     place = next(pair.base.model.parameters()).device
     folder = cache_folder(None if cache is None else Path(cache))
-    shop = Shop(known.preprocess, folder, torch.device(place), reporter, seed, skip_bad)
+    shop = Shop(preprocess, folder, torch.device(place), reporter, seed, skip_bad)
     return test_transfer(pair.base, pair.tuned, spec, shop, batch_size)
 
 
@@ -194,11 +194,16 @@ def _side(side: Opened, pair: Pair) -> Side:
     )
 
 
-def _notes(pair: Pair, probe: Probe, texts: bool) -> tuple[str, ...]:
+def _notes(pair: Pair, probe: Probe, texts: bool, own: bool) -> tuple[str, ...]:
     notes = list(pair.notes)
     one, other = pair.base.clip, pair.tuned.clip
-    if one and other and one.preprocess != other.preprocess:
+    if own and one and other and one.preprocess != other.preprocess:
         notes.append("BASE and TUNED come with different preprocessing; BASE's was used for both.")
+    for name, side, texts_from in (("BASE", pair.base, pair.tuned), ("TUNED", pair.tuned, pair.base)):
+        if texts and not has_texts(side, texts_from):
+            notes.append(
+                f"{name} has no text tower that is known here: {texts_from.name}'s was used for both."
+            )
     if texts and not same_texts(pair.base, pair.tuned):
         notes.append("The text towers differ as well: each side was tested with its own texts.")
     if len(probe) < 100:

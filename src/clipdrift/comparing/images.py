@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from transformers import ImageProcessingMixin, ProcessorMixin
 
+from clipdrift.comparing.captions import captions_of
 from clipdrift.comparison import ProbeImages
 from clipdrift.config import DataSet
 from clipdrift.data.deck import Batches, Deck, Prepared
-from clipdrift.data.errors import DataError
-from clipdrift.data.images import ImageSet
+from clipdrift.data.decode import decode
+from clipdrift.data.errors import BadImage, DataError
+from clipdrift.data.images import Files, ImageSet
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.data.sources import all_images, open_source
 from clipdrift.data.splits import balanced_subsets
@@ -103,8 +104,19 @@ def open_images(
                 "pictures need the model's preprocessing: give the model by name or as a Clip, say "
                 "preprocess=, or give preprocessed tensors (n, 3, S, S)"
             )
-        probe = _of_pictures(list(given), preprocess, device)
-    return _enough(_limited(probe, limit, seed))
+        probe = _of_pictures(list(given), preprocess, device, shop is not None and shop.skip_bad)
+    return _enough(_limited(_fitting(probe, image_size), limit, seed))
+
+
+def _fitting(probe: Probe, size: int) -> Probe:
+    assert isinstance(probe.images, Deck | Prepared)
+    shape = probe.images.data.shape[1:3] if isinstance(probe.images, Deck) else probe.images.images.shape[2:]
+    if len(probe) and tuple(shape) != (size, size):
+        raise DataError(
+            f"{probe.facts.source}: {shape[0]} x {shape[1]} pixels, where the model takes {size} x {size}; "
+            "preprocess them as it needs"
+        )
+    return probe
 
 
 def _enough(probe: Probe) -> Probe:
@@ -114,8 +126,11 @@ def _enough(probe: Probe) -> Probe:
 
 
 def _of_tensor(images: Tensor, device: torch.device) -> Probe:
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise DataError(f"images of shape {tuple(images.shape)}; preprocessed floats (n, 3, S, S) are needed")
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        kind = str(images.dtype).removeprefix("torch.")
+        raise DataError(
+            f"images of shape {tuple(images.shape)}, {kind}; preprocessed floats (n, 3, S, S) are needed"
+        )
     facts = ProbeImages(source="tensors in memory", count=len(images))
     return Probe(Prepared(images, device), facts, None, _numbered(len(images)), {})
 
@@ -125,30 +140,38 @@ def _of_deck(deck: Deck, source: str) -> Probe:
     return Probe(deck, facts, deck.labels, _numbered(len(deck)), {})
 
 
-def _of_pictures(given: list[Any], preprocess: Preprocess, device: torch.device) -> Probe:
-    if not given:
-        raise DataError("no images were given")
-    pictures = np.stack([preprocess.apply(_picture(one, i)) for i, one in enumerate(given)])
+def _of_pictures(given: list[Any], preprocess: Preprocess, device: torch.device, skip_bad: bool) -> Probe:
+    pictures, titles, bad = [], [], []
+    for index, one in enumerate(given, start=1):
+        where = str(one) if isinstance(one, str | Path) else f"image {index}"
+        try:
+            pictures.append(preprocess.apply(_picture(one, where)))
+            titles.append(Path(where).name)
+        except BadImage as error:
+            if not skip_bad:
+                raise
+            bad.append((error.where, error.reason))
+    if not pictures:
+        raise DataError("no images were given" if not bad else f"none of the {len(bad)} images can be read")
+    shapes = sorted({picture.shape[:2] for picture in pictures})
+    if len(shapes) > 1:
+        sizes = ", ".join(f"{height} x {width}" for height, width in shapes[:3])
+        raise DataError(f"preprocessing leaves pictures of different sizes: {sizes}; it needs a centre crop")
     count = len(pictures)
-    deck = Deck(pictures, np.arange(count), np.zeros(count, np.int64), preprocess, device)
-    facts = ProbeImages(source="pictures in memory", count=count)
-    return Probe(deck, facts, None, _numbered(count), {})
+    deck = Deck(np.stack(pictures), np.arange(count), np.zeros(count, np.int64), preprocess, device)
+    facts = ProbeImages(source="pictures in memory", count=count, bad=tuple(bad))
+    return Probe(deck, facts, None, tuple(titles), {})
 
 
-def _picture(one: Any, index: int) -> Image.Image:
+def _picture(one: Any, where: str) -> Image.Image:
     if isinstance(one, Image.Image):
         return one
     if isinstance(one, str | Path):
-        try:
-            with Image.open(one) as opened:
-                opened.load()
-                return opened.copy()
-        except OSError as error:
-            raise DataError(f"{one}: cannot be read as an image ({error})") from None
+        return decode(Files((Path(one).expanduser(),)).read(0), where)
     if isinstance(one, np.ndarray) and one.dtype == np.uint8:
-        return Image.fromarray(one)
+        return decode(one, where)
     raise DataError(
-        f"image {index} is a {type(one).__name__}, not a PIL image, a path or an array of bytes (H, W, 3)"
+        f"{where} is a {type(one).__name__}, not a PIL image, a path or an array of bytes (H, W, 3)"
     )
 
 
@@ -180,13 +203,21 @@ def _choose(labels: NDArray[np.int64] | None, count: int, limit: int, seed: int)
     if labels is not None and len(np.unique(labels)) > 1:
         try:
             return np.asarray(balanced_subsets(labels, 1, limit, seed)[0])
-        except DataError:  # a class has too few images: take what there is
+        except DataError:  # a class has too few images: as many of each as there are
             pass
-    return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
+    order = np.random.default_rng(seed).permutation(count)
+    if labels is not None:
+        seen: dict[int, int] = {}
+        rank = []
+        for label in labels[order].tolist():
+            seen[label] = seen.get(label, -1) + 1
+            rank.append(seen[label])
+        order = order[np.argsort(rank, kind="stable")]  # the first of every class, then the second
+    return np.sort(order[:limit])
 
 
 def _of_source(given: str | Path | DataSet, limit: int, seed: int, image_size: int, shop: Shop) -> Probe:
-    spec = given if isinstance(given, DataSet) else DataSet.model_validate(_spec(str(given)))
+    spec = given if isinstance(given, DataSet) else DataSet.model_validate(named_source(str(given)))
     folder = None if spec.path is None else Path(spec.path).expanduser()
     classes: tuple[str, ...] | None
     if folder is not None and folder.is_dir() and not parquet_splits(folder):
@@ -200,7 +231,8 @@ def _of_source(given: str | Path | DataSet, limit: int, seed: int, image_size: i
         known = images.labels if classes else None
         images = images.subset(_choose(known, len(images), limit, seed))
     deck, counted = shop.deck(images, f"{spec.name} (images)")
-    kept = [i for i in range(len(images)) if images.where(i) not in dict(counted.bad)]
+    bad = dict(counted.bad)
+    kept = [i for i in range(len(images)) if images.where(i) not in bad]
     facts = ProbeImages(
         source=spec.path or spec.name,
         count=len(deck),
@@ -212,12 +244,13 @@ def _of_source(given: str | Path | DataSet, limit: int, seed: int, image_size: i
         classes[label] if classes else Path(images.where(i)).name
         for i, label in zip(kept, deck.labels, strict=True)
     )
-    captions = {} if folder is None else _captions(folder, [images.where(i) for i in kept])
+    captions = {} if folder is None else captions_of(folder, [images.where(i) for i in kept])
     labels = deck.labels if classes else None
     return Probe(deck, facts, labels, titles, captions)
 
 
-def _spec(name: str) -> dict[str, str]:
+def named_source(name: str) -> dict[str, str]:
+    """A data set as it was written down: a folder that is there or is written as one, or a name."""
     place = Path(name).expanduser()
     if place.is_dir() or name.startswith(("/", "./", "../", "~")):
         return {"name": place.name or name, "path": name}
@@ -235,48 +268,25 @@ def _of_folder(folder: Path) -> tuple[ImageSet, tuple[str, ...] | None]:
     return ImageSet(labels, images.rows, images.store), names
 
 
-def _captions(folder: Path, where: Sequence[str]) -> dict[int, tuple[str, ...]]:
-    """Texts by position from ``metadata.jsonl`` or ``metadata.csv``, as in Hugging Face image folders.
-
-    Columns ``file_name``, relative to the folder, and ``text`` (or ``caption``); several rows for one image
-    are several captions.
-    """
-    table = _metadata(folder)
-    if table is None:
-        return {}
-    column = next((name for name in ("text", "caption") if name in table.columns), None)
-    if "file_name" not in table.columns or column is None:
-        return {}
-    place = {str(Path(path).resolve()): position for position, path in enumerate(where)}
-    found: dict[int, list[str]] = {}
-    for name, text in zip(table["file_name"], table[column], strict=True):
-        position = place.get(str((folder / str(name)).resolve()))
-        if position is not None and isinstance(text, str) and text.strip():
-            found.setdefault(position, []).append(text)
-    return {position: tuple(texts) for position, texts in sorted(found.items())}
-
-
-def _metadata(folder: Path) -> pd.DataFrame | None:
-    for name in ("metadata.jsonl", "metadata.csv"):
-        file = folder / name
-        if file.is_file():
-            try:
-                if name.endswith(".csv"):
-                    return pd.read_csv(file)
-                lines = file.read_text(encoding="utf-8").splitlines()
-                return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
-            except (OSError, ValueError) as error:
-                raise DataError(f"{file}: unreadable ({error})") from None
-    return None
-
-
 def preprocess_of(given: object, clip: Clip | None) -> Preprocess | None:
-    """A Preprocess, a transformers image processor, or a dictionary; none given: the Clip's own."""
+    """A Preprocess, a transformers (image) processor, or a dictionary; none given: the Clip's own.
+
+    Raises:
+        DataError: anything else, or one that is not understood.
+    """
     if given is None:
         return None if clip is None else clip.preprocess
     if isinstance(given, Preprocess):
         return given
+    if isinstance(given, ProcessorMixin):  # of images and texts
+        processor: Any = given
+        given = processor.image_processor
+    if isinstance(given, ImageProcessingMixin):
+        given = given.to_dict()
     if isinstance(given, Mapping):
-        return Preprocess.from_config(given)
-    processor: Any = given
-    return Preprocess.from_config(processor.to_dict())
+        inner = given.get("image_processor")
+        return Preprocess.from_config(inner if isinstance(inner, Mapping) else given)
+    raise DataError(
+        f"preprocess= is a {type(given).__name__}; a transformers image processor, its dictionary or a "
+        "Preprocess is needed, or give preprocessed tensors (n, 3, S, S)"
+    )

@@ -26,8 +26,6 @@ from clipdrift.store import cache_folder
 LIMIT = 500
 """Images that are read at most, unless more are asked for."""
 
-BATCH = 32
-
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
@@ -62,8 +60,13 @@ class Measurement:
 
         With ``heads``, one row per image x block x head and a column for each measure that heads have; the
         measurement must have been made with ``heads=True``.
+
+        Raises:
+            ValueError: it was not.
         """
         if heads:
+            if not self.internals.detail:
+                raise ValueError("values of single heads were not kept; measure with heads=True")
             return self.internals.to_frame()
         rows = []
         for name in self.measures:
@@ -89,7 +92,7 @@ def measure(
     *,
     limit: int = LIMIT,
     seed: int = 0,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     flow: bool = True,
     heads: bool = False,
     masses: Sequence[float] = (0.95,),
@@ -110,7 +113,7 @@ def measure(
         images: a folder, a data set's name, preprocessed floats (n, 3, S, S), a Deck, or a list of PIL
             images, paths or arrays of bytes.
         limit: images read at most, chosen by ``seed``, balanced over classes where there are any.
-        batch_size: images per forward pass; no number depends on it.
+        batch_size: images per forward pass, by default some 4,096 tokens; no number depends on it.
         flow: rollout and patch entropy too, which need whole attention maps.
         heads: keep every head's value on every image, for ``to_frame(heads=True)``.
         masses: thresholds of the effective receptive field, in (0, 1].
@@ -130,7 +133,7 @@ def measure(
     reporter.stage(f"reading {opened.name}")
     found = read_internals(
         opened.model,
-        probe.images,
+        probe.on(place),
         batch_size,
         flow=flow,
         detail=heads,

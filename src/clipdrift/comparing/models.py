@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 from transformers.utils.hub import cached_file
 
@@ -64,6 +66,8 @@ def open_model(given: ModelLike, base: Opened | None = None) -> Opened:
         return Opened(type(given).__name__, "in memory", given, None)
     name = str(given)
     folder = Path(name).expanduser()
+    if folder.is_file():
+        raise PairError(f"{name}: a file; give the folder that holds the model, the adapter or the run")
     if (folder / CONFIG).is_file() and "method" in _json(folder / CONFIG):
         return _open_run(name, folder)
     if folder.is_dir() and (folder / "head.safetensors").is_file() and not _is_model(folder):
@@ -96,6 +100,12 @@ def _open_run(name: str, folder: Path) -> Opened:
     if record.status != "done" or not weights.is_dir():
         raise PairError(f"{folder}: the run ended as {record.status} and left no weights")
     backbone = record.config.model
+    now = _fingerprint(_name_of(record.config))
+    if record.artefacts["kind"] != "model" and now and backbone.fingerprint and now != backbone.fingerprint:
+        raise PairError(
+            f"{folder}: the files of its backbone {_name_of(record.config)} are no longer those that the run "
+            "was made from; what it learnt belongs on those"
+        )
     clip = load_adapted(weights, backbone)
     made_from = (_name_of(record.config), backbone.fingerprint)
     return Opened(name, "run", clip.model, clip, fingerprint_model(weights), made_from)
@@ -136,6 +146,11 @@ def _open_adapter(name: str, folder: Path, base: Opened | None) -> Opened:
                 f"{name}: an adapter that does not say on which model it was made; give it as TUNED"
             )
         base = open_model(str(made_from))
+    if any(isinstance(part, BaseTunerLayer | ModulesToSaveWrapper) for part in base.model.modules()):
+        raise PairError(
+            f"{name}: an adapter is put on BASE, and {base.name} has adapters in it already; merge those and "
+            "save the result, or compare two runs"
+        )
     if base.clip is None:
         raise PairError(f"{name}: an adapter folder needs BASE by name, by folder or as a Clip")
     # a model in memory must not be changed, and peft changes the very object that it is given

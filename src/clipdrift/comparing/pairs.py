@@ -96,31 +96,39 @@ def _same_weights(
 def _right_base(first: Opened, second: Opened) -> list[str]:
     """What is not certain about an adapter's or a run's base; refuses what is certainly wrong."""
     if second.backbone is None:
-        return []
+        if second.kind != "adapter":
+            return []
+        return [
+            f"TUNED does not say on which model it was made; on another than {first.name} it means nothing."
+        ]
     made_from, made_print = second.backbone
-    own = first.backbone[1] if first.backbone else first.fingerprint  # two runs share a backbone
-    own_name = first.backbone[0] if first.backbone else first.name
-    what = "run" if second.kind == "run" else "adapter"
-    if made_print and own:
-        if made_print != own:
-            raise PairError(
-                f"{second.name}: the {what} was made from {made_from}, whose weights are not those of "
-                f"{own_name}; give that as BASE, or say --any-base to compare all the same"
-            )
+    # an adapter acts on the very weights of BASE; a run brings its own backbone, and two may share it
+    bases = [(first.name, first.fingerprint)]
+    if second.kind == "run" and first.backbone is not None:
+        bases.append(first.backbone)
+    names = " or ".join(name for name, _ in bases)
+    what = f"{second.name}: the {'run' if second.kind == 'run' else 'adapter'} was made from {made_from}"
+    advice = "give that as BASE, or say --any-base to compare all the same"
+    if made_print and made_print in [known for _, known in bases]:
         return []
-    if made_from == own_name:
+    if made_print and all(known for _, known in bases):
+        raise PairError(f"{what}, whose files are not those of {names}; {advice}")
+    if any(made_from == name for name, _ in bases):
         return []
-    if Path(made_from).name == Path(own_name).name:  # a local copy, as far as its name tells
+    hubs = [name for name, _ in bases if _is_hub(name)]
+    if _is_hub(made_from) and hubs:
+        raise PairError(f"{what}, not from {names}; {advice}")
+    if any(_copied(made_from, name) for name, _ in bases):
         return []
-    if _is_hub(made_from) and _is_hub(own_name):
-        raise PairError(
-            f"{second.name}: the {what} was made from {made_from}, not from {own_name}; give that as BASE, "
-            "or say --any-base to compare all the same"
-        )
     return [
-        f"TUNED says that it was made from {made_from}, which cannot be checked against {own_name} here; "
-        "with another base the numbers mean nothing."
+        f"TUNED says that it was made from {made_from}, which cannot be checked against {names} here; with "
+        "another base the numbers mean nothing."
     ]
+
+
+def _copied(one: str, other: str) -> bool:
+    """Whether one is a local copy of the other on the hub, as far as its name tells."""
+    return _is_hub(one) != _is_hub(other) and Path(one).name == Path(other).name
 
 
 def _is_hub(name: str) -> bool:

@@ -198,8 +198,11 @@ class OptimConfig(Frozen):
 class EvaluationConfig(Frozen):
     """What is measured, and when. Measuring is always in float32."""
 
-    batch_size: int = Field(
-        250, ge=1, description="Images per forward pass; no number depends on it.", json_schema_extra=_MACHINE
+    batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="Images per forward pass; none: by the number of tokens. No number depends on it.",
+        json_schema_extra=_MACHINE,
     )
     per_epoch: int = Field(
         1, ge=1, description="How often within an epoch internals are measured (dense option)."

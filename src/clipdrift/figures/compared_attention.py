@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -77,7 +78,7 @@ class _Page:
         axis.spines[:].set_visible(False)
         return axis
 
-    def text(self, left: float, top: float, words: str, **how: object) -> None:
+    def text(self, left: float, top: float, words: str, **how: Any) -> None:
         self.figure.text(left / self.width, 1 - top / self.height, words, va="top", **how)
 
 
@@ -147,7 +148,7 @@ def _bar(page: _Page, shown: AxesImage, left: float, width: float, label: str) -
     bar.outline.set_visible(False)
     bar.locator = MaxNLocator(nbins=2 if width < 1.3 else 4, symmetric=label == "difference")
     bar.ax.tick_params(width=0.8, length=3, labelsize=7)
-    bar.ax.xaxis.label.set_size(8)
+    bar.ax.xaxis.label.set_fontsize(8)
 
 
 def _top(found: Sequence[NDArray[np.float32]]) -> float:

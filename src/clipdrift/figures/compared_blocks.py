@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -35,8 +36,7 @@ def block_drift(comparison: Comparison) -> Figure:
     single = {
         name: found.drift
         for name, found in measures
-        if found.drift is not None
-        and not (found.drift_blocks or found.absolute or found.family == "ability")
+        if found.drift is not None and not (found.drift_blocks or found.absolute or found.family == "ability")
     }
     panels = len(shown) + bool(single)
     columns = min(_COLUMNS, max(2, panels))
@@ -116,7 +116,7 @@ def transfer(comparison: Comparison) -> Figure:
         raise ValueError("no transfer set was measured")
     sets = comparison.transfer
     places = np.arange(len(sets))
-    sides = (
+    sides: tuple[tuple[str, float, dict[str, Any]], ...] = (
         ("before", -0.2, {"color": COLOURS[0]}),
         ("after", 0.2, {"color": COLOURS[4], "hatch": "///", "edgecolor": "#7A5200"}),
     )

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from clipdrift.comparison import Compared, Comparison
@@ -170,7 +171,8 @@ def spectrum(comparison: Comparison) -> Figure:
             if blocks <= NUMBERED:
                 print_cells(axis, shown, text)
             axis.set_title(title, loc="left")
-            colour_bar(figure, shown, axis, label, aspect=12)
+            whole = MaxNLocator(4, integer=True)  # nothing between 1 and 2 intruders
+            colour_bar(figure, shown, axis, label, aspect=12, ticks=whole)
         heading(figure, comparison, "Spectra of the change", "Hatched: did not change.", images=False)
     return figure
 

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
@@ -133,12 +133,11 @@ def print_cells(
     axis: Axes, shown: AxesImage, text: Callable[[float], str], size: float = 7, *, bold: bool = False
 ) -> None:
     """Write into every cell of a heat map what ``text`` makes of its value, black or white by its colour."""
-    values = np.ma.getdata(shown.get_array())
-    norm, colours = shown.norm, shown.get_cmap()
+    values: NDArray[np.float64] = np.ma.filled(np.ma.asarray(shown.get_array()), np.nan)
     for row, column in np.ndindex(values.shape):
         value = float(values[row, column])
         if np.isfinite(value):
-            colour = "white" if luminance(colours, norm, value) < 0.5 else "black"
+            colour = "white" if luminance(shown, value) < 0.5 else "black"
             axis.text(
                 column + 1,
                 row + 1,
@@ -151,9 +150,9 @@ def print_cells(
             )
 
 
-def luminance(colours: Colormap, norm: Normalize, value: float) -> float:
-    """How light a value's colour is, from 0 to 1 (Rec. 709 weights, gamma of 2.2 undone and redone)."""
-    rgb = np.asarray(colours(norm(value)))[:3] ** 2.2
+def luminance(shown: AxesImage, value: float) -> float:
+    """How light the colour of a value is, from 0 to 1 (Rec. 709 weights, gamma of 2.2 undone and redone)."""
+    rgb = np.asarray(shown.to_rgba(np.array([value])))[0, :3] ** 2.2
     return float(rgb @ (0.2126, 0.7152, 0.0722)) ** (1 / 2.2)
 
 

@@ -3,8 +3,9 @@
 from clipdrift.measures.accuracy import accuracy, embed, zero_shot_accuracy
 from clipdrift.measures.attention import ATTENTION
 from clipdrift.measures.drift import Blocks, Drift, drift
+from clipdrift.measures.errors import MeasureError
 from clipdrift.measures.flow import FLOW
-from clipdrift.measures.internals import Internals, MeasureError, read_internals
+from clipdrift.measures.internals import Internals, read_internals
 from clipdrift.measures.representation import REPRESENTATION, cka_matrix, cka_minibatch, representation
 from clipdrift.measures.weights import KINDS, Spectrum, spectra, weights, weights_by_kind
 

@@ -16,27 +16,32 @@ from clipdrift.shapes import ClassFeatures
 
 
 def embed(
-    model: Any, deck: Batches, batch_size: int = 250, progress: Callable[[int, int], None] | None = None
+    model: Any,
+    deck: Batches,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """(n, E) projected embeddings of a deck by the live image tower, in eval mode and float32."""
     tower = tower_of(model)
     with still(tower.model):
         parts = []
-        for images, piece in deck.batches(batch_size):
+        for images, piece in deck.batches(tower.images_per_pass(batch_size)):
             parts.append(tower.run(images.float(), in_float32)[1].float())
             if progress:
                 progress(piece.stop, len(deck))
     return torch.cat(parts)
 
 
-def accuracy(model: Any, head: nn.Module, deck: Deck, batch_size: int = 250) -> float:
+def accuracy(model: Any, head: nn.Module, deck: Deck, batch_size: int | None = None) -> float:
     """Percent of a deck's images that the head classifies rightly."""
     with torch.no_grad():
         predicted = head(embed(model, deck, batch_size)).argmax(-1)
     return _percent(predicted, deck)
 
 
-def zero_shot_accuracy(model: Any, features: ClassFeatures, deck: Deck, batch_size: int = 250) -> float:
+def zero_shot_accuracy(
+    model: Any, features: ClassFeatures, deck: Deck, batch_size: int | None = None
+) -> float:
     """Percent of a deck's images whose nearest class feature is the right one.
 
     Always through the model as it is now: with adapters on it, this is the adapted model's accuracy.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clipdrift import formulas
+from clipdrift.measures.errors import MeasureError
 from clipdrift.model.trace import attention_maps
 
 FLOW = ("rollout_entropy", "rollout_erf95", "rollout_gini", "patch_entropy")
@@ -26,17 +27,25 @@ class Flow:
         self._rolled: Tensor | None = None
         self._entropy: list[Tensor] = []
 
-    def see(self, _block: int, queries: Tensor, keys: Tensor, heads: int) -> None:
-        """Take in one block: queries and keys (B, T, D)."""
+    def see(self, block: int, queries: Tensor, keys: Tensor, heads: int) -> None:
+        """Take in one block: queries and keys (B, T, D).
+
+        Raises:
+            MeasureError: nan or inf in a map, or a patch that attends to no patch.
+        """
         count, tokens = len(queries), queries.shape[1]
         step = max(1, _CHUNK // (heads * tokens * tokens))
         rolled, entropies = [], []
         for start in range(0, count, step):
             piece = slice(start, start + step)
             maps = attention_maps(queries[piece], keys[piece], heads)
-            entropies.append(formulas.patch_entropy(maps, class_token=self._token).mean(-1))
+            try:
+                entropies.append(formulas.patch_entropy(maps, class_token=self._token).mean(-1))
+            except ValueError as error:
+                raise MeasureError(f"patch_entropy of block {block}: {error}") from None
             before = None if self._rolled is None else self._rolled[piece]
             rolled.append(formulas.rollout_step(before, maps))
+            del maps  # before those of the next piece are built
         self._rolled = torch.cat(rolled)
         self._entropy.append(torch.cat(entropies))
 

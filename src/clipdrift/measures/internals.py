@@ -14,8 +14,8 @@ from torch import Tensor
 
 from clipdrift import formulas
 from clipdrift.data.deck import Batches
-from clipdrift.errors import ClipdriftError
 from clipdrift.measures.attention import ATTENTION, OF_TOKEN, BlockRows, erf, erf_name
+from clipdrift.measures.errors import MeasureError
 from clipdrift.measures.flow import Flow
 from clipdrift.measures.states import KeptStates
 from clipdrift.measures.still import in_float32, still
@@ -26,10 +26,6 @@ from clipdrift.shapes import Embedding
 
 Progress = Callable[[int, int], None]
 """Told how many images of how many are done."""
-
-
-class MeasureError(ClipdriftError):
-    """A measure that is nan, inf or undefined; names the measure and the block."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +85,7 @@ class Internals:
 def read_internals(
     model: Any,
     probe: Batches,
-    batch_size: int = 250,
+    batch_size: int | None = None,
     *,
     flow: bool = False,
     detail: bool = False,
@@ -103,13 +99,14 @@ def read_internals(
     Args:
         model: any that :func:`clipdrift.model.towers.tower_of` knows.
         probe: the images, in a fixed order.
+        batch_size: images per pass; none: by the number of tokens.
         flow: rollout and patch entropy too, which need whole maps and so more time.
         detail: keep every head's value on every image.
         masses: thresholds of the effective receptive field; 0.95 gives ``erf95``.
         progress: told after each batch.
 
     Raises:
-        MeasureError: nan or inf in a measure, a state or an embedding.
+        MeasureError: nan or inf in a measure, a state or an embedding; no room for the states.
         ValueError: an empty probe set.
     """
     if not len(probe):
@@ -121,7 +118,7 @@ def read_internals(
     }
     reading = _Reading(tower, {name: table[name] for name in _ordered(table)}, detail)
     with still(tower.model):
-        for images, piece in probe.batches(batch_size):
+        for images, piece in probe.batches(tower.images_per_pass(batch_size)):
             maps = Flow(class_token=tower.first_patch > 0) if flow else None
             seen = trace(
                 tower.model,
@@ -199,11 +196,14 @@ class _Reading:
     def check(self, seen: Traced) -> None:
         assert seen.rows is not None
         by_block = bool(self.tower.first_patch)
-        for block, state in enumerate(seen.states, start=1):
+        assert seen.norms is not None
+        for block, (state, norms) in enumerate(zip(seen.states, seen.norms, strict=True), start=1):
             if by_block and not torch.isfinite(seen.rows[block - 1]).all():
                 raise MeasureError(f"attention{self.where(block)} contains nan or inf")
             if not torch.isfinite(state).all():
                 raise MeasureError(f"{self.state} after block {block} contains nan or inf")
+            if not torch.isfinite(norms).all():
+                raise MeasureError(f"norms of the patch states after block {block} contain nan or inf")
         if not by_block and not torch.isfinite(seen.rows).all():
             raise MeasureError(f"attention{self.where(1)} contains nan or inf")
         if not torch.isfinite(seen.embedding).all():

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipdrift import formulas
-from clipdrift.measures.internals import Internals, MeasureError
+from clipdrift.measures.errors import MeasureError
+from clipdrift.measures.internals import Internals
 from clipdrift.measures.states import KeptStates
 
 REPRESENTATION = ("cka", "cka_biased", "cka_embedding", "embedding_drift")

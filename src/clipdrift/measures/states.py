@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipdrift.measures.errors import MeasureError
 from clipdrift.shapes import States
 
 IN_MEMORY = 32 * 2**20
@@ -22,25 +25,38 @@ class KeptStates:
     def __init__(self, in_memory: int = IN_MEMORY) -> None:
         self._limit = in_memory
         self._batches: list[Tensor] = []
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
         self.images = 0
         self.blocks = 0
         self.width = 0
 
     def add(self, states: States) -> None:
-        """The states (L, B, D) of the next B images."""
+        """The states (L, B, D) of the next B images.
+
+        Raises:
+            MeasureError: the temporary folder cannot be made or written, or is full.
+        """
         states = states.detach().to("cpu", torch.float32)
         if not self.images:
             self.blocks, _, self.width = states.shape
         self.images += states.shape[1]
         self._batches.append(states)
         if self._folder is not None or 4 * self.images * self.blocks * self.width > self._limit:
-            self._spill()
+            try:
+                self._spill()
+            except OSError as error:
+                place = self._folder or error.filename  # neither where no temporary folder was found
+                raise MeasureError(
+                    f"the states of {self.images} images cannot be kept in a temporary folder: "
+                    f"{error.strerror}{f': {place}' if place else ''}; "
+                    "make room there, or name another folder in TMPDIR"
+                ) from None
 
     def _spill(self) -> None:
         """Append what is in memory to one file per block."""
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="clipdrift-")
+            self._folder = Path(tempfile.mkdtemp(prefix="clipdrift-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         for block in range(self.blocks):
             with self._file(block).open("ab") as file:
                 for batch in self._batches:
@@ -49,7 +65,7 @@ class KeptStates:
 
     def _file(self, block: int) -> Path:
         assert self._folder is not None
-        return Path(self._folder.name) / f"{block}.f32"
+        return self._folder / f"{block}.f32"
 
     def __len__(self) -> int:
         """Number of blocks."""

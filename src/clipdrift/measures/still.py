@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -23,21 +25,48 @@ def still(model: nn.Module) -> Iterator[None]:
     """
     training = [module for module in model.modules() if module.training]
     place = next(model.parameters()).device
-    precision = torch.get_float32_matmul_precision()
     devices = [place] if place.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.autocast(place.type, enabled=False))
-        stack.enter_context(torch.backends.cudnn.flags(allow_tf32=False))
-        torch.set_float32_matmul_precision("highest")
+        stack.enter_context(_true_float32())
         try:
             model.eval()
             yield
         finally:
-            torch.set_float32_matmul_precision(precision)
             for module in training:
                 module.training = True
+
+
+_EXACT = {
+    "cudnn.allow_tf32": False,
+    "cuda.matmul.fp32_precision": "ieee",
+    "cudnn.conv.fp32_precision": "ieee",
+    "mkldnn.matmul.fp32_precision": "ieee",
+    "mkldnn.conv.fp32_precision": "ieee",
+}
+"""Settings of ``torch.backends``, old ones first: writing one of those changes the newer and finer ones."""
+
+
+@contextmanager
+def _true_float32() -> Iterator[None]:
+    kept: list[tuple[Callable[[Any], None], Any, Any]] = []
+    # torch before 2.9 has none of the newer ones; later ones do not tell an old one that a newer contradicts
+    with suppress(RuntimeError):
+        kept.append((torch.set_float32_matmul_precision, torch.get_float32_matmul_precision(), "highest"))
+    for path, exact in _EXACT.items():
+        place, _, name = path.rpartition(".")
+        with suppress(AttributeError, RuntimeError):
+            owner = attrgetter(place)(torch.backends)
+            kept.append((partial(setattr, owner, name), getattr(owner, name), exact))
+    try:
+        for write, _, exact in kept:
+            write(exact)
+        yield
+    finally:
+        for write, before, _ in kept:
+            write(before)
 
 
 def in_float32(module: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib
 import pickle
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +168,11 @@ def _fill(model: Any, file: Path) -> None:
 
 def _state(file: Path) -> dict[str, Tensor]:
     """Weights by name, from a state dict or from a checkpoint of OpenCLIP's training."""
+    if _is_torchscript(file):
+        raise Reason(
+            f"{file.name}: a TorchScript archive, which is code and is not run; save the state dict of what "
+            "torch.jit.load makes of it, or say a tag"
+        )
     try:
         load = load_file if file.suffix == ".safetensors" else _unpickled
         found: Any = load(file)
@@ -175,7 +181,9 @@ def _state(file: Path) -> dict[str, Tensor]:
             f"{file.name}: no file of plain weights: broken, or with pickled code in it, which is not run"
         ) from None
     except Exception as error:  # torch, safetensors and zipfile raise many kinds
-        raise Reason(f"{file.name}: cannot be read as weights ({one_line(error)})") from error
+        raise Reason(
+            f"{file.name}: cannot be read as weights ({type(error).__name__}: {one_line(error)})"
+        ) from error
     if isinstance(found, dict) and "state_dict" in found:
         found = found["state_dict"]
     if not isinstance(found, dict) or not all(isinstance(weight, Tensor) for weight in found.values()):
@@ -183,6 +191,14 @@ def _state(file: Path) -> dict[str, Tensor]:
     weights = {str(name).removeprefix("module."): weight for name, weight in found.items()}
     # saved by older transformers as a weight though it is only a range
     return {name: weight for name, weight in weights.items() if not name.endswith(".position_ids")}
+
+
+def _is_torchscript(file: Path) -> bool:
+    """As OpenAI published its models; torch would warn before it refuses."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _unpickled(file: Path) -> Any:

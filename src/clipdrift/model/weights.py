@@ -36,11 +36,7 @@ def effective_weights(model: Any) -> dict[str, Tensor]:
 
 def _acting(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(module, BaseTunerLayer):
-        layer: Any = module
-        if not (layer.merged or layer.disable_adapters):
-            layer = copy.deepcopy(layer)
-            layer.merge()
-        yield from _acting(layer.get_base_layer(), prefix)
+        yield from _acting(_base(module), prefix)
     elif isinstance(module, ModulesToSaveWrapper):
         wrapper: Any = module
         active = [name for name in wrapper.active_adapters if name in wrapper.modules_to_save]
@@ -51,3 +47,19 @@ def _acting(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
             yield name, parameter.detach()
         for name, child in module.named_children():
             yield from _acting(child, f"{prefix}{name}.")
+
+
+def _base(layer: Any) -> nn.Module:
+    """What a layer of peft's wraps, with the adapters that act in its weights, and no others.
+
+    Merged weights of torch's attention are no parameters, and cannot be copied, until peft is asked for the
+    layer's modules, when it puts them back.
+    """
+    if layer.merged:
+        layer.named_modules()
+    if layer.merged == layer.disable_adapters:  # in the next forward pass peft takes out what is switched off
+        layer = copy.deepcopy(layer)
+        layer.unmerge() if layer.merged else layer.merge()
+        layer.named_modules()
+    base: nn.Module = layer.get_base_layer()
+    return base

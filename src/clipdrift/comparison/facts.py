@@ -1,0 +1,135 @@
+"""The parts of a comparison: models, images, and one row of each of its tables."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from clipdrift.config.models import Frozen
+
+
+class Side(Frozen):
+    """One of the two models."""
+
+    name: str
+    kind: str = Field(description="How it was given: model, adapter, run, in memory.")
+    library: str = Field(description="Class that ran, such as transformers CLIPModel.")
+    parameters: int = Field(description="Of image tower and projection, adapters merged in.")
+    fingerprint: str | None = Field(None, description="Content hash of its files, where it has files.")
+
+
+class Shape(Frozen):
+    """Sizes of the image tower, the same on both sides."""
+
+    blocks: int
+    heads: int
+    width: int
+    embedding_width: int
+    image_size: int
+    grid: tuple[int, int] = Field(description="Rows and columns of patches.")
+    reader: Literal["class token", "pooling head"] = Field(
+        description="Whose attention over patches was read."
+    )
+
+    @property
+    def patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+
+class ProbeImages(Frozen):
+    """The images on which internals were read."""
+
+    source: str
+    count: int
+    fingerprint: str | None = None
+    classes: int | None = None
+    bad: tuple[tuple[str, str], ...] = Field((), description="Left out as unreadable: where, why.")
+
+
+class Compared(Frozen):
+    """One measure on both sides.
+
+    ``before`` and ``after`` are means over blocks; both are None for a measure that is a comparison already
+    (CKA, embedding drift, weight drift), whose value is ``value``. Lists hold a value per block and are
+    empty for a measure that has one value only. ``drift`` is in percent of the value before, or the change
+    itself where ``absolute``.
+    """
+
+    family: str
+    unit: str = ""
+    before: float | None = None
+    after: float | None = None
+    before_blocks: tuple[float, ...] = ()
+    after_blocks: tuple[float, ...] = ()
+    drift: float | None = None
+    drift_blocks: tuple[float, ...] = ()
+    absolute: bool = False
+    value: float | None = None
+    value_blocks: tuple[float, ...] = ()
+
+
+class HeadDrift(Frozen):
+    """How one head's attention changed: mean over images of one measure."""
+
+    measure: str
+    block: int
+    head: int
+    before: float
+    after: float
+
+
+class SpectrumRow(Frozen):
+    """The change of one matrix: effective rank, intruder dimensions, its largest singular values relative
+    to the largest of the matrix before."""
+
+    block: int
+    kind: str
+    effective_rank: float
+    intruders: int
+    largest: tuple[float, ...]
+
+
+class TransferRow(Frozen):
+    """Zero-shot ability on one transfer set, before and after; accuracies and retention in percent."""
+
+    images: int
+    classes: int
+    prompts: tuple[str, ...]
+    before: float
+    after: float
+    retention: float | None = Field(None, description="None where nothing was there to keep.")
+    agreement: float
+    kl: float
+    ensemble_before: float | None = Field(None, description="With all prompts of the set averaged.")
+    ensemble_after: float | None = None
+
+    @property
+    def chance(self) -> float:
+        return 100 / self.classes
+
+
+class Retrieval(Frozen):
+    """Image-text retrieval on the probe images and their captions; recall at k, in [0, 1]."""
+
+    images: int
+    captions: int
+    image_to_text_before: dict[int, float]
+    image_to_text_after: dict[int, float]
+    text_to_image_before: dict[int, float]
+    text_to_image_after: dict[int, float]
+
+
+class Sensitivity(Frozen):
+    """Coefficient of variation of a measure over disjoint subsets of the images, on either side."""
+
+    before: float | None
+    after: float | None
+
+
+class Subsets(Frozen):
+    """The subsets of the sensitivity: how many, of how many images each."""
+
+    count: int
+    images: int
+    measures: dict[str, Sensitivity]

@@ -1,0 +1,148 @@
+"""Numbers of a page: each one a cell of a table of the comparison, printed with the key of that cell.
+
+Keys, parts quoted as in URLs:
+
+- ``comparison.csv:measure/set/block/column``, set and block empty where they are in the table,
+- ``heads.csv:measure/block/head/column``,
+- ``field:path/of/names``, a field of the Comparison itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+
+from clipdrift.comparison import Comparison
+
+NOTHING = "n/a"
+
+
+class UnresolvedError(LookupError):
+    """A page asks for a number that no table holds: a defect of the page, not of the comparison."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A printed number (or word) and where it comes from."""
+
+    text: str
+    key: str
+    value: float = math.nan
+
+
+class Cells:
+    """Looks cells up; what is not there is an error."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self._comparison = comparison
+        frame = comparison.to_frame()
+        self._rows: dict[tuple[str, str, int | None], dict[str, Any]] = {}
+        for row in frame.to_dict("records"):
+            block = None if pd.isna(row["block"]) else int(row["block"])
+            self._rows[row["measure"], row["set"], block] = {str(k): v for k, v in row.items()}
+
+    def table(self, measure: str, column: str, of: str = "", block: int | None = None) -> Cell:
+        """A cell of comparison.csv.
+
+        Args:
+            of: transfer set or kind of matrix.
+
+        Raises:
+            UnresolvedError: no such row, or an empty cell.
+        """
+        row = self._rows.get((measure, of, block), {})
+        value = row.get(column)
+        if value is None or pd.isna(value):
+            raise UnresolvedError(f"no {column} of {measure} {of} {'' if block is None else block}")
+        key = _key("comparison.csv", measure, of, "" if block is None else block, column)
+        unit = str(row["unit"])
+        if column == "drift":
+            return Cell(drift_text(value, bool(row["absolute"])), key, value)
+        return Cell(percent_text(value) if unit == "%" else number(value), key, value)
+
+    def has(self, measure: str, of: str = "") -> bool:
+        """Whether there is such a row."""
+        return (measure, of, None) in self._rows
+
+    def field(self, *path: str | int) -> Cell:
+        """A field of the comparison, by names, keys and positions.
+
+        Raises:
+            UnresolvedError: no such field.
+        """
+        found: Any = self._comparison
+        for part in path:
+            try:
+                inside = isinstance(found, Mapping | list | tuple)
+                found = found[part] if inside else getattr(found, str(part))
+            except (KeyError, IndexError, AttributeError):
+                raise UnresolvedError(f"no field {path}") from None
+        key = _key("field", *path)
+        if found is None:
+            return Cell(NOTHING, key)
+        if isinstance(found, list | tuple):
+            return Cell(", ".join(map(str, found)), key)
+        if isinstance(found, bool) or not isinstance(found, int | float):
+            return Cell(str(found), key)
+        return Cell(f"{found:,}" if isinstance(found, int) else number(found), key, found)
+
+    def percent(self, *path: str | int) -> Cell:
+        """A field that is in percent, as those are printed."""
+        cell = self.field(*path)
+        return cell if math.isnan(cell.value) else Cell(percent_text(cell.value), cell.key, cell.value)
+
+
+def head_cell(row: Mapping[str, Any], column: str) -> Cell:
+    """A cell of heads.csv.
+
+    Args:
+        row: one of ``heads_frame()``.
+    """
+    value = row[column]
+    key = _key("heads.csv", row["measure"], row["block"], row["head"], column)
+    if column in ("block", "head"):
+        return Cell(str(value), key, value)
+    if pd.isna(value):
+        return Cell(NOTHING, key)
+    if column in ("change", "relative_change"):
+        return Cell(drift_text(value, column == "change"), key, value)
+    return Cell(number(value), key, value)
+
+
+def _key(table: str, *parts: str | int) -> str:
+    return f"{table}:" + "/".join(quote(str(part), safe="") for part in parts)
+
+
+def number(value: float) -> str:
+    """Three digits that count at least, with a true minus: ``0.0123``, ``3.142``, ``87,849,216``."""
+    size = abs(value)
+    if size >= 1000:
+        text = f"{value:,.0f}"
+    elif size >= 0.1 or size == 0:
+        text = f"{value:.{1 if size >= 100 else 2 if size >= 10 else 3}f}"
+    elif size >= 1e-4:
+        text = f"{value:#.3g}"
+    else:
+        text = f"{value:.2e}"
+    return text.replace("-", "−")
+
+
+def percent_text(value: float) -> str:
+    """Percent, one decimal, without the sign: it stands in the head of the table."""
+    return f"{value:.1f}".replace("-", "−")
+
+
+def drift_text(value: float, absolute: bool) -> str:
+    """A change with its sign: in percent, or in the measure's own unit where absolute."""
+    if absolute:
+        return "0" if value == 0 else f"{'+' if value > 0 else ''}{number(value)}"
+    size = abs(value)
+    if value == 0:
+        return "0 %"
+    text = f"{value:+.1f}" if size >= 0.95 else f"{value:+#.2g}" if size >= 0.001 else f"{value:+.1e}"
+    return f"{text} %".replace("-", "−")

@@ -1,0 +1,197 @@
+"""What stands in the tables of a page, row by row. Chooses and arranges; computes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clipdrift.comparison import FAMILIES, Comparison
+from clipdrift.listing import MEASURES, Entry
+from clipdrift.pages.cells import Cell, Cells, head_cell
+from clipdrift.pages.strips import Strip, strip
+
+TOP_HEADS = 20
+"""Heads listed for each measure."""
+
+_FAMILY_TEXTS = {
+    "attention": "What the {reader} looks at. Before and after are means over blocks.",
+    "flow": "How attention passes on through the blocks, and from patch to patch.",
+    "representation": "How alike the states of both models are on the same images. CKA: 1 is unchanged. "
+    "Embedding drift: 0 is unchanged.",
+    "weights": "Length of the change over length of the weights before. 0 is unchanged.",
+    "ability": "Mean over the transfer sets. Each set is in the table below.",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure; cells that it does not have are None."""
+
+    name: str
+    entry: Entry
+    unit: str
+    before: Cell | None
+    after: Cell | None
+    drift: Cell | None
+    absolute: bool
+    value: Cell | None
+    strip: Strip | None
+
+
+@dataclass(frozen=True)
+class Family:
+    """A table of measures."""
+
+    name: str
+    text: str
+    rows: tuple[Row, ...]
+
+    @property
+    def two_sided(self) -> bool:
+        """Whether any measure has a value on either side."""
+        return any(row.before for row in self.rows)
+
+    @property
+    def valued(self) -> bool:
+        """Whether any measure is a comparison already."""
+        return any(row.value for row in self.rows)
+
+    @property
+    def units(self) -> bool:
+        """Whether any measure has a unit."""
+        return any(row.unit for row in self.rows)
+
+    @property
+    def stripped(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.strip)
+
+
+def families(comparison: Comparison, cells: Cells) -> list[Family]:
+    """A table per family that has measures."""
+    out = []
+    for family in FAMILIES:
+        rows = tuple(_rows(comparison, cells, family))
+        if rows:
+            out.append(Family(family, _FAMILY_TEXTS[family].format(reader=comparison.shape.reader), rows))
+    return out
+
+
+def _rows(comparison: Comparison, cells: Cells, family: str) -> Iterator[Row]:
+    for name, found in comparison.measures.items():
+        if found.family == family:
+            two = found.value is None
+            yield Row(
+                name=name,
+                entry=MEASURES.get(name, Entry("")),
+                unit=found.unit,
+                before=cells.table(name, "before") if two else None,
+                after=cells.table(name, "after") if two else None,
+                drift=cells.table(name, "drift") if two else None,
+                absolute=found.absolute,
+                value=None if two else cells.table(name, "value"),
+                strip=strip(name, found, cells),
+            )
+
+
+def transfer(comparison: Comparison, cells: Cells) -> list[dict[str, Any]]:
+    """A row per transfer set; ensembles only where they were measured."""
+    return [
+        {
+            "name": name,
+            "prompts": found.prompts,
+            "images": cells.field("transfer", name, "images"),
+            "classes": cells.field("transfer", name, "classes"),
+            "chance": cells.percent("transfer", name, "chance"),
+            "before": cells.table("zero_shot_accuracy", "before", name),
+            "after": cells.table("zero_shot_accuracy", "after", name),
+            "retention": cells.table("retention", "value", name) if cells.has("retention", name) else None,
+            "agreement": cells.table("zero_shot_agreement", "value", name),
+            "kl": cells.table("zero_shot_kl", "value", name),
+            "ensemble": [cells.percent("transfer", name, f"ensemble_{side}") for side in ("before", "after")]
+            if found.ensemble_before is not None and found.ensemble_after is not None
+            else None,
+        }
+        for name, found in comparison.transfer.items()
+    ]
+
+
+def retrieval(comparison: Comparison, cells: Cells) -> list[dict[str, Any]]:
+    """A row per direction and k."""
+    if comparison.retrieval is None:
+        return []
+    return [
+        {
+            "direction": direction.replace("_", " "),
+            "k": k,
+            "before": cells.field("retrieval", f"{direction}_before", k),
+            "after": cells.field("retrieval", f"{direction}_after", k),
+        }
+        for direction in ("image_to_text", "text_to_image")
+        for k in getattr(comparison.retrieval, f"{direction}_before")
+    ]
+
+
+def sensitivity(comparison: Comparison, cells: Cells) -> list[dict[str, Any]]:
+    """A row per measure: its coefficient of variation over subsets of the images."""
+    if comparison.subsets is None:
+        return []
+    return [
+        {
+            "name": name,
+            "before": cells.field("subsets", "measures", name, "before"),
+            "after": cells.field("subsets", "measures", name, "after"),
+        }
+        for name in comparison.subsets.measures
+    ]
+
+
+def heads(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
+    """By measure, the heads that changed most, in the order of heads.csv."""
+    frame = comparison.heads_frame()
+    if frame.empty:
+        return {}
+    columns = ("block", "head", "before", "after", "change", "relative_change")
+    asked = dict.fromkeys(row.measure for row in comparison.heads)
+    return {
+        measure: [
+            {column: head_cell(row, column) for column in columns}
+            for row in frame[frame["measure"] == measure].head(TOP_HEADS).to_dict("records")
+        ]
+        for measure in asked
+    }
+
+
+def spectra(comparison: Comparison, cells: Cells) -> list[dict[str, Any]]:
+    """A row per changed matrix."""
+    return [
+        {
+            "block": found.block,
+            "kind": found.kind,
+            "rank": cells.table("effective_rank", "value", found.kind, found.block),
+            "intruders": cells.field("spectra", place, "intruders"),
+            "largest": [cells.field("spectra", place, "largest", i) for i in range(len(found.largest))][:4],
+        }
+        for place, found in enumerate(comparison.spectra)
+    ]
+
+
+def matrix(comparison: Comparison, cells: Cells) -> list[list[Cell]]:
+    """CKA of every block with every block."""
+    return [
+        [cells.field("cka_matrix", row, column) for column in range(len(values))]
+        for row, values in enumerate(comparison.cka_matrix)
+    ]
+
+
+def environment(comparison: Comparison, cells: Cells) -> list[tuple[str, Cell]]:
+    """Name and value of everything that was noted, nested names joined by dots."""
+
+    def walk(found: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, Cell]]:
+        for name, value in found.items():
+            if isinstance(value, Mapping):
+                yield from walk(value, (*path, name))
+            else:
+                yield ".".join((*path, name)), cells.field("environment", *path, name)
+
+    return list(walk(comparison.environment, ()))
