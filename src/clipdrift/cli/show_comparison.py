@@ -37,8 +37,9 @@ def comparison_report(found: Comparison) -> RenderableType:
 
 def _table(found: Comparison) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title, justify in (("measure", "left"), ("before", "right"), ("after", "right"), ("change", "right")):
-        table.add_column(title, justify="left" if justify == "left" else "right", no_wrap=True)
+    table.add_column("measure", no_wrap=True, min_width=26)
+    for title in ("before", "after", "change"):
+        table.add_column(title, justify="right", no_wrap=True, min_width=7)
     table.add_column("by block, 1 first", no_wrap=True)
     for family in FAMILIES:
         rows = {name: v for name, v in found.measures.items() if v.family == family}
@@ -51,7 +52,7 @@ def _table(found: Comparison) -> Table:
 
 
 def _unit(values: Compared) -> str:
-    return f" ({values.unit})" if values.unit else ""
+    return f" ({values.unit.removesuffix(' of patches')})" if values.unit else ""
 
 
 def _cells(values: Compared) -> list[RenderableType]:
