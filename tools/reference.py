@@ -68,9 +68,7 @@ def reference() -> str:
         _table(("key", "type", "default", "meaning"), list(_keys(PretrainConfig))),
     ]
     parts += ["## Methods", _table(("name", "trains", "reference"), _entries(METHODS))]
-    measures = [
-        (f"`{n}`", e.family, e.summary, e.unit, e.range, e.reference) for n, e in MEASURES.items()
-    ]
+    measures = [(f"`{n}`", e.family, e.summary, e.unit, e.range, e.reference) for n, e in MEASURES.items()]
     parts += [
         "## Measures",
         "Exact definitions: [measures](measures.md).",
