@@ -274,6 +274,27 @@ def test_many_images_as_few(monkeypatch: pytest.MonkeyPatch, limit: int, images:
         close(found[name], values)
 
 
+def test_many_images_are_never_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of states on disk, a piece at a time is in memory."""
+    before, after = pair(limit=0)
+    read: list[int] = []
+    block = KeptStates.block
+
+    def watched(kept: KeptStates, index: int, images: slice = slice(None)) -> Tensor:
+        found = block(kept, index, images)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(KeptStates, "block", watched)
+    monkeypatch.setattr(representing, "GRAM_IMAGES", 7)
+    representation(before, after)
+    cka_matrix(before, after)
+    assert max(read) == 7
+    read.clear()
+    cka_minibatch(before, after, size=5)
+    assert max(read) == 5
+
+
 @pytest.mark.parametrize("limit", [keeping.IN_MEMORY, 0])
 def test_minibatch_cka_by_numpy(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     """Sums of unbiased terms over batches of 8, the last of 5; neither the mean of CKAs nor CKA of all."""
