@@ -67,9 +67,7 @@ def compare(
     ] = False,
     batch_size: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Images per pass; default by their tokens. No number depends on it."
-        ),
+        typer.Option(min=1, help="Images per pass; default by their tokens. No number depends on it."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Chooses images where there are more than --limit.")] = 0,
     cache: Cache = None,
