@@ -121,6 +121,7 @@ class Adapted:
             if parameter.shape != state[name].shape:
                 raise ValueError(f"snapshot does not fit: {name} is {tuple(state[name].shape)} in it")
             parameter.copy_(state[name])
+        self.objective.refresh(self.head)
 
     def save(self, folder: Path) -> None:
         """Write what plain transformers or peft load: a full model, an adapter, or the head alone."""

@@ -6,10 +6,10 @@ image and once for its mirror image, and training starts there; with the whole t
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,6 @@ class Kept:
     values: Any
     start: int | None
     """Blocks that are behind them; None: they are projected embeddings."""
-    folder: tempfile.TemporaryDirectory[str] | None
 
     def batch(self, picked: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(self.values[mirrored.astype(np.int64), picked]))
@@ -115,7 +114,6 @@ def _keep(
     size = tower.images_per_pass(None)
     sides = 2 if flip else 1
     store: NDArray[np.float32] | None = None
-    folder: tempfile.TemporaryDirectory[str] | None = None
     was_training = [module for module in tower.model.modules() if module.training]
     tower.model.eval()
     try:
@@ -126,14 +124,14 @@ def _keep(
                 found = _constant(adapted, deck.images(picked, mirrored), start).float().cpu().numpy()
                 if store is None:
                     shape = (sides, len(deck), *found.shape[1:])
-                    store, folder = _room(shape, in_memory)
+                    store = _room(shape, in_memory)
                 store[side, picked] = found
                 if progress:
                     progress(side * len(deck) + int(picked[-1]) + 1, sides * len(deck))
     finally:
         for module in was_training:
             module.training = True
-    return Kept(store, start, folder)
+    return Kept(store, start)
 
 
 def _constant(adapted: Adapted, images: Tensor, start: int | None) -> Tensor:
@@ -162,11 +160,8 @@ class _Enough(Exception):  # noqa: N818 - not an error
     """The later blocks need not run."""
 
 
-def _room(
-    shape: tuple[int, ...], in_memory: int
-) -> tuple[NDArray[np.float32], tempfile.TemporaryDirectory[str] | None]:
-    if 4 * int(np.prod(shape)) <= in_memory:
-        return np.empty(shape, np.float32), None
-    folder = tempfile.TemporaryDirectory(prefix="clipdrift-")
-    file = Path(folder.name) / "kept.f32"
-    return np.memmap(file, np.float32, mode="w+", shape=shape), folder
+def _room(shape: tuple[int, ...], in_memory: int) -> NDArray[np.float32]:
+    if 4 * math.prod(shape) <= in_memory:
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile(prefix="clipdrift-") as file:  # gone with the array, also after a crash
+        return np.memmap(file, np.float32, mode="w+", shape=shape)

@@ -86,10 +86,14 @@ class _Apr:
 class _EntropyFloor:
     options: EntropyFloor
     floors: tuple[float, ...]
+    frozen: int
+    """So many blocks are not trained; what they lack to the floor would be a constant of the loss."""
     wants = Wants(rows=True)
 
     def __call__(self, seen: Traced, first_block: int, backbone: Values) -> Tensor:
-        active, _ = _over(self.options.blocks, first_block, len(self.floors))
+        chosen = self.options.blocks or range(1, len(self.floors) + 1)
+        trained = tuple(block for block in chosen if block > self.frozen)
+        active, _ = _over(trained, first_block, len(self.floors))
         if not active or seen.rows is None:
             return seen.embedding.new_zeros(())
         entropy = formulas.entropy(seen.rows[active][..., 1:])  # (l, B, H)
@@ -173,14 +177,15 @@ def _lora_change(layer: Any) -> Tensor:
     weight = layer.get_base_layer().weight.detach()
     magnitude = layer.lora_magnitude_vector[name].weight
     moved = weight + delta
-    length = moved.detach().norm(dim=1, keepdim=True)  # as peft: no gradient through the length
-    return magnitude.view(-1, 1) / length * moved - weight
+    return magnitude.view(-1, 1) * normalize(moved, dim=1) - weight
 
 
 PENALTIES: dict[str, Callable[[Any, Setting], Term]] = {
     "apr": lambda options, setting: _Apr(options, len(setting.entropies)),
     "entropy_floor": lambda options, setting: _EntropyFloor(
-        options, tuple(options.ratio * value for value in setting.entropies)
+        options,
+        tuple(options.ratio * value for value in setting.entropies),
+        setting.adapted.constant_blocks() or 0,
     ),
     "l2_sp": lambda options, setting: _L2Sp(setting.adapted),
     "ldifs": lambda options, setting: _Ldifs(options, len(setting.entropies)),
@@ -206,8 +211,10 @@ class Penalties:
 
     def __call__(self, seen: Traced, first_block: int, backbone: Values) -> Tensor:
         with torch.autocast(seen.embedding.device.type, enabled=False):
-            parts = [weight * term(seen, first_block, backbone) for weight, term in self.terms]
-            return torch.stack(parts).sum()
+            total = seen.embedding.new_zeros((), dtype=torch.float32)
+            for weight, term in self.terms:
+                total = total + weight * term(seen, first_block, backbone)
+            return total
 
 
 def build(options: Sequence[Penalty], setting: Setting) -> Penalties:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from clipdrift.adapt.adapted import Adapted
 from clipdrift.data.deck import Deck
+from clipdrift.model.towers import tower_of
 from clipdrift.model.trace import trace
 
 
@@ -71,7 +72,9 @@ class Reference:
         if self.wants.anything and self.adapted.peft is None:
             model = self.adapted.clip.model
             shared: dict[int, Any] = {id(model.text_model): model.text_model}  # never run: not copied
-            self._copy = copy.deepcopy(model, shared).requires_grad_(False).eval()
+            self._copy = copy.deepcopy(model, shared)
+            for _, part in tower_of(self._copy).parts():  # the live text tower stays as it is
+                part.requires_grad_(False).eval()
 
     def of(self, picked: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> Values:
         """The backbone's values on a batch."""
