@@ -25,8 +25,8 @@ test: $(READY)  # everything but the slow tests
 test-all: $(READY)  # slow ones too
 	$(BIN)/python -m pytest -m "slow or not slow"
 
-# A second environment laid over the first, so that torch is not installed twice. torchvision comes from PyPI,
-# unpinned by torch: 0.16.2 is the last that loads beside a torch of another build, without its image readers.
+# An environment laid over the first one, so that torch is not installed again. OpenCLIP imports torchvision, of
+# which 0.16.2 is the last release that can be imported beside a torch that it was not built for.
 OVERLAY := .venv-open-clip
 OPEN_CLIP ?= open_clip_torch==3.3.0
 PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))

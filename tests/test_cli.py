@@ -21,10 +21,11 @@ import small_runs
 from clipdrift import listing
 from clipdrift.adapt.methods import METHODS
 from clipdrift.cli import app, main
+from clipdrift.comparison import FAMILIES
 from clipdrift.config.models import Method
 from clipdrift.data.catalog import CATALOG
 from clipdrift.data.worlds import WORLDS
-from clipdrift.measures import ATTENTION, REPRESENTATION
+from clipdrift.measures import ATTENTION, FLOW, KINDS, REPRESENTATION
 from clipdrift.model.clip import MINI, load
 from clipdrift.record import read_record
 from clipdrift.store import Store
@@ -86,7 +87,7 @@ def test_help_names_every_command(say: Say) -> None:
     """Who starts without documentation starts here."""
     said = say("--help")
     assert said.code == 0
-    assert set(COMMANDS) == {"train", "demo", "pretrain", "ls", "status"}
+    assert set(COMMANDS) == {"train", "compare", "demo", "pretrain", "ls", "status"}
     for name, command in COMMANDS.items():
         assert re.search(rf"\b{name}\b", said.out)
         assert command.get_short_help_str(200).split(":")[0].split(",")[0][:20] in said.out
@@ -159,7 +160,9 @@ def test_listings_equal_the_tables_that_work() -> None:
         for tag in get_args(model.model_fields["name"].annotation)
     }
     assert set(listing.METHODS) == set(METHODS) == tags
-    assert list(listing.MEASURES) == [*ATTENTION, *REPRESENTATION, *WEIGHTS]
+    by_kind = tuple(f"weight_drift_{kind}" for kind in KINDS)
+    assert {*ATTENTION, *FLOW, *REPRESENTATION, *WEIGHTS, *by_kind} < set(listing.MEASURES)
+    assert {entry.family for entry in listing.MEASURES.values()} == {*FAMILIES, "stability"}
     assert MINI in listing.MODELS
     for table in (listing.METHODS, listing.MEASURES, listing.MODELS):
         assert all(entry.summary and "\n" not in entry.summary for entry in table.values())

@@ -21,7 +21,7 @@ def verdict(found: Comparison) -> list[str]:
 def _how_far(found: Comparison) -> str:
     cka, turned, weight = (_value(found, name) for name in ("cka", "embedding_drift", "weight_drift"))
     if weight == 0 and turned < 1e-9:
-        return "TUNED is BASE: no weight of the image tower differs."
+        return "The image tower of TUNED is that of BASE: none of its weights differs."
     word = next(word for least, word in _WORDS if cka >= least)
     return (
         f"The image tower {word}: CKA with BASE {_three(cka)} (1 = unchanged), embedding drift "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize
+from transformers import RobertaConfig
 
 from clipdrift.adapt import adapt
 from clipdrift.config import Lora
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.model.clip import Clip, ModelError, load
+from clipdrift.model.tokens import train_tokenizer
 from clipdrift.model.zero_shot import class_features, predict
 
 open_clip = pytest.importorskip("open_clip", reason=REASON)
@@ -115,6 +118,35 @@ def test_a_folder(model: Any, folder: Path, name: str, monkeypatch: pytest.Monke
     clip = load("open_clip:./saved")
     assert same(clip, model)
     assert clip.preprocess.mean == (0.5, 0.4, 0.3)
+
+
+def test_texts_by_hugging_face(folder: Path) -> None:
+    """A text tower and a tokenizer of Hugging Face's, whose own weights are not fetched."""
+    tokenizer = train_tokenizer(["a cat on a mat", "one small dog"], merges=50, context=16)
+    tokenizer.save_pretrained(folder)
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    RobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=20, **size).save_pretrained(
+        folder / "text"
+    )
+    text = {
+        "hf_model_name": str(folder / "text"),
+        "hf_tokenizer_name": "lab/elsewhere",
+        "context_length": 16,
+    }
+    config = CONFIG | {"text_cfg": text}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    expected = open_clip.CustomTextCLIP(**config | {"text_cfg": text | {"hf_model_pretrained": False}}).eval()
+    state = {name: weight.contiguous() for name, weight in expected.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+    if "batch_encode_plus" in inspect.getsource(open_clip.tokenizer.HFTokenizer):  # releases before 3.3
+        assert "its tokenizer cannot be used: " in error_of(f"open_clip:{folder}")
+        return
+    clip = load(f"open_clip:{folder}")
+    assert same(clip, expected)
+    texts = ["a cat", "one small dog"]
+    tokens = tokenizer(texts, padding="max_length", max_length=16, return_tensors="pt").input_ids
+    assert torch.equal(clip.tokenizer(texts), tokens)
+    assert torch.equal(clip.texts(texts), expected.encode_text(tokens))
 
 
 def test_the_best_of_several_weight_files(model: Any, folder: Path) -> None:

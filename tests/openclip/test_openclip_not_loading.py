@@ -228,7 +228,7 @@ def test_preprocessing_that_is_not_supported(folder: Path) -> None:
 def test_a_tokenizer_that_is_not_there(folder: Path) -> None:
     """Of Hugging Face, which a folder keeps beside the weights, or of another vocabulary than the model's."""
     configure(folder, model_cfg=CONFIG | {"text_cfg": TEXT | {"hf_tokenizer_name": "lab/tokenizer"}})
-    assert error_of(f"open_clip:{folder}").startswith("its tokenizer cannot be loaded: ")
+    assert error_of(f"open_clip:{folder}").startswith("its tokenizer cannot be used: ")
 
 
 def test_a_vocabulary_too_small(weights: Path) -> None:

@@ -37,8 +37,9 @@ def comparison_report(found: Comparison) -> RenderableType:
 
 def _table(found: Comparison) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title, justify in (("measure", "left"), ("before", "right"), ("after", "right"), ("change", "right")):
-        table.add_column(title, justify="left" if justify == "left" else "right", no_wrap=True)
+    table.add_column("measure", no_wrap=True, min_width=26)
+    for title in ("before", "after", "change"):
+        table.add_column(title, justify="right", no_wrap=True, min_width=7)
     table.add_column("by block, 1 first", no_wrap=True)
     for family in FAMILIES:
         rows = {name: v for name, v in found.measures.items() if v.family == family}
@@ -51,7 +52,7 @@ def _table(found: Comparison) -> Table:
 
 
 def _unit(values: Compared) -> str:
-    return f" ({values.unit})" if values.unit else ""
+    return f" ({values.unit.removesuffix(' of patches')})" if values.unit else ""
 
 
 def _cells(values: Compared) -> list[RenderableType]:
@@ -73,7 +74,7 @@ def _marked(shown: Text, blocks: tuple[float, ...], values: Compared | None = No
     if not blocks:
         return Text()
     if values is None:
-        return shown + Text(f"  {min(blocks):.3f} to {max(blocks):.3f}", style="dim")
+        return shown + Text(f"  {number(min(blocks))} to {number(max(blocks))}", style="dim")
     largest = max(blocks, key=abs)
     said = f"{largest:+.3g}" if values.absolute else f"{largest:+.1f} %"
     return shown + Text(f"  largest {said}", style="dim")
@@ -86,7 +87,7 @@ def _transfer(found: Comparison) -> Table:
     for name, row in found.transfer.items():
         kept = "" if row.retention is None else f"{row.retention:.1f} %"
         common = [f"{row.chance:.1f} %", f"{100 * row.agreement:.1f} %", number(row.kl)]
-        table.add_row(name, f"{row.before:.1f} %", f"{row.after:.1f} %", kept, *common, "1")
+        table.add_row(Text(name), f"{row.before:.1f} %", f"{row.after:.1f} %", kept, *common, "1")
         if row.ensemble_before is not None and row.ensemble_after is not None:
             before, after = row.ensemble_before, row.ensemble_after
             kept = f"{100 * after / before:.1f} %" if before else ""

@@ -91,14 +91,14 @@ def transfer(base: Opened, tuned: Opened, spec: DataSet, shop: Shop, batch_size:
         shop.reporter.stage(f"zero-shot on {spec.name}, {side.name}")
         place = next(side.model.parameters()).device
         images = replace(deck, device=place)
-        embedded = normalize(embed(side.model, images, batch_size, shop.reporter.advance), dim=-1)
+        embedded = embed(side.model, images, batch_size, shop.reporter.advance)
         features = class_features(clip, source.classes, source.prompts[:1])
-        cosine = (embedded @ features.T).cpu()
+        cosine = _cosines(embedded, features)
         logits.append(_scale(clip) * cosine)
         right.append(_percent(cosine, labels))
         if len(source.prompts) > 1:
             features = class_features(clip, source.classes, source.prompts)
-            ensemble.append(_percent((embedded @ features.T).cpu(), labels))
+            ensemble.append(_percent(_cosines(embedded, features), labels))
     return TransferRow(
         images=counted.count,
         classes=len(source.classes),
@@ -111,6 +111,12 @@ def transfer(base: Opened, tuned: Opened, spec: DataSet, shop: Shop, batch_size:
         ensemble_before=ensemble[0] if ensemble else None,
         ensemble_after=ensemble[1] if ensemble else None,
     )
+
+
+def _cosines(images: Tensor, texts: Tensor) -> Tensor:
+    """(n, m) in float64, which neither an autocast nor the precision settings around us can lower."""
+    left, right = (normalize(features.cpu().double(), dim=-1) for features in (images, texts))
+    return left @ right.T
 
 
 def _percent(scores: Tensor, labels: Tensor) -> float:
@@ -152,7 +158,7 @@ def retrieval(
     found = []
     for clip, embedded in zip((texts_of(base, tuned), texts_of(tuned, base)), embeddings, strict=True):
         parts = [clip.texts(texts[i : i + 256]).float().cpu() for i in range(0, len(texts), 256)]
-        similarity = normalize(embedded[positions], dim=-1) @ normalize(torch.cat(parts), dim=-1).T
+        similarity = _cosines(embedded[positions], torch.cat(parts))
         to_text = {k: float(formulas.recall_at_k(similarity, match, k)) for k in KS if k <= len(texts)}
         to_image = {
             k: float(formulas.recall_at_k(similarity.T, match.T, k)) for k in KS if k <= len(positions)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clipdrift.comparing.models import ModelLike, Opened, PairError, open_model
 from clipdrift.comparison import Shape
-from clipdrift.model.towers import Tower, tower_of
+from clipdrift.model.towers import Tower, tower_of, unwrapped
 from clipdrift.model.weights import effective_weights
 
 
@@ -64,6 +64,11 @@ def open_pair(base: ModelLike, tuned: ModelLike, any_base: bool = False) -> Pair
                 "was it saved before it was trained, or made for the text tower?"
             )
         notes.append("BASE and TUNED have the same weights in the image tower and the projection.")
+        if unwrapped(first.model) is unwrapped(second.model):
+            notes.append(
+                "They are one model in memory: peft and training change the very model that they are given, "
+                "so BASE has to be a copy of it."
+            )
     return Pair(first, second, before, after, tuple(notes))
 
 

@@ -125,8 +125,7 @@ def transfer(comparison: Comparison) -> Figure:
         axis = figure.subplots()
         for side, shift, look in sides:
             values = [getattr(row, side) for row in sets.values()]
-            who = comparison.base.name if side == "before" else comparison.tuned.name
-            axis.barh(places + shift, values, 0.38, label=f"{side}: {plain(who, 44)}", **look)
+            axis.barh(places + shift, values, 0.38, label=side, **look)
             for place, value in zip(places, values, strict=True):
                 axis.text(value + 0.8, place + shift, f"{value:.1f}", va="center", fontsize=8)
         chance = [row.chance for row in sets.values()]
@@ -139,6 +138,6 @@ def transfer(comparison: Comparison) -> Figure:
         axis.set_xticks(range(0, 101, 20))
         axis.set_xlabel("zero-shot accuracy, %")
         axis.invert_yaxis()
-        figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8)
+        figure.legend(loc="outside lower left", ncols=3, frameon=False)
         heading(figure, comparison, "Zero-shot ability on transfer sets", images=False)
     return figure

@@ -44,7 +44,7 @@ def cka_matrix(comparison: Comparison) -> Figure:
     values = np.array(comparison.cka_matrix)
     rows, columns = values.shape
     with style():
-        side = 2.4 + 0.36 * min(rows, NUMBERED)
+        side = max(4.0, 2.4 + 0.36 * min(rows, NUMBERED))
         figure = new_figure(side + 1.0, side + 0.9)
         axis = figure.subplots()
         shown = heat_map(axis, values, min(0.0, float(values.min())), 1.0)
@@ -126,7 +126,7 @@ def head_drift(comparison: Comparison, measure: str = "entropy") -> Figure:
     entry = MEASURES.get(measure)
     unit = entry.unit if entry else ""
     with style():
-        figure = new_figure(max(4.6, 2.4 + 0.42 * min(blocks, 24)), 2.0 + 0.3 * min(heads, 24))
+        figure = new_figure(max(5.0, 2.4 + 0.42 * min(blocks, 24)), 2.0 + 0.3 * min(heads, 24))
         axis = figure.subplots()
         shown = heat_map(axis, table, -limit, limit, CHANGE)
         block_ticks(axis, blocks, comparison.shape.reader)
@@ -160,7 +160,7 @@ def spectrum(comparison: Comparison) -> Figure:
         ranks[kinds.index(row.kind), row.block - 1] = row.effective_rank
         intruders[kinds.index(row.kind), row.block - 1] = row.intruders
     with style():
-        figure = new_figure(2.6 + 0.42 * min(blocks, 20), 2 * (0.34 * len(kinds) + 0.75) + 0.9)
+        figure = new_figure(max(5.0, 2.6 + 0.42 * min(blocks, 20)), 2 * (0.34 * len(kinds) + 0.75) + 0.9)
         upper, lower = figure.subplots(2, 1)
         unit = MEASURES["intruder_dimensions"].unit
         for axis, table, title, label, text in (

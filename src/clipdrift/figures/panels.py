@@ -72,7 +72,7 @@ def plain(text: str, longest: int = 60) -> str:
 
 def heading(figure: Figure, comparison: Comparison, title: str, *explained: str, images: bool = True) -> None:
     """Title of a figure, under it who is compared with whom, on how many images, how to read it."""
-    room = int(11.5 * figure.get_figwidth())  # letters of a line
+    room = int(10 * figure.get_figwidth())  # letters of a line
     names = [plain(side.name, room - 8) for side in (comparison.base, comparison.tuned)]
     count = f"{comparison.images.count} images of {plain(comparison.images.source, room - 20)}"
     parts = [f"{names[0]}  against  {names[1]}", *[count] * images]

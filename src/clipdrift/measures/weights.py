@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -85,13 +85,13 @@ def spectra(
     top: int | None = 10,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Spectrum]:
-    """Spectrum of the change of every matrix of every block that changed.
+    """Spectrum of the change of every matrix of every block that changed, by block and kind.
 
     Args:
         threshold, top: of :func:`clipdrift.formulas.intruder_dimensions`.
         progress: told after each matrix.
     """
-    pairs = list(_matrices(before))
+    pairs = _matrices(before)
     out = []
     for done, (block, kind, name) in enumerate(pairs, start=1):
         old, new = before[name].detach().float().cpu(), after[name].detach().float().cpu()
@@ -112,11 +112,15 @@ def spectra(
     return out
 
 
-def _matrices(before: Mapping[str, Tensor]) -> Iterator[tuple[int, str, str]]:
-    for name in sorted((n for n in before if _BLOCK.match(n)), key=_number):
-        for kind, suffix in KINDS.items():
-            if name.endswith(suffix):
-                yield _number(name) + 1, kind, name
+def _matrices(before: Mapping[str, Tensor]) -> list[tuple[int, str, str]]:
+    """Block from 1, kind and name of every matrix, in the order of blocks and of ``KINDS``."""
+    prefixes = {found[0] for name in before if (found := _BLOCK.match(name))}
+    return [
+        (_number(prefix) + 1, kind, prefix + suffix)
+        for prefix in sorted(prefixes, key=_number)
+        for kind, suffix in KINDS.items()
+        if prefix + suffix in before
+    ]
 
 
 def _number(name: str) -> int:

@@ -130,10 +130,12 @@ def _tokenizer(library: Any, model: Any, source: Source) -> Any:
     try:
         if named:
             with quiet():
-                return library.tokenizer.HFTokenizer(str(source.folder or named), **options)
+                tokenizer = library.tokenizer.HFTokenizer(str(source.folder or named), **options)
+                tokenizer(["tried"])  # before release 3.3 it calls what transformers 5 has not
+                return tokenizer
         tokenizer = library.SimpleTokenizer(**options)
     except Exception as error:  # missing files and options of other releases alike
-        raise Reason(f"its tokenizer cannot be loaded: {one_line(error)}") from error
+        raise Reason(f"its tokenizer cannot be used: {one_line(error)}") from error
     if tokenizer.vocab_size > model.vocab_size:
         raise Reason(
             f"OpenCLIP's tokenizer has {tokenizer.vocab_size} tokens, the text tower knows "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from clipdrift.errors import ClipdriftError
 from clipdrift.shapes import Images
@@ -126,3 +127,14 @@ class Tower(ABC):
     def canonical(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
         """A weight under the name that transformers' CLIPModel gives it, in its layout; may be several."""
         yield name, weight
+
+
+def queries_and_keys(
+    attention: Any, query: Tensor, key: Tensor, *_: object, **__: object
+) -> tuple[Tensor, Tensor]:
+    """What torch's attention makes of its inputs (B, Q, D) and (B, T, D) within, where no hook reaches."""
+    q, k, _v = attention.in_proj_weight.chunk(3)
+    if attention.in_proj_bias is None:
+        return linear(query, q), linear(key, k)
+    q_bias, k_bias, _v_bias = attention.in_proj_bias.chunk(3)
+    return linear(query, q, q_bias), linear(key, k, k_bias)

@@ -13,9 +13,15 @@ from types import NoneType
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
-from clipdrift.model.towers.base import Call, Geometry, QueriesKeys, Tower, UnsupportedModelError
+from clipdrift.model.towers.base import (
+    Call,
+    Geometry,
+    QueriesKeys,
+    Tower,
+    UnsupportedModelError,
+    queries_and_keys,
+)
 from clipdrift.shapes import Images
 
 NOT_READ: dict[str, str] = {
@@ -150,7 +156,7 @@ class OpenClip(Tower):
     def watch(self, block: nn.Module, whole: bool, receive: QueriesKeys) -> list[Any]:
         def before(attention: Any, inputs: tuple[Any, ...]) -> None:
             tokens = self.tokens(inputs[0])
-            receive(*_queries_and_keys(attention, tokens if whole else tokens[:, :1], tokens))
+            receive(*queries_and_keys(attention, tokens if whole else tokens[:, :1], tokens))
 
         return [_attention(block).register_forward_pre_hook(before)]
 
@@ -211,15 +217,6 @@ def _refused_attention(attention: Any) -> str | None:
 
 def _attention(block: Any) -> Any:
     return _ATTENTIONS[_kind(block.attn)](block.attn)
-
-
-def _queries_and_keys(attention: Any, asking: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """What the attention makes of (B, Q, D) and (B, T, D) within."""
-    q, k, _v = attention.in_proj_weight.chunk(3)
-    if attention.in_proj_bias is None:
-        return linear(asking, q), linear(tokens, k)
-    q_bias, k_bias, _v_bias = attention.in_proj_bias.chunk(3)
-    return linear(asking, q, q_bias), linear(tokens, k, k_bias)
 
 
 def _in_its_precision(visual: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

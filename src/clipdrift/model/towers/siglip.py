@@ -10,9 +10,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
-from clipdrift.model.towers.base import Call, QueriesKeys, Reader, Tower, UnsupportedModelError
+from clipdrift.model.towers.base import (
+    Call,
+    QueriesKeys,
+    Reader,
+    Tower,
+    UnsupportedModelError,
+    queries_and_keys,
+)
 from clipdrift.model.towers.huggingface import geometry_of, watch_projections
 from clipdrift.shapes import Images
 
@@ -76,7 +82,7 @@ class Siglip(Tower):
         """The head's query (B, 1, D) and its keys (B, P, D), one per patch."""
 
         def before(attention: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-            receive(*_queries_and_keys(attention, *inputs, **named))
+            receive(*queries_and_keys(attention, *inputs, **named))
 
         # searched for, as adapters may lie around it, and hooked within them, where they have been merged
         return [
@@ -84,14 +90,3 @@ class Siglip(Tower):
             for module in self.model.vision_model.head.modules()
             if isinstance(module, nn.MultiheadAttention)
         ]
-
-
-def _queries_and_keys(
-    attention: Any, query: Tensor, key: Tensor, *_: object, **__: object
-) -> tuple[Tensor, Tensor]:
-    """What torch's attention makes of its inputs (B, Q, D) and (B, T, D) within, where no hook reaches."""
-    q, k, _v = attention.in_proj_weight.chunk(3)
-    if attention.in_proj_bias is None:
-        return linear(query, q), linear(key, k)
-    q_bias, k_bias, _v_bias = attention.in_proj_bias.chunk(3)
-    return linear(query, q, q_bias), linear(key, k, k_bias)
