@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers import SiglipConfig, SiglipImageProcessorPil, SiglipModel
 
 from clipdrift.comparing.compare import compare
 from clipdrift.comparison import Comparison
-from clipdrift.model.clip import load
+from clipdrift.model.clip import Clip, load
 from clipdrift.store import RunFolder
 from small_runs import Lab, picture
 
@@ -55,22 +55,41 @@ def changed(
 ) -> Comparison:
     """The tiny CLIP against the tuned one, with everything switched on; read by many tests."""
     assert isinstance(tmp_path_factory, pytest.TempPathFactory)
-    cache = tmp_path_factory.mktemp("changed")
-    return compare(tiny_clip_dir, tuned_dir, photos, transfer=f"colours={pictures}", cache=cache)
+    place = tmp_path_factory.mktemp("changed")
+    return compare(tiny_clip_dir, tuned_dir, photos, transfer=f"colours={pictures}", cache=place)
+
+
+@pytest.fixture(scope="session")
+def clip_of() -> Callable[[Path], Clip]:
+    """``clip_of(folder)``: loaded once for all tests, none of which may change it."""
+    return cache(load)
+
+
+@pytest.fixture(scope="session")
+def beside(
+    tiny_clip_dir: Path, clip_of: Callable[[Path], Clip], against: Callable[..., Comparison]
+) -> Callable[..., Comparison]:
+    """As :func:`against`, quicker: folders of models are loaded once, and flow and spectra are left out."""
+
+    def make(tuned: Any, base: Any = tiny_clip_dir, **options: Any) -> Comparison:
+        loaded = [clip_of(side) if isinstance(side, Path) else side for side in (tuned, base)]
+        return against(*loaded, **{"flow": False, "spectrum": False, **options})
+
+    return make
 
 
 @pytest.fixture(scope="session")
 def against(
     tiny_clip_dir: Path, pixels: torch.Tensor, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Comparison]:
-    """``against(tuned, base=..., **options)``: the tiny CLIP, or another BASE, against something, on seven
-    preprocessed images. What is between two folders is done once."""
+    """``against(tuned, base=..., images=..., **options)``: the tiny CLIP, or another BASE, against something,
+    on seven preprocessed images unless on others. What is between two folders is done once."""
     done: dict[str, Comparison] = {}
-    cache = tmp_path_factory.mktemp("against")
+    place = tmp_path_factory.mktemp("against")
 
-    def make(tuned: Any, base: Any = tiny_clip_dir, **options: Any) -> Comparison:
-        work = partial(compare, base, tuned, pixels, cache=cache, **options)
-        if not (isinstance(base, Path) and isinstance(tuned, Path)):
+    def make(tuned: Any, base: Any = tiny_clip_dir, images: Any = pixels, **options: Any) -> Comparison:
+        work = partial(compare, base, tuned, images, **{"cache": place, **options})
+        if images is not pixels or not (isinstance(base, Path) and isinstance(tuned, Path)):
             return work()
         key = repr((base, tuned, options))
         if key not in done:
@@ -87,7 +106,7 @@ def adapters(
     """``adapters("whole")``: one of ``outside.ADAPTERS``, made once."""
     made: dict[str, outside.Adapter] = {}
 
-    def make(kind: str) -> Adapter:
+    def make(kind: str) -> outside.Adapter:
         if kind not in made:
             place = tmp_path_factory.mktemp(kind)
             model = outside.peft_model(tiny_clip_dir, **outside.ADAPTERS[kind])

@@ -21,12 +21,11 @@ from transformers import (
     SiglipModel,
 )
 
-from clipdrift.comparing.compare import compare
 from clipdrift.comparing.models import PairError
 from clipdrift.comparison import Comparison
 from clipdrift.config import ConfigError, DataSet
 from clipdrift.data.errors import DataError
-from clipdrift.model.clip import load
+from clipdrift.model.clip import Clip
 from small_runs import CLASSES, picture
 
 PROMPTS = ("a photo of a {}", "a bad photo of a {}", "three {} circles on plain ground")
@@ -116,13 +115,13 @@ def pictures(tests: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_transfer_by_plain_transformers(
-    tiny_clip_dir: Path, other_dir: Path, pictures: Path, against: Callable[..., Comparison], tests: Any
+    tiny_clip_dir: Path, other_dir: Path, pictures: Path, beside: Callable[..., Comparison], tests: Any
 ) -> None:
     """Accuracies, retention, agreement, KL, one prompt: each side's own image and text tower."""
     images, labels = tests
     texts = [PROMPTS[0].format(name) for name in CLASSES]
     before, after = (logits(folder, images, texts) for folder in (other_dir, tiny_clip_dir))
-    found = against(tiny_clip_dir, base=other_dir, transfer=f"colours={pictures}")
+    found = beside(tiny_clip_dir, base=other_dir, transfer=f"colours={pictures}")
     row = found.transfer["colours"]
     assert (row.images, row.classes, row.prompts) == (27, 3, PROMPTS[:1])
     assert row.chance == pytest.approx(100 / 3)
@@ -140,12 +139,12 @@ def test_transfer_by_plain_transformers(
 
 
 def test_an_ensemble_of_prompts_stands_beside_the_first(
-    tiny_clip_dir: Path, other_dir: Path, pictures: Path, against: Callable[..., Comparison], tests: Any
+    tiny_clip_dir: Path, other_dir: Path, pictures: Path, beside: Callable[..., Comparison], tests: Any
 ) -> None:
     """Mean of the unit features of each class, made unit again; the leading number keeps one prompt."""
     images, labels = tests
     data = {"name": "colours", "path": str(pictures), "prompts": PROMPTS}
-    row = against(other_dir, transfer=DataSet.model_validate(data)).transfer["colours"]
+    row = beside(other_dir, transfer=DataSet.model_validate(data)).transfer["colours"]
     assert row.prompts == PROMPTS
     for folder, first, ensemble in (
         (tiny_clip_dir, row.before, row.ensemble_before),
@@ -161,31 +160,26 @@ def test_an_ensemble_of_prompts_stands_beside_the_first(
         assert first == pytest.approx(percent(logits(folder, images, [t[0] for t in texts]), labels))
 
 
-def test_several_sets_have_a_mean(
-    against: Callable[..., Comparison], tuned_dir: Path, pictures: Path
-) -> None:
+def test_several_sets_have_a_mean(beside: Callable[..., Comparison], tuned_dir: Path, pictures: Path) -> None:
     """Accuracy over sets stands among the measures, with its drift."""
     sets = [pictures, {"name": "again", "path": str(pictures), "per_class": 4}]
-    found = against(tuned_dir, transfer=sets)
+    found = beside(tuned_dir, transfer=sets)
     assert [(name, row.images) for name, row in found.transfer.items()] == [("colours", 27), ("again", 12)]
     mean = found.measures["zero_shot_accuracy"]
     rows = list(found.transfer.values())
     assert mean.before == pytest.approx(np.mean([row.before for row in rows]))
     assert mean.after == pytest.approx(np.mean([row.after for row in rows]))
-    assert "zero_shot_accuracy" not in against(tuned_dir).measures
+    assert "zero_shot_accuracy" not in beside(tuned_dir).measures
 
 
 def test_a_set_is_named_in_any_way(
-    against: Callable[..., Comparison], tuned_dir: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    beside: Callable[..., Comparison], tuned_dir: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder as text, as a path, from here, with a name of its own, as plain data, as a DataSet."""
     monkeypatch.chdir(pictures.parent)
     wanted = {"name": "colours", "path": str(pictures)}
     ways = [str(pictures), pictures, "colours", "./colours", f"colours={pictures}", [wanted]]
-    found = [
-        against(tuned_dir, transfer=way, flow=False, spectrum=False).transfer
-        for way in (*ways, DataSet.model_validate(wanted))
-    ]
+    found = [beside(tuned_dir, transfer=way).transfer for way in (*ways, DataSet.model_validate(wanted))]
     assert all(one == found[0] for one in found)
     assert set(found[0]) == {"colours"}
 
@@ -202,42 +196,46 @@ def test_a_set_is_named_in_any_way(
     ],
 )
 def test_a_set_that_is_not_there(
-    against: Callable[..., Comparison], tuned_dir: Path, transfer: Any, kind: Any, said: str
+    beside: Callable[..., Comparison], tuned_dir: Path, transfer: Any, kind: Any, said: str
 ) -> None:
     """One line: the name, and what is near."""
     with pytest.raises(kind, match=said):
-        against(tuned_dir, transfer=transfer)
+        beside(tuned_dir, transfer=transfer)
 
 
 # --- whose texts
 
 
 def test_a_model_in_memory_speaks_with_its_own_text_tower(
-    tiny_clip_dir: Path, other_dir: Path, pictures: Path, against: Callable[..., Comparison]
+    tiny_clip_dir: Path,
+    other_dir: Path,
+    pictures: Path,
+    beside: Callable[..., Comparison],
+    clip_of: Callable[[Path], Clip],
 ) -> None:
     """It has no tokenizer, the other side's serves; which side has it does not matter."""
-    expected = against(other_dir, transfer=pictures)
-    clips = load(tiny_clip_dir), load(other_dir)
+    expected = beside(other_dir, transfer=pictures)
+    clips = clip_of(tiny_clip_dir), clip_of(other_dir)
     plain = load_plain(tiny_clip_dir), load_plain(other_dir)
     for base, tuned in ((clips[0], plain[1]), (plain[0], clips[1])):
-        found = against(tuned, base=base, transfer=pictures)
+        found = beside(tuned, base=base, transfer=pictures)
         assert worst(found, expected) < 1e-5
         assert "The text towers differ as well: each side was tested with its own texts." in found.notes
 
 
 def test_the_image_half_alone_is_tested_with_the_others_texts(
-    tiny_clip_dir: Path, tuned_dir: Path, pictures: Path, against: Callable[..., Comparison]
+    tiny_clip_dir: Path, tuned_dir: Path, pictures: Path, beside: Callable[..., Comparison]
 ) -> None:
     """And it is said whose they were."""
     half = load_plain(tuned_dir, CLIPVisionModelWithProjection)
-    found = against(half, base=load(tiny_clip_dir), transfer=pictures)
-    assert worst(found, against(tuned_dir, transfer=pictures)) < 1e-5
+    found = beside(half, base=tiny_clip_dir, transfer=pictures)
+    assert worst(found, beside(tuned_dir, transfer=pictures)) < 1e-5
     assert "TUNED has no text tower that is known here: tiny's was used for both." in found.notes
-    assert not [note for note in against(tuned_dir, transfer=pictures).notes if "text tower" in note]
+    assert not [note for note in beside(tuned_dir, transfer=pictures).notes if "text tower" in note]
 
 
 def test_without_any_tokenizer_it_is_refused(
-    tiny_clip_dir: Path, tuned_dir: Path, pictures: Path, against: Callable[..., Comparison]
+    tiny_clip_dir: Path, tuned_dir: Path, pictures: Path, beside: Callable[..., Comparison]
 ) -> None:
     """Before anything is read."""
     stages: list[str] = []
@@ -250,16 +248,16 @@ def test_without_any_tokenizer_it_is_refused(
             return lambda *_: None
 
     with pytest.raises(PairError, match=r"zero-shot needs a tokenizer: give BASE by name, by folder or as a"):
-        against(load_plain(tuned_dir), base=load_plain(tiny_clip_dir), transfer=pictures, reporter=Told())
+        beside(load_plain(tuned_dir), base=load_plain(tiny_clip_dir), transfer=pictures, reporter=Told())
     assert stages == ["loading both models"]
 
 
 def test_siglip_by_plain_transformers(
-    siglip_dir: Path, pictures: Path, against: Callable[..., Comparison], tests: Any, tmp_path: Path
+    siglip_dir: Path, pictures: Path, beside: Callable[..., Comparison], tests: Any, tmp_path: Path
 ) -> None:
     """Texts filled up to full length, as it was trained."""
     tuned = outside.tuned_copy(siglip_dir, tmp_path / "tuned", amount=0.6, kind=SiglipModel)
-    row = against(tuned, base=siglip_dir, transfer=pictures).transfer["colours"]
+    row = beside(tuned, base=siglip_dir, transfer=pictures).transfer["colours"]
     texts = [PROMPTS[0].format(name) for name in CLASSES]
     pixels = torch.stack(
         [torch.from_numpy(np.asarray(i).copy()).permute(2, 0, 1).float() / 255 for i in tests[0]]
@@ -310,11 +308,13 @@ def recall(similarity: Array, right: np.ndarray, k: int) -> float:
     return float(np.mean([right[i, row].any() for i, row in enumerate(top)]))
 
 
-def test_retrieval_by_hand(tiny_clip_dir: Path, other_dir: Path, album: Path) -> None:
+def test_retrieval_by_hand(
+    tiny_clip_dir: Path, other_dir: Path, album: Path, beside: Callable[..., Comparison]
+) -> None:
     """Recall at k both ways, several captions an image, images without captions left out."""
     rows = [*caption_rows(), {"file_name": "gone.png", "text": "of no picture"}]
     write_jsonl(album, [rows[-1], *rows[:-1]])
-    found = compare(tiny_clip_dir, other_dir, album, spectrum=False, flow=False).retrieval
+    found = beside(other_dir, images=album).retrieval
     assert found is not None
     assert (found.images, found.captions) == (7, 12)
     pictured = sorted(set(OWNERS))
@@ -332,12 +332,14 @@ def test_retrieval_by_hand(tiny_clip_dir: Path, other_dir: Path, album: Path) ->
     assert found.image_to_text_before != found.image_to_text_after
 
 
-def test_captions_in_a_table(tiny_clip_dir: Path, other_dir: Path, album: Path) -> None:
+def test_captions_in_a_table(
+    tiny_clip_dir: Path, other_dir: Path, album: Path, beside: Callable[..., Comparison]
+) -> None:
     """metadata.csv, with either name of the column, is what metadata.jsonl is."""
     found = []
     for write in (write_jsonl, write_csv, lambda f, r: write_csv(f, r, "caption")):
         write(album, caption_rows())
-        found.append(compare(tiny_clip_dir, other_dir, album, spectrum=False, flow=False).retrieval)
+        found.append(beside(other_dir, images=album).retrieval)
         for file in album.glob("metadata.*"):
             file.unlink()
     assert found[0] is not None
@@ -345,41 +347,41 @@ def test_captions_in_a_table(tiny_clip_dir: Path, other_dir: Path, album: Path) 
 
 
 def test_captions_that_look_like_nothing_are_captions(
-    tiny_clip_dir: Path, other_dir: Path, album: Path
+    tiny_clip_dir: Path, other_dir: Path, album: Path, beside: Callable[..., Comparison]
 ) -> None:
     """A table's reader takes "NA" for a gap and "12" for a number."""
     texts = ["NA", "None", "12", "null", "a square", " "]
     rows = [{"file_name": f"im{i}.png", "text": text} for i, text in enumerate(texts)]
     write_csv(album, rows)
-    found = compare(tiny_clip_dir, other_dir, album, spectrum=False, flow=False).retrieval
+    found = beside(other_dir, images=album).retrieval
     assert found is not None
     assert (found.images, found.captions) == (5, 5)  # the blank one is none
 
 
 def test_captions_follow_the_pictures_that_were_chosen(
-    tiny_clip_dir: Path, other_dir: Path, album: Path
+    tiny_clip_dir: Path, other_dir: Path, album: Path, beside: Callable[..., Comparison]
 ) -> None:
     """Of a limited or partly unreadable folder, by file name and not by position."""
     write_jsonl(album, caption_rows())
     (album / "im1.png").write_bytes(b"no picture")
-    options = {"spectrum": False, "flow": False, "skip_bad": True}
-    found = compare(tiny_clip_dir, other_dir, album, **options)
+    options = {"skip_bad": True}
+    found = beside(other_dir, images=album, **options)
     assert found.retrieval is not None
     assert (found.retrieval.images, found.retrieval.captions) == (6, 11)
     assert [Path(where).name for where, _ in found.images.bad] == ["im1.png"]
-    few = compare(tiny_clip_dir, other_dir, album, limit=4, seed=2, **options)
+    few = beside(other_dir, images=album, limit=4, seed=2, **options)
     assert few.retrieval is not None
     assert few.retrieval.images <= 4
     assert few.retrieval.captions < 11
 
 
 def test_a_broken_table_is_an_error_and_another_table_is_none(
-    tiny_clip_dir: Path, other_dir: Path, album: Path
+    tiny_clip_dir: Path, other_dir: Path, album: Path, beside: Callable[..., Comparison]
 ) -> None:
     """What was meant as captions must not be lost in silence; other metadata are nobody's business."""
     file = album / "metadata.jsonl"
     file.write_text('{"file_name": "im0.png", "text": \n')
     with pytest.raises(DataError, match=r"metadata\.jsonl: unreadable"):
-        compare(tiny_clip_dir, other_dir, album)
+        beside(other_dir, images=album)
     write_jsonl(album, [{"file_name": "im0.png", "width": 3}])
-    assert compare(tiny_clip_dir, other_dir, album, spectrum=False, flow=False).retrieval is None
+    assert beside(other_dir, images=album).retrieval is None

@@ -17,7 +17,7 @@ from torch import Tensor
 from clipdrift.comparing.compare import compare
 from clipdrift.comparing.measuring import measure
 from clipdrift.comparison import Comparison
-from clipdrift.model.clip import load
+from clipdrift.model.clip import Clip
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -35,11 +35,17 @@ def relative(one: Comparison, other: Comparison) -> dict[str, float]:
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("side", ["tuned", "both"])
 def test_half_precision_is_read_as_float32_of_its_weights(
-    tiny_clip_dir: Path, tuned_dir: Path, pixels: Tensor, pictures: Path, dtype: torch.dtype, side: str
+    tiny_clip_dir: Path,
+    tuned_dir: Path,
+    clip_of: Callable[[Path], Clip],
+    pixels: Tensor,
+    pictures: Path,
+    dtype: torch.dtype,
+    side: str,
 ) -> None:
     """Every number, transfer included, is that of the float32 model with the same rounded weights."""
     tuned = load_plain(tuned_dir).to(dtype)
-    base: Any = load(tiny_clip_dir)
+    base: Any = copy.deepcopy(clip_of(tiny_clip_dir))
     if side == "both":
         base.model.to(dtype)
     raised = copy.deepcopy(base)
@@ -67,9 +73,11 @@ def test_how_far_rounding_moves_the_numbers(
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_a_model_against_its_own_half(tiny_clip_dir: Path, pixels: Tensor, dtype: torch.dtype) -> None:
+def test_a_model_against_its_own_half(
+    tiny_clip_dir: Path, clip_of: Callable[[Path], Clip], pixels: Tensor, dtype: torch.dtype
+) -> None:
     """Rounding is a change of weights like any other: by about its epsilon, and CKA stays at 1."""
-    found = compare(load(tiny_clip_dir), load_plain(tiny_clip_dir).to(dtype), pixels, spectrum=False)
+    found = compare(clip_of(tiny_clip_dir), load_plain(tiny_clip_dir).to(dtype), pixels, spectrum=False)
     drift = found.measures["weight_drift"].value
     assert drift is not None
     assert 0.05 * torch.finfo(dtype).eps < drift < torch.finfo(dtype).eps
@@ -81,11 +89,11 @@ def test_a_model_against_its_own_half(tiny_clip_dir: Path, pixels: Tensor, dtype
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("kind", ["whole", "dora", "everything"])
 def test_adapters_in_half_precision(
-    tiny_clip_dir: Path, pixels: Tensor, dtype: torch.dtype, kind: str
+    tiny_clip_dir: Path, clip_of: Callable[[Path], Clip], pixels: Tensor, dtype: torch.dtype, kind: str
 ) -> None:
     """As they act: their change is not rounded away before it is measured."""
     model = outside.peft_model(tiny_clip_dir, **outside.ADAPTERS[kind]).to(dtype)
-    base: Any = load(tiny_clip_dir)
+    base: Any = copy.deepcopy(clip_of(tiny_clip_dir))
     base.model.to(dtype)
     raised = copy.deepcopy(base)
     raised.model.float()

@@ -247,11 +247,11 @@ def test_dropout_and_autocast_have_no_part_in_the_numbers(
     works: dict[str, Work], tiny_clip_dir: Path, tmp_path: Path, pixels: Tensor, pictures: Path
 ) -> None:
     """In the middle of a training the numbers are those of its checkpoint, loaded afterwards."""
-    script = Script(for_training(tiny_clip_dir))
+    script, clip = Script(for_training(tiny_clip_dir)), load(tiny_clip_dir)
     script.step()
     with as_in_a_script(), torch.autocast("cpu", torch.bfloat16):
-        found = compare(load(tiny_clip_dir), script.model, pixels, transfer=pictures)
-        again = compare(load(tiny_clip_dir), script.model, pixels, transfer=pictures)
+        found = compare(clip, script.model, pixels, transfer=pictures)
+        again = compare(clip, script.model, pixels, transfer=pictures)
     place = outside.copy_folder(tiny_clip_dir, tmp_path / "checkpoint")
     script.model.save_pretrained(place)
     expected = compare(tiny_clip_dir, place, pixels, transfer=pictures)

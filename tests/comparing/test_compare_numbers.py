@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import outside
 import pytest
 import torch
 from by_hand import Array, attention, entropy, field, gini, look, worst
@@ -19,7 +20,6 @@ from torch import Tensor
 from transformers import CLIPImageProcessorPil
 
 from clipdrift import formulas
-from clipdrift.comparing.compare import compare
 from clipdrift.comparison import Comparison
 from clipdrift.data.deck import Deck
 from clipdrift.data.splits import balanced_subsets
@@ -174,13 +174,24 @@ def test_weight_drift_by_hand(
         assert found.value_blocks == pytest.approx(each, rel=1e-6)
 
 
-def test_spectra_by_numpy(changed: Comparison, weights: tuple[dict[str, Tensor], dict[str, Tensor]]) -> None:
+@pytest.fixture(scope="module")
+def far_dir(tiny_clip_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Changed so much that new directions lead."""
+    return outside.tuned_copy(tiny_clip_dir, tmp_path_factory.mktemp("far") / "far", amount=1.5)
+
+
+@pytest.mark.parametrize("how", ["near", "far"])
+def test_spectra_by_numpy(
+    tiny_clip_dir: Path, tuned_dir: Path, far_dir: Path, beside: Callable[..., Comparison], how: str
+) -> None:
     """Effective rank, largest singular values and intruders of every matrix, by numpy's SVD."""
-    before, after = weights
-    assert sorted((row.block, row.kind) for row in changed.spectra) == sorted(product((1, 2), KINDS))
-    for row in changed.spectra:
+    folder = tuned_dir if how == "near" else far_dir
+    before, after = (load_file(place / "model.safetensors") for place in (tiny_clip_dir, folder))
+    spectra = beside(folder, spectrum=True).spectra
+    assert sorted((row.block, row.kind) for row in spectra) == sorted(product((1, 2), KINDS))
+    for row in spectra:
         name = f"vision_model.encoder.layers.{row.block - 1}.{KINDS[row.kind]}"
-        old, new = before[name].numpy(), after[name].numpy()
+        old, new = before[name].double().numpy(), after[name].double().numpy()
         values = np.linalg.svd(new - old, compute_uv=False)
         share = values / values.sum()
         assert row.effective_rank == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-4)
@@ -188,7 +199,7 @@ def test_spectra_by_numpy(changed: Comparison, weights: tuple[dict[str, Tensor],
         assert row.largest == pytest.approx((values[:16] / sizes[0]).tolist(), rel=1e-4)
         top = np.linalg.svd(new, full_matrices=False)[0][:, :10]
         assert row.intruders == int((np.abs(u0.T @ top).max(0) < 0.5).sum())
-    assert sum(row.intruders for row in changed.spectra) > 0
+    assert (sum(row.intruders for row in spectra) > 5) == (how == "far")
 
 
 def test_an_adapter_has_its_rank(against: Callable[..., Comparison], adapters: Any) -> None:
@@ -202,10 +213,12 @@ def test_an_adapter_has_its_rank(against: Callable[..., Comparison], adapters: A
 # --- stability
 
 
-def test_sensitivity_by_numpy(tiny_clip_dir: Path, tuned_dir: Path, make_deck: Callable[..., Deck]) -> None:
+def test_sensitivity_by_numpy(
+    tiny_clip_dir: Path, tuned_dir: Path, make_deck: Callable[..., Deck], beside: Callable[..., Comparison]
+) -> None:
     """Standard deviation (ddof 1) over mean, over five disjoint subsets balanced over classes."""
     deck = make_deck(28, classes=4)
-    found = compare(tiny_clip_dir, tuned_dir, deck, seed=3, spectrum=False)
+    found = beside(tuned_dir, images=deck, seed=3, flow=True)
     parts = balanced_subsets(deck.labels, 5, 5, 3)
     assert len(set(np.concatenate(parts).tolist())) == 25
     assert found.subsets is not None
@@ -248,22 +261,22 @@ def test_sensitivity_without_classes_and_with_few_images(
 
 @pytest.mark.parametrize("size", [1, 7, None])
 def test_no_number_depends_on_the_batch_size(
-    tiny_clip_dir: Path,
     tuned_dir: Path,
     photos: list[Image.Image],
     pictures: Path,
     changed: Comparison,
-    size: int,
+    beside: Callable[..., Comparison],
+    size: int | None,
 ) -> None:
     """One image at a time, seven, or as many as fit: sums over images, never means of batches."""
     options = {"transfer": f"colours={pictures}", "batch_size": size}
-    found = compare(tiny_clip_dir, tuned_dir, photos, **options)
+    found = beside(tuned_dir, images=photos, flow=True, spectrum=True, **options)
     assert worst(found, changed) < 1e-6
 
 
-def test_turning_the_pair_round(tiny_clip_dir: Path, tuned_dir: Path, against: Any) -> None:
+def test_turning_the_pair_round(tiny_clip_dir: Path, tuned_dir: Path, beside: Any) -> None:
     """Before and after change places; CKA is symmetric, its matrix transposed."""
-    there, back = against(tuned_dir, spectrum=False), against(tiny_clip_dir, base=tuned_dir, spectrum=False)
+    there, back = beside(tuned_dir, flow=True), beside(tiny_clip_dir, base=tuned_dir, flow=True)
     for name, values in there.measures.items():
         other = back.measures[name]
         assert (values.before, values.after) == (other.after, other.before), name
@@ -272,7 +285,7 @@ def test_turning_the_pair_round(tiny_clip_dir: Path, tuned_dir: Path, against: A
     assert np.array(there.cka_matrix) == pytest.approx(np.array(back.cka_matrix).T, abs=1e-9)
 
 
-def test_more_noise_is_more_drift(tiny_clip_dir: Path, against: Any) -> None:
+def test_more_noise_is_more_drift(tiny_clip_dir: Path, beside: Any) -> None:
     """The positive control: what is far is told from what is near, by every measure of distance."""
     from outside import of_image, shake
 
@@ -280,7 +293,7 @@ def test_more_noise_is_more_drift(tiny_clip_dir: Path, against: Any) -> None:
     for amount in (0.01, 0.05, 0.25):
         model = load_plain(tiny_clip_dir)
         shake(model, amount, only=of_image)
-        found.append(against(model, flow=False, spectrum=False).measures)
+        found.append(beside(model).measures)
     for name in ("weight_drift", "embedding_drift", "weight_drift_q", "weight_drift_projection"):
         near, middle, far = (measures[name].value for measures in found)
         assert 0 < near < middle < far, name

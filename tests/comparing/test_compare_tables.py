@@ -15,7 +15,6 @@ from outside import load_plain
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
-from clipdrift.comparing.compare import compare
 from clipdrift.comparison import Comparison, ComparisonError, TransferRow, read_comparison
 from clipdrift.listing import MEASURES
 from clipdrift.maps import read_maps
@@ -205,15 +204,15 @@ def test_maps_are_the_attention_of_the_pictures_shown(
 
 
 def test_each_class_is_shown_before_a_second_of_any(
-    tiny_clip_dir: Path, tuned_dir: Path, pictures: Path, against: Callable[..., Comparison]
+    tuned_dir: Path, pictures: Path, beside: Callable[..., Comparison]
 ) -> None:
     """Three classes, five pictures; tensors have no pictures, and none is asked for with 0."""
-    found = compare(tiny_clip_dir, tuned_dir, pictures, limit=20, shown=5, flow=False, spectrum=False)
+    found = beside(tuned_dir, images=pictures, limit=20, shown=5)
     assert found.maps is not None
     assert sorted(found.maps.titles[:3]) == ["blue", "green", "red"]
     assert len(found.maps.titles) == len(found.maps.images) == len(found.maps.before) == 5
-    assert against(tuned_dir).maps is None
-    none = compare(tiny_clip_dir, tuned_dir, pictures, limit=4, shown=0, flow=False, spectrum=False)
+    assert beside(tuned_dir).maps is None
+    none = beside(tuned_dir, images=pictures, limit=4, shown=0)
     assert none.maps is None
 
 
