@@ -94,10 +94,7 @@ def reference() -> str:
         _table(("key", "type", "default", "meaning"), list(_keys(PretrainConfig))),
     ]
     parts += ["## Methods", _table(("name", "trains", "reference"), _entries(METHODS))]
-<<<<<<< HEAD
     parts += ["## Penalties", _table(("name", "what", "reference"), _entries(PENALTIES))]
-=======
->>>>>>> main
     measures = [(f"`{n}`", e.family, e.summary, e.unit, e.range, e.reference) for n, e in MEASURES.items()]
     parts += [
         "## Measures",
