@@ -53,6 +53,7 @@ check: $(READY)  # style, types, directions of imports, sizes of files
 bench: $(READY)  # ratios, measured side by side in one run
 	$(BIN)/python benchmarks/attention_rows.py
 	$(BIN)/python benchmarks/decoded_once.py
+	$(BIN)/python benchmarks/measuring.py
 
 docs: $(READY)  # write the reference pages from the code
 	$(BIN)/python tools/reference.py

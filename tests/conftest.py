@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # huggingface_hub reads it when it is imported
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -73,10 +74,16 @@ def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def tiny_clip(tiny_clip_dir: Path) -> Clip:
-    """The tiny CLIP, loaded anew, so that a test may change it."""
+@pytest.fixture(scope="session")
+def tiny_clip_once(tiny_clip_dir: Path) -> Clip:
     return load(tiny_clip_dir)
+
+
+@pytest.fixture
+def tiny_clip(tiny_clip_once: Clip) -> Clip:
+    """The tiny CLIP, a copy, so that a test may change it; its tokenizer is shared."""
+    tokenizer = tiny_clip_once.tokenizer
+    return copy.deepcopy(tiny_clip_once, {id(tokenizer): tokenizer})
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import clipdrift
 import small_runs
 from clipdrift import listing
 from clipdrift.adapt.methods import METHODS
+from clipdrift.adapt.penalties import PENALTIES
 from clipdrift.cli import app, main
 from clipdrift.comparison import FAMILIES
 from clipdrift.config.models import Method
@@ -132,6 +133,7 @@ def test_an_unknown_command_or_option_exits_with_2(say: Say) -> None:
         ("models", listing.MODELS),
         ("datasets", [*CATALOG, *WORLDS]),
         ("methods", listing.METHODS),
+        ("penalties", listing.PENALTIES),
         ("measures", listing.MEASURES),
     ],
 )
@@ -148,7 +150,7 @@ def test_a_listing_has_a_whole_line_for_each_entry(say: Say, what: str, names: A
 def test_an_unknown_listing_names_the_legal_ones(say: Say) -> None:
     """The message is the documentation."""
     assert fails(say("ls", "nonsense")) == (
-        "error: ls nonsense: unknown; legal: models, datasets, methods, measures\n"
+        "error: ls nonsense: unknown; legal: models, datasets, methods, penalties, measures\n"
     )
 
 
@@ -164,7 +166,8 @@ def test_listings_equal_the_tables_that_work() -> None:
     assert {*ATTENTION, *FLOW, *REPRESENTATION, *WEIGHTS, *by_kind} < set(listing.MEASURES)
     assert {entry.family for entry in listing.MEASURES.values()} == {*FAMILIES, "stability"}
     assert MINI in listing.MODELS
-    for table in (listing.METHODS, listing.MEASURES, listing.MODELS):
+    assert set(listing.PENALTIES) == set(PENALTIES)
+    for table in (listing.METHODS, listing.PENALTIES, listing.MEASURES, listing.MODELS):
         assert all(entry.summary and "\n" not in entry.summary for entry in table.values())
 
 

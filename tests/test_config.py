@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
@@ -15,7 +16,9 @@ from clipdrift.config import (
     DataSet,
     FullFineTuning,
     Lora,
+    Method,
     ModelConfig,
+    Penalty,
     PretrainConfig,
     RunConfig,
     load_config,
@@ -63,7 +66,8 @@ def test_every_default() -> None:
             "flip": True,
             "skip_bad_images": False,
         },
-        "method": {"name": "full_ft"},
+        "method": {"name": "full_ft", "frozen_blocks": 0, "freeze_embeddings": False},
+        "penalty": [],
         "optim": {
             "learning_rate": 1e-5,
             "weight_decay": 0.01,
@@ -72,9 +76,10 @@ def test_every_default() -> None:
             "warmup": 0.05,
             "clip_norm": 1.0,
             "precision": "auto",
+            "keep_frozen": True,
         },
         "evaluation": {
-            "batch_size": 250,
+            "batch_size": None,
             "per_epoch": 1,
             "epoch_transfer_per_class": 0,
             "prompt_ensemble": False,
@@ -92,6 +97,7 @@ def test_the_defaults_of_lora() -> None:
         "dropout": 0.05,
         "targets": ("q", "v"),
         "train_projection": True,
+        "frozen_blocks": 0,
     }
 
 
@@ -111,15 +117,55 @@ def test_no_file_and_an_empty_file_are_the_defaults(tmp_path: Path) -> None:
             ["optim.learning_rat=1"],
             ["optim.learning_rat = 1: unknown key", "did you mean learning_rate?", "warmup"],
         ),
-        (["sed=1"], ["sed = 1: unknown key", "seed", "data, evaluation, method, model, optim"]),
+        (
+            ["sed=1"],
+            ["sed = 1: unknown key", "seed", "data, evaluation, method, model, optim, penalty, seed"],
+        ),
         (["data.target.clases=['a']"], ["data.target.clases = ['a']: unknown key", "classes"]),
-        (["method.rank=4"], ["method.rank = 4: unknown key", "legal keys of full_ft: none"]),
+        (
+            ["method.rank=4"],
+            ["method.rank = 4: unknown key", "legal keys of full_ft: freeze_embeddings, frozen_blocks"],
+        ),
         (["method=linear_probe", "method.rank=4"], ["method.rank = 4", "legal keys of linear_probe: none"]),
         (
             ["method=lora", "method.ranks=4"],
-            ["method.ranks = 4", "mean rank?", "alpha, dropout, rank, targets"],
+            [
+                "method.ranks = 4",
+                "mean rank?",
+                "legal keys of lora: alpha, dropout, frozen_blocks, rank, targets, train_projection",
+            ],
         ),
-        (["method=lorra"], ["method.name = 'lorra': unknown; legal: 'full_ft', 'lora', 'linear_probe'"]),
+        (["method=lorra"], ["method.name = 'lorra': unknown; legal: 'full_ft', 'lora', 'rslora', 'dora', "]),
+        (["method=lora", "method.frozen_blocks=-1"], ["method.frozen_blocks = -1: ", "or equal to 0"]),
+        (["method=lora", "method.freeze_embeddings=true"], ["method.freeze_embeddings = True: unknown key"]),
+        (["method=last_blocks", "method.blocks=0"], ["method.blocks = 0: ", "or equal to 1"]),
+        (["method=lora_plus", "method.rate_ratio=0"], ["method.rate_ratio = 0: should be greater than 0"]),
+        (["method=lp_ft", "method.probe_epochs=0"], ["method.probe_epochs = 0: ", "or equal to 1"]),
+        (
+            ["penalty=aprr"],
+            [
+                "penalty.name = 'aprr': unknown",
+                "legal: 'apr', 'entropy_floor', 'l2_sp', 'ldifs', 'zero_shot_kl'",
+            ],
+        ),
+        (["penalty=['ldifs', 'nope']"], ["penalty.name = 'nope': unknown"]),
+        (["penalty=3"], ["penalty = 3: "]),
+        (["penalty=['apr', 'l2_sp', 'apr']"], ["penalty names 'apr' twice"]),
+        (["penalty=apr", "penalty.weight=0"], ["penalty.apr.weight = 0: should be greater than 0"]),
+        (["penalty=l2_sp", "penalty.blocks=[1]"], ["penalty.l2_sp.blocks = [1]: unknown key"]),
+        (["penalty=apr", "penalty.blocks=[0, 1]"], ["penalty.apr: blocks count from 1"]),
+        (["penalty=apr", "penalty.blocks=[]"], ["penalty.apr: blocks count from 1; leave the key out"]),
+        (["penalty=ldifs", "penalty.blocks=[2, 2]"], ["penalty.ldifs: blocks names a block twice"]),
+        (["penalty=entropy_floor", "penalty.ratio=0"], ["penalty.entropy_floor.ratio = 0: "]),
+        (
+            ["penalty=apr", "method=linear_probe"],
+            ["penalty apr with method linear_probe", "only the head is trained", "leave one of them out"],
+        ),
+        (
+            ["method=dora", "model=open_clip:ViT-B-32"],
+            ["model open_clip:ViT-B-32: dora on OpenCLIP attention is not possible", "in one matrix"],
+        ),
+        (["method=lora", "model=hf-hub:org/clip"], ["model hf-hub:org/clip: lora is not possible"]),
         (["method=3"], ["method = 3: "]),
         (["optim.epochs=two"], ["optim.epochs = 'two': should be a valid integer"]),
         (["optim.epochs=2.5"], ["optim.epochs = 2.5: should be a valid integer"]),
@@ -264,6 +310,18 @@ def test_a_configuration_cannot_be_changed() -> None:
     assert hash(config) == hash(made("method=lora"))
 
 
+@pytest.mark.parametrize(
+    "text", ["apr", "['apr']", "{name = 'apr'}", "[{name = 'apr'}]", "[{name = 'apr', weight = 0.1}]"]
+)
+def test_a_penalty_is_a_name_a_table_or_a_list(text: str) -> None:
+    """However it is written, it is one run."""
+    assert made(f"penalty={text}").key == made("penalty=apr").key
+    assert [p.name for p in made("penalty=['l2_sp', {name = 'apr', blocks = [2]}]").penalty] == [
+        "l2_sp",
+        "apr",
+    ]
+
+
 # --- the key
 
 
@@ -308,6 +366,33 @@ CHANGED = [
     ["method=lora", "method.dropout=0"],
     ["method=lora", "method.targets=['q', 'k', 'v']"],
     ["method=lora", "method.train_projection=false"],
+    ["method=lora", "method.frozen_blocks=1"],
+    ["method.frozen_blocks=1"],
+    ["method.freeze_embeddings=true"],
+    ["method=rslora"],
+    ["method=dora"],
+    ["method=lora_plus"],
+    ["method=lora_plus", "method.rate_ratio=4"],
+    ["method=last_blocks"],
+    ["method=last_blocks", "method.blocks=2"],
+    ["method=bias_only"],
+    ["method=norm_only"],
+    ["method=lp_ft"],
+    ["method=lp_ft", "method.probe_epochs=1"],
+    ["method=lp_ft", "method.probe_learning_rate=0.1"],
+    ["method=flyp"],
+    ["method=flyp", "method.train_texts=false"],
+    ["optim.keep_frozen=false"],
+    ["penalty=apr"],
+    ["penalty=apr", "penalty.weight=1"],
+    ["penalty=apr", "penalty.blocks=[1]"],
+    ["penalty=entropy_floor"],
+    ["penalty=entropy_floor", "penalty.ratio=0.5"],
+    ["penalty=l2_sp"],
+    ["penalty=ldifs"],
+    ["penalty=ldifs", "penalty.blocks=[1]"],
+    ["penalty=zero_shot_kl"],
+    ["penalty=['apr', 'l2_sp']"],
     ["evaluation.per_epoch=2"],
     ["evaluation.epoch_transfer_per_class=1"],
     ["evaluation.prompt_ensemble=true"],
@@ -339,8 +424,12 @@ def test_no_field_is_forgotten_here() -> None:
     named = {text.partition("=")[0].strip() for overrides in [*UNCHANGED, *CHANGED] for text in overrides}
     parts = {"optim.": RunConfig().optim, "evaluation.": RunConfig().evaluation, "data.": RunConfig().data}
     wanted = {prefix + name for prefix, part in parts.items() for name in type(part).model_fields}
-    wanted |= {f"method.{name}" for name in Lora.model_fields if name != "name"}
-    wanted |= {"seed", "model", "method", "model.path", "model.revision", "model.fingerprint"}
+    for kind, union in (("method", Method), ("penalty", Penalty)):
+        for options in get_args(get_args(union)[0]):
+            name = get_args(options.model_fields["name"].annotation)[0]
+            assert [f"{kind}={name}"] in [*UNCHANGED, *CHANGED]
+            wanted |= {f"{kind}.{key}" for key in options.model_fields if key != "name"}
+    wanted |= {"seed", "model", "method", "penalty", "model.path", "model.revision", "model.fingerprint"}
     assert wanted - {"data.target", "data.transfer"} <= named
 
 

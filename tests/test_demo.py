@@ -110,9 +110,12 @@ def test_the_page_shows_the_pictures_and_every_number(shown: tuple[Path, Demo]) 
 
     def column(read: Any, form: str = ".3f") -> list[str]:
         found = [read(b) for b in best]
-        return [
-            f"{v.mean:.3f}  {v.drift:+.1f} %" if isinstance(v, Values) else format(v, form) for v in found
-        ]
+        return [said(v) if isinstance(v, Values) else format(v, form) for v in found]
+
+    def said(values: Values) -> str:
+        """In percent, but where the backbone's value is zero in the measure's own unit."""
+        change = f"{values.drift:+.3g}" if values.absolute else f"{values.drift:+.1f} %"
+        return f"{values.mean:.3f}  {change}"
 
     wanted: dict[str, list[str]] = {
         "trained parameters": ["", *(f"{r.model.trained:,}" for r in demo.records.values())],

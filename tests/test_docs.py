@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from clipdrift.config import RunConfig, load_config
-from clipdrift.listing import MEASURES, METHODS
+from clipdrift.listing import MEASURES, METHODS, PENALTIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -49,10 +49,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_measure_and_method_is_described() -> None:
-    """Definitions stand in docs/measures.md, methods in the reference."""
+    """Definitions stand in docs/measures.md, methods and penalties in the reference, with their keys."""
     measures, reference = ((ROOT / "docs" / n).read_text() for n in ("measures.md", "reference.md"))
     assert not [name for name in MEASURES if f"`{name.removesuffix('_projection')}`" not in measures]
-    assert not [name for name in METHODS if f"`{name}`" not in reference]
+    assert not [name for name in [*METHODS, *PENALTIES] if f"`{name}`" not in reference]
+    assert not [name for name in METHODS if f"### method = {name}\n" not in reference]
+    assert not [name for name in PENALTIES if f"### penalty = {name}\n" not in reference]
 
 
 @pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*.toml")), ids=lambda p: p.name)

@@ -50,7 +50,7 @@ class ThroughTheBackbone:
         self.adapted = adapt(*arguments)
         return self.adapted
 
-    def read_internals(self, *arguments: Any) -> Any:
+    def read_internals(self, *arguments: Any, **options: Any) -> Any:
         if self.adapted is None or self.adapted.peft is None:
             return read_internals(*arguments, **options)
         self.read += 1
@@ -96,7 +96,9 @@ def test_inactive_adapters_would_have_scored_perfectly(lab: Lab) -> None:
 def test_measuring_another_model_is_an_error(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other published fault: weights that matched nothing, so that a fresh backbone was measured."""
     fresh = load(lab.model).model
-    monkeypatch.setattr(observing, "read_internals", lambda _, *rest: read_internals(fresh, *rest))
+    monkeypatch.setattr(
+        observing, "read_internals", lambda _, *rest, **more: read_internals(fresh, *rest, **more)
+    )
     with pytest.raises(InactiveAdapterError, match=r"weights changed but no embedding did"):
         lab.run(lab.config("full_ft"))
 

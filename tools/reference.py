@@ -15,20 +15,33 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from clipdrift.config import (
+    Apr,
+    BiasOnly,
     DataConfig,
     DataSet,
+    Dora,
+    EntropyFloor,
     EvaluationConfig,
+    Flyp,
     FullFineTuning,
+    L2Sp,
+    LastBlocks,
+    Ldifs,
     LinearProbe,
     Lora,
+    LoraPlus,
+    LpFt,
     ModelConfig,
+    NormOnly,
     OptimConfig,
     PretrainConfig,
+    RsLora,
     RunConfig,
+    ZeroShotKl,
 )
 from clipdrift.data.catalog import CATALOG
 from clipdrift.data.worlds import WORLDS
-from clipdrift.listing import MEASURES, METHODS, MODELS
+from clipdrift.listing import MEASURES, METHODS, MODELS, PENALTIES
 
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- tree: written by make docs -->", "<!-- end of tree -->"
@@ -40,7 +53,20 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("data.target, data.transfer", DataSet),
     ("method = full_ft", FullFineTuning),
     ("method = lora", Lora),
+    ("method = rslora", RsLora),
+    ("method = dora", Dora),
+    ("method = lora_plus", LoraPlus),
     ("method = linear_probe", LinearProbe),
+    ("method = last_blocks", LastBlocks),
+    ("method = bias_only", BiasOnly),
+    ("method = norm_only", NormOnly),
+    ("method = lp_ft", LpFt),
+    ("method = flyp", Flyp),
+    ("penalty = apr", Apr),
+    ("penalty = entropy_floor", EntropyFloor),
+    ("penalty = l2_sp", L2Sp),
+    ("penalty = ldifs", Ldifs),
+    ("penalty = zero_shot_kl", ZeroShotKl),
     ("optim", OptimConfig),
     ("evaluation", EvaluationConfig),
 )
@@ -68,6 +94,7 @@ def reference() -> str:
         _table(("key", "type", "default", "meaning"), list(_keys(PretrainConfig))),
     ]
     parts += ["## Methods", _table(("name", "trains", "reference"), _entries(METHODS))]
+    parts += ["## Penalties", _table(("name", "what", "reference"), _entries(PENALTIES))]
     measures = [(f"`{n}`", e.family, e.summary, e.unit, e.range, e.reference) for n, e in MEASURES.items()]
     parts += [
         "## Measures",
@@ -99,7 +126,12 @@ def _keys(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
 
 def _type(annotation: Any) -> str:
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    for prefix in ("typing.", "clipdrift.config.models."):
+    for prefix in (
+        "typing.",
+        "clipdrift.config.models.",
+        "clipdrift.config.methods.",
+        "clipdrift.config.penalties.",
+    ):
         text = text.replace(prefix, "")
     return f"`{text}`".replace("|", "\\|")
 

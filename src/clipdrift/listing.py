@@ -20,7 +20,25 @@ class Entry:
 METHODS: dict[str, Entry] = {
     "full_ft": Entry("train image tower, projection and head", "Radford et al. 2021"),
     "lora": Entry("train low-rank adapters in the image tower, projection and head", "Hu et al. 2022"),
+    "rslora": Entry("lora scaled by alpha/sqrt(rank)", "Kalajdzievski 2023"),
+    "dora": Entry("lora with the length of each weight vector trained apart", "Liu et al. 2024"),
+    "lora_plus": Entry("lora with a higher learning rate for B", "Hayou et al. 2024"),
     "linear_probe": Entry("train the head alone", "Radford et al. 2021"),
+    "last_blocks": Entry("train the last blocks, projection and head", "Howard and Ruder 2018"),
+    "bias_only": Entry("train the image tower's biases and the head", "Ben Zaken et al. 2022"),
+    "norm_only": Entry("train the image tower's layer norms and the head", "Frankle et al. 2021"),
+    "lp_ft": Entry("the head alone first, then as full_ft", "Kumar et al. 2022"),
+    "flyp": Entry("contrastive loss against the texts of the classes", "Goyal et al. 2023"),
+}
+
+PENALTIES: dict[str, Entry] = {
+    "apr": Entry("KL of CLS-to-patch attention from the backbone's", "attention preservation"),
+    "entropy_floor": Entry("hinge on attention entropy below a share of the backbone's"),
+    "l2_sp": Entry("squared distance of the weights from the backbone's", "Li et al. 2018"),
+    "ldifs": Entry("squared distance of CLS states and embedding from the backbone's", "Mukhoti et al. 2023"),
+    "zero_shot_kl": Entry(
+        "KL of the zero-shot distribution over the target's classes from the backbone's", "Li and Hoiem 2016"
+    ),
 }
 
 MEASURES: dict[str, Entry] = {

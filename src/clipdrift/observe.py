@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from clipdrift.measures import (
     weights_by_kind,
     zero_shot_accuracy,
 )
+from clipdrift.model.zero_shot import class_features
 from clipdrift.record import Backbone, ModelFacts, Point, Transfer, Values
 from clipdrift.stage import Stage
 from clipdrift.training import Moment
@@ -88,7 +89,7 @@ class Observer:
         if moment.ends_epoch:
             validation = accuracy(adapted.clip.model, adapted.head, self.stage.validation, size)
             per_class = self.config.evaluation.epoch_transfer_per_class
-            now = _zero_shot(self.stage, size, per_class, self.config.data.seed)
+            now = self._zero_shot_now(adapted, per_class)
             part = _retention(now, self.part_zero_shot)
         return Point(
             epoch=moment.epoch,
@@ -101,6 +102,17 @@ class Observer:
             measures=self.measure(adapted),
             transfer=part,
         )
+
+    def _zero_shot_now(self, adapted: Adapted, per_class: int | None = None) -> dict[str, float]:
+        """Zero-shot accuracy by set, with class texts made anew where the text tower is trained."""
+        stage = self.stage
+        if adapted.trains_texts:
+            fresh = {
+                name: replace(t, features=class_features(stage.clip, t.facts.classes, t.facts.prompts))
+                for name, t in stage.transfer.items()
+            }
+            stage = replace(stage, transfer=fresh)
+        return _zero_shot(stage, self.config.evaluation.batch_size, per_class, self.config.data.seed)
 
     def measure(self, adapted: Adapted, flow: bool = False) -> dict[str, Values]:
         """Every measure of the model as it is now, with its drift; proves that adapters are active.
@@ -131,7 +143,7 @@ class Observer:
     def final(self, adapted: Adapted, point: Point) -> Point:
         """The point with zero-shot accuracy on the whole of every transfer set, and with all measures."""
         adapted.eval()
-        now = _zero_shot(self.stage, self.config.evaluation.batch_size)
+        now = self._zero_shot_now(adapted)
         found = {"transfer": _retention(now, self.zero_shot), "measures": self.measure(adapted, flow=True)}
         return point.model_copy(update=found)
 

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from clipdrift.config.models import Frozen, RunConfig
+from clipdrift.config.base import Frozen
+from clipdrift.config.models import RunConfig
 from clipdrift.errors import ClipdriftError
 
 SCHEMA_VERSION = 1

@@ -13,10 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from clipdrift.adapt import Adapted, adapt
+from clipdrift.adapt import Adapted, Penalties, Setting, adapt, build
 from clipdrift.config import RunConfig, load_config, parse_config
 from clipdrift.listing import MEASURES
 from clipdrift.measures import MeasureError, accuracy
+from clipdrift.model.zero_shot import class_features
 from clipdrift.observe import Observer, prove_trained
 from clipdrift.record import DamagedRecordError, Point, Record, environment
 from clipdrift.reporter import Reporter, Silent
@@ -65,7 +66,14 @@ def run(
         reporter.stage("measuring the backbone")
         observer = Observer.of(stage, config)
         backbone = observer.backbone()
-    adapted = adapt(stage.clip, config.method, len(stage.target.classes), config.seed)
+    classes, prompts = stage.target.classes, stage.target.prompts[:1]
+    features = class_features(stage.clip, classes, prompts) if config.penalty else None  # the backbone's
+    texts = tuple(prompts[0].format(name) for name in classes)
+    adapted = adapt(stage.clip, config.method, len(classes), config.seed, texts)
+    penalties = None
+    if features is not None:
+        entropies = tuple(observer.internals.blocks("entropy").tolist())
+        penalties = build(config.penalty, Setting(adapted, entropies, features))
     torch.manual_seed(config.seed)
     history: list[Point] = []
     status: Literal["done", "diverged"] = "done"
@@ -75,7 +83,8 @@ def run(
     artefacts: dict[str, str] = {}
     try:
         with clock("train"):
-            snapshot = _train(stage, config, adapted, observer, history, folder, reporter)
+            _probe_first(stage, config, adapted, reporter)
+            snapshot = _train(stage, config, adapted, observer, penalties, history, folder, reporter)
     except (Diverged, MeasureError) as error:  # the backbone could be measured: training broke the model
         status, reason = "diverged", str(error)
     else:
@@ -152,11 +161,34 @@ def train(
     return run(config, Path(out), cache=place, device=device, reporter=reporter, again=again)[0]
 
 
+def _probe_first(stage: Stage, config: RunConfig, adapted: Adapted, reporter: Reporter) -> None:
+    """For lp_ft: the head alone, on embeddings of the untouched tower, before all is trained."""
+    if adapted.probe_first is None:
+        return
+    epochs, rate = adapted.probe_first
+    reporter.stage(f"the head alone, {epochs} epochs")
+    optim = config.optim.model_copy(update={"epochs": epochs, "learning_rate": rate})
+    steps = math.ceil(len(stage.train) / optim.batch_size) * epochs
+    with adapted.head_alone():
+        for _ in training(
+            adapted,
+            stage.train,
+            optim,
+            seed=config.seed,
+            flip=config.data.flip,
+            bf16=uses_bf16(config, stage.device),
+            on_keep=reporter.advance,
+            on_step=lambda step, loss: reporter.step(step, steps, loss),
+        ):
+            pass
+
+
 def _train(
     stage: Stage,
     config: RunConfig,
     adapted: Adapted,
     observer: Observer,
+    penalties: Penalties | None,
     history: list[Point],
     folder: RunFolder,
     reporter: Reporter,
@@ -173,6 +205,8 @@ def _train(
         flip=config.data.flip,
         bf16=uses_bf16(config, stage.device),
         moments=config.evaluation.per_epoch,
+        penalties=penalties,
+        on_keep=reporter.advance,
         on_step=lambda step, loss: reporter.step(step, steps, loss),
     )
     for moment in moments:

@@ -12,6 +12,7 @@ from torch import Tensor
 Images = Float[Tensor, "B 3 height width"]
 Bytes = UInt8[Tensor, "B height width 3"]
 Flips = Bool[Tensor, " B"]
+Tokens = Float[Tensor, "B T D"]
 Labels = Int64[Tensor, " B"]
 Embedding = Float[Tensor, "B E"]
 Logits = Float[Tensor, "B C"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from clipdrift.adapt import check_method, check_penalties
 from clipdrift.config import ConfigError, DataConfig, DataSet, RunConfig
 from clipdrift.data.deck import Deck
 from clipdrift.data.errors import DataError
@@ -105,6 +106,8 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
     """
     reporter.stage(f"loading {config.model.name}")
     clip = load(config.model)
+    check_method(clip, config.method)
+    check_penalties(config.penalty, clip.blocks)
     clip.model.to(device)
     shop = Shop(clip.preprocess, cache, device, reporter, config.data.seed, config.data.skip_bad_images)
     source = open_source(

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 
 from clipdrift.adapt import Adapted
+from clipdrift.adapt.feed import Feed
+from clipdrift.adapt.penalties import Penalties
+from clipdrift.adapt.reference import Reference, Wants
 from clipdrift.config import OptimConfig
 from clipdrift.data.deck import Deck
 
@@ -59,13 +61,15 @@ def train(
     bf16: bool = False,
     moments: int = 1,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    on_keep: Callable[[int, int], None] | None = None,
+    penalties: Penalties | None = None,
 ) -> Iterator[Moment]:
-    """Train with cross-entropy and AdamW; yield ``moments`` times per epoch, the last at its end.
+    """Train with AdamW; yield ``moments`` times per epoch, the last at its end.
 
     Between moments the caller may run the model in eval mode and read anything; training mode is set again.
 
     Args:
-        adapted: model and head, and what of them is trained.
+        adapted: model and head, what of them is trained, and the loss.
         deck: the training images.
         optim: rate, schedule, epochs, batch size, clipping.
         seed: of the order of images and of the flips; dropout uses torch's global generator.
@@ -73,12 +77,22 @@ def train(
         bf16: autocast the forward pass to bfloat16.
         moments: how often per epoch to yield.
         on_step: called with steps done and the loss.
+        on_keep: told how many images have gone through the frozen blocks, mirror images counted.
+        penalties: added to the loss.
 
     Raises:
         Diverged: nan or inf in the loss or gradient; the weights are those before that step.
     """
-    parameters = [p for _, p in adapted.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=optim.learning_rate, weight_decay=optim.weight_decay)
+    named = list(adapted.parameters())
+    parameters = [p for _, p in named]
+    optimizer = torch.optim.AdamW(
+        [{"params": [p for n, p in named if adapted.rate(n) == r], "ratio": r} for r in _rates(adapted)],
+        lr=optim.learning_rate,
+        weight_decay=optim.weight_decay,
+    )
+    feed = Feed.of(adapted, deck, flip=flip, keep=optim.keep_frozen, progress=on_keep)
+    reference = Reference(adapted, deck, penalties.wants) if penalties else None
+    wants = penalties.wants if penalties else Wants()
     per_epoch = math.ceil(len(deck) / optim.batch_size)
     steps = per_epoch * optim.epochs
     stops = {math.ceil(per_epoch * (k + 1) / moments) for k in range(moments)}
@@ -87,20 +101,21 @@ def train(
     for epoch in range(1, optim.epochs + 1):
         rng = np.random.default_rng([seed, epoch])  # an epoch's order depends on nothing before it
         order = rng.permutation(len(deck))
-        mirrored = torch.from_numpy(rng.random(len(deck)) < 0.5) if flip else None
+        mirrored = rng.random(len(deck)) < 0.5 if flip else np.zeros(len(deck), bool)
         total = right = seen = 0.0
         for batch in range(per_epoch):
             adapted.train()
             picked = order[batch * optim.batch_size : (batch + 1) * optim.batch_size]
-            images = deck.images(picked, None if mirrored is None else mirrored[picked])
             target = labels[torch.from_numpy(picked).to(deck.device)]
             rate = learning_rate(step, steps, optim)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["ratio"]
             with torch.autocast(deck.device.type, torch.bfloat16, enabled=bf16):
-                pooled = adapted.clip.model.vision_model(pixel_values=images).pooler_output
-                logits = adapted.head(adapted.clip.model.visual_projection(pooled))
-            loss = cross_entropy(logits.float(), target)
+                traced = feed.forward(picked, mirrored[picked], rows=wants.rows)
+                loss, logits = adapted.objective(adapted.head, traced.embedding, target)
+            if penalties and reference:
+                backbone = reference.of(picked, mirrored[picked])
+                loss = loss + penalties(traced, feed.first_block, backbone)
             if not torch.isfinite(loss):
                 raise Diverged(epoch, step + 1, "the loss")
             optimizer.zero_grad()
@@ -118,3 +133,8 @@ def train(
             if batch + 1 in stops:
                 ends = batch + 1 == per_epoch
                 yield Moment(epoch, step, ends, total / seen, 100 * right / seen, rate)
+
+
+def _rates(adapted: Adapted) -> list[float]:
+    """The learning rates that occur, relative to the configured one."""
+    return sorted({adapted.rate(name) for name, _ in adapted.parameters()})

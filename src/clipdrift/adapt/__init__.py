@@ -1,7 +1,22 @@
 """How a backbone is adapted: a table of methods, each a function that prepares the model in place."""
 
-from clipdrift.adapt.methods import METHODS, Adapted, adapt
+from clipdrift.adapt.adapted import Adapted
+from clipdrift.adapt.methods import METHODS, adapt, check_method
+from clipdrift.adapt.penalties import PENALTIES, Penalties, Setting, build, check_penalties
 from clipdrift.adapt.saved import load_adapted, load_head
 from clipdrift.model.weights import effective_weights
 
-__all__ = ["METHODS", "Adapted", "adapt", "effective_weights", "load_adapted", "load_head"]
+__all__ = [
+    "METHODS",
+    "PENALTIES",
+    "Adapted",
+    "Penalties",
+    "Setting",
+    "adapt",
+    "build",
+    "check_method",
+    "check_penalties",
+    "effective_weights",
+    "load_adapted",
+    "load_head",
+]

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from clipdrift.config import FullFineTuning, LinearProbe, Lora
+from clipdrift.adapt.adapted import Adapted, Artefact
+from clipdrift.adapt.objective import Contrastive, CrossEntropy, Objective
+from clipdrift.config import (
+    BiasOnly,
+    ConfigError,
+    Flyp,
+    FullFineTuning,
+    LastBlocks,
+    LinearProbe,
+    LoraOptions,
+    LoraPlus,
+    LpFt,
+    Method,
+    NormOnly,
+)
 from clipdrift.model.clip import Clip, ModelError
 from clipdrift.model.quiet import quiet
 from clipdrift.model.towers import tower_of
 from clipdrift.model.towers.huggingface import HuggingFaceClip
-
-Artefact = Literal["model", "adapter", "head"]
 
 _MATRICES = {
     "q": "self_attn.q_proj",
@@ -31,65 +40,14 @@ _MATRICES = {
 
 
 @dataclass(frozen=True)
-class Adapted:
-    """A model on its way: the live CLIP, the head, and what of them is trained.
+class Plan:
+    """What a method makes of a backbone, besides which parameters are trained."""
 
-    ``clip.model`` is the very object that runs, adapters included, so everything that measures it measures
-    the adapted image tower. ``peft`` is peft's view of it, where there are adapters.
-    """
-
-    clip: Clip
-    head: nn.Linear
-    artefact: Artefact
+    artefact: Artefact = "model"
     peft: PeftModel | None = None
-
-    def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Everything trained, by name, in a fixed order; the head's names start with ``head.``."""
-        for name, parameter in self.clip.model.named_parameters():
-            if parameter.requires_grad:
-                yield name, parameter
-        for name, parameter in self.head.named_parameters():
-            yield f"head.{name}", parameter
-
-    def train(self) -> None:
-        self.clip.model.train()
-        self.head.train()
-
-    def eval(self) -> None:
-        self.clip.model.eval()
-        self.head.eval()
-
-    def snapshot(self) -> dict[str, Tensor]:
-        """A copy of everything trained, on the CPU."""
-        return {name: p.detach().to("cpu", copy=True) for name, p in self.parameters()}
-
-    @torch.no_grad()
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Put a :meth:`snapshot` back; the names must fit exactly."""
-        own = dict(self.parameters())
-        if own.keys() != state.keys():
-            raise ValueError(
-                f"snapshot does not fit: {sorted(own.keys() ^ state.keys())[:3]} on one side only"
-            )
-        for name, parameter in own.items():
-            if parameter.shape != state[name].shape:
-                raise ValueError(f"snapshot does not fit: {name} is {tuple(state[name].shape)} in it")
-            parameter.copy_(state[name])
-
-    def save(self, folder: Path) -> None:
-        """Write what plain transformers or peft load: a full model, an adapter, or the head alone."""
-        folder.mkdir(parents=True, exist_ok=True)
-        head = {k: v.detach().to("cpu").contiguous() for k, v in self.head.state_dict().items()}
-        save_file(head, folder / "head.safetensors")
-        with quiet():
-            if self.artefact == "model":
-                self.clip.model.save_pretrained(folder)
-            elif self.peft is not None:
-                self.peft.save_pretrained(str(folder))
-        if self.artefact != "head":
-            self.clip.tokenizer.save_pretrained(folder)
-            text = json.dumps(self.clip.preprocessor, indent=2, sort_keys=True)
-            (folder / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
+    objective: Objective = field(default_factory=CrossEntropy)
+    rates: Mapping[str, float] = field(default_factory=dict)
+    probe_first: tuple[int, float] | None = None
 
 
 def _head(clip: Clip, classes: int, seed: int) -> nn.Linear:
@@ -103,46 +61,118 @@ def _head(clip: Clip, classes: int, seed: int) -> nn.Linear:
     return head.to(clip.model.device)
 
 
-def _full_ft(clip: Clip, options: FullFineTuning) -> tuple[Artefact, PeftModel | None]:
-    clip.model.requires_grad_(False)
-    clip.model.vision_model.requires_grad_(True)
-    clip.model.visual_projection.requires_grad_(True)
-    return "model", None
+def _train_tower(clip: Clip, frozen_blocks: int, freeze_embeddings: bool) -> None:
+    """All of image tower and projection, but the first blocks and, on request, what stands before them."""
+    tower = tower_of(clip.model)
+    for _, part in tower.parts():
+        part.requires_grad_(True)
+    for block in tower.blocks[:frozen_blocks]:
+        block.requires_grad_(False)
+    if freeze_embeddings:
+        for part in tower.stem():
+            part.requires_grad_(False)
 
 
-def _lora(clip: Clip, options: Lora) -> tuple[Artefact, PeftModel | None]:
+def _keep(clip: Clip, wanted: Callable[[str, nn.Module], bool]) -> None:
+    """Of what is trained, only parameters that ``wanted`` says yes to, by name and module."""
+    for path, module in clip.model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad and not wanted(f"{path}.{name}", module):
+                parameter.requires_grad_(False)
+
+
+def _full_ft(clip: Clip, options: FullFineTuning, texts: Sequence[str]) -> Plan:
+    _train_tower(clip, options.frozen_blocks, options.freeze_embeddings)
+    return Plan()
+
+
+def _lora(clip: Clip, options: LoraOptions, texts: Sequence[str], **variant: Any) -> Plan:
     wanted = "|".join(_MATRICES[t] for t in options.targets)
+    blocks = "|".join(str(i) for i in range(options.frozen_blocks, clip.blocks))
     config = LoraConfig(
         r=options.rank,
         lora_alpha=2 * options.rank if options.alpha is None else options.alpha,
         lora_dropout=options.dropout,
         bias="none",
         # the image tower alone: the bare names would hit the text tower as well
-        target_modules=rf"vision_model\.encoder\.layers\.\d+\.({wanted})",
+        target_modules=rf"vision_model\.encoder\.layers\.({blocks})\.({wanted})",
         modules_to_save=["visual_projection"] if options.train_projection else None,
+        **variant,
     )
-    clip.model.requires_grad_(False)
     with quiet():
         peft = get_peft_model(clip.model, config)
     if not isinstance(peft, PeftModel):
         raise TypeError(f"peft returned {type(peft).__name__}")
-    return "adapter", peft
+    return Plan("adapter", peft)
 
 
-def _linear_probe(clip: Clip, options: LinearProbe) -> tuple[Artefact, PeftModel | None]:
-    clip.model.requires_grad_(False)
-    return "head", None
+def _rslora(clip: Clip, options: LoraOptions, texts: Sequence[str]) -> Plan:
+    return _lora(clip, options, texts, use_rslora=True)
 
 
-METHODS: dict[str, Callable[[Clip, Any], tuple[Artefact, PeftModel | None]]] = {
+def _dora(clip: Clip, options: LoraOptions, texts: Sequence[str]) -> Plan:
+    return _lora(clip, options, texts, use_dora=True)
+
+
+def _lora_plus(clip: Clip, options: LoraPlus, texts: Sequence[str]) -> Plan:
+    plan = _lora(clip, options, texts)
+    return Plan("adapter", plan.peft, rates={".lora_B.": options.rate_ratio})
+
+
+def _linear_probe(clip: Clip, options: LinearProbe, texts: Sequence[str]) -> Plan:
+    return Plan("head")
+
+
+def _last_blocks(clip: Clip, options: LastBlocks, texts: Sequence[str]) -> Plan:
+    _train_tower(clip, clip.blocks - options.blocks, freeze_embeddings=True)
+    return Plan()
+
+
+def _bias_only(clip: Clip, options: BiasOnly, texts: Sequence[str]) -> Plan:
+    _train_tower(clip, options.frozen_blocks, options.freeze_embeddings)
+    _keep(clip, lambda name, module: name.endswith(".bias"))
+    return Plan()
+
+
+def _norm_only(clip: Clip, options: NormOnly, texts: Sequence[str]) -> Plan:
+    _train_tower(clip, options.frozen_blocks, options.freeze_embeddings)
+    _keep(clip, lambda name, module: type(module) is nn.LayerNorm)
+    return Plan()
+
+
+def _lp_ft(clip: Clip, options: LpFt, texts: Sequence[str]) -> Plan:
+    _train_tower(clip, options.frozen_blocks, options.freeze_embeddings)
+    return Plan(probe_first=(options.probe_epochs, options.probe_learning_rate))
+
+
+def _flyp(clip: Clip, options: Flyp, texts: Sequence[str]) -> Plan:
+    if not texts:
+        raise ValueError("flyp needs the texts of the classes")
+    _train_tower(clip, options.frozen_blocks, options.freeze_embeddings)
+    if options.train_texts:
+        clip.model.text_model.requires_grad_(True)
+        clip.model.text_projection.requires_grad_(True)
+        clip.model.logit_scale.requires_grad_(True)
+    return Plan(objective=Contrastive(clip, tuple(texts), options.train_texts))
+
+
+METHODS: dict[str, Callable[[Clip, Any, Sequence[str]], Plan]] = {
     "full_ft": _full_ft,
     "lora": _lora,
+    "rslora": _rslora,
+    "dora": _dora,
+    "lora_plus": _lora_plus,
     "linear_probe": _linear_probe,
+    "last_blocks": _last_blocks,
+    "bias_only": _bias_only,
+    "norm_only": _norm_only,
+    "lp_ft": _lp_ft,
+    "flyp": _flyp,
 }
-"""What prepares the model, by name; described in ``clipdrift.listing``."""
+"""What prepares the model, by name; described in ``clipdrift.listing``. Everything is frozen beforehand."""
 
 
-def adapt(clip: Clip, options: FullFineTuning | Lora | LinearProbe, classes: int, seed: int) -> Adapted:
+def adapt(clip: Clip, options: Method, classes: int, seed: int, texts: Sequence[str] = ()) -> Adapted:
     """Prepare ``clip`` for training by the method that ``options`` names; changes the model in place.
 
     Args:
@@ -150,14 +180,40 @@ def adapt(clip: Clip, options: FullFineTuning | Lora | LinearProbe, classes: int
         options: the method and its options.
         classes: size of the head.
         seed: of the head and the adapters.
+        texts: one for each class, which flyp trains against.
 
     Raises:
-        ModelError: another model than a Hugging Face CLIP, whose modules the methods do not know.
+        ModelError: a model that cannot be trained.
+        ConfigError: more blocks frozen or trained than there are.
+    """
+    check_method(clip, options)
+    torch.manual_seed(seed)  # peft draws its adapters from the global generator
+    clip.model.requires_grad_(False)
+    plan = METHODS[options.name](clip, options, texts)
+    head = _head(clip, classes, seed)
+    if isinstance(plan.objective, Contrastive):
+        head.requires_grad_(False)
+        with torch.no_grad():
+            head.bias.zero_()
+        plan.objective.refresh(head)
+    return Adapted(clip, head, plan.artefact, plan.peft, plan.objective, dict(plan.rates), plan.probe_first)
+
+
+def check_method(clip: Clip, options: Method) -> None:
+    """Refuse what cannot be done with this model; to be called before data are prepared.
+
+    Raises:
+        ModelError, ConfigError: as :func:`adapt`.
     """
     if not isinstance(tower_of(clip.model), HuggingFaceClip):
         raise ModelError(
             f"{clip.name}: training works on Hugging Face CLIP models; this one can be measured and compared"
         )
-    torch.manual_seed(seed)  # peft draws its adapters from the global generator
-    artefact, peft = METHODS[options.name](clip, options)
-    return Adapted(clip, _head(clip, classes, seed), artefact, peft)
+    for key, least in (("frozen_blocks", 0), ("blocks", 1)):
+        asked = dict(options).get(key)
+        # adapters must have somewhere to be; other methods still train the final layer norm and projection
+        most = clip.blocks - (key == "frozen_blocks" and isinstance(options, LoraOptions))
+        if asked is not None and asked > most:
+            raise ConfigError(
+                f"method.{key} = {asked}: {clip.name} has {clip.blocks} blocks; legal: {least} to {most}"
+            )

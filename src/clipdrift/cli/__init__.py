@@ -154,9 +154,9 @@ def pretrain(
 
 @app.command("ls")
 def list_(
-    what: Annotated[str, typer.Argument(help="models, datasets, methods or measures.")],
+    what: Annotated[str, typer.Argument(help="models, datasets, methods, penalties or measures.")],
 ) -> None:
-    """What there is: models, data sets, methods or measures, one line each."""
+    """What there is: models, data sets, methods, penalties or measures, one line each."""
     from clipdrift.cli.light import listing
 
     listing(what)

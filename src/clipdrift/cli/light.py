@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from clipdrift.config import ConfigError
-from clipdrift.listing import MEASURES, METHODS, MODELS, Entry
+from clipdrift.listing import MEASURES, METHODS, MODELS, PENALTIES, Entry
 from clipdrift.record import Record, RecordError
 from clipdrift.store import Store
 
-_KINDS = ("models", "datasets", "methods", "measures")
+_KINDS = ("models", "datasets", "methods", "penalties", "measures")
 
 
 def listing(what: str) -> None:
@@ -27,7 +27,12 @@ def listing(what: str) -> None:
     if what == "datasets":
         _datasets(table)
     else:
-        entries: dict[str, Entry] = {"models": MODELS, "methods": METHODS, "measures": MEASURES}[what]
+        entries: dict[str, Entry] = {
+            "models": MODELS,
+            "methods": METHODS,
+            "penalties": PENALTIES,
+            "measures": MEASURES,
+        }[what]
         table.add_column("name", no_wrap=True)
         table.add_column("what")
         if what == "measures":

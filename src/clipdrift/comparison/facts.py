@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from clipdrift.config.models import Frozen
+from clipdrift.config.base import Frozen
 
 
 class Side(Frozen):

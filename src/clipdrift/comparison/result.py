@@ -21,7 +21,7 @@ from clipdrift.comparison.facts import (
     Subsets,
     TransferRow,
 )
-from clipdrift.config.models import Frozen
+from clipdrift.config.base import Frozen
 from clipdrift.errors import ClipdriftError
 from clipdrift.files import write_text
 from clipdrift.listing import MEASURES

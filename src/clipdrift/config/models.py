@@ -9,20 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import PurePath
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
+
+from clipdrift.config.base import Frozen
+from clipdrift.config.methods import FullFineTuning, Method
+from clipdrift.config.penalties import Penalty
 
 SCHEMA = 1
 """Raised when the meaning of a key or a default changes; part of every run key."""
 
 _MACHINE: dict[str, Any] = {"machine": True}
-
-
-class Frozen(BaseModel):
-    """Base of all parts: immutable, strict about unknown keys, no nan or inf."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
 def _name_or_path(value: object) -> object:
@@ -135,43 +133,6 @@ class DataConfig(Frozen):
         return self
 
 
-class FullFineTuning(Frozen):
-    """Image tower, visual projection and head are trained."""
-
-    name: Literal["full_ft"]
-
-
-Target = Literal["q", "k", "v", "out", "mlp"]
-
-
-class Lora(Frozen):
-    """Low-rank adapters (peft) in the image tower; its own weights stay as they are."""
-
-    name: Literal["lora"]
-    rank: int = Field(8, ge=1, description="Rank r of the adapters.")
-    alpha: float | None = Field(
-        None, gt=0, description="Scale numerator (the update is alpha/r B A); none: 2 x rank."
-    )
-    dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on the adapters' input.")
-    targets: tuple[Target, ...] = Field(("q", "v"), min_length=1, description="Matrices that get an adapter.")
-    train_projection: bool = Field(True, description="Train the visual projection in full.")
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        if len(set(self.targets)) != len(self.targets):
-            raise ValueError(f"targets names a matrix twice: {', '.join(self.targets)}")
-        return self
-
-
-class LinearProbe(Frozen):
-    """Only the head is trained."""
-
-    name: Literal["linear_probe"]
-
-
-Method = Annotated[FullFineTuning | Lora | LinearProbe, Field(discriminator="name")]
-
-
 class OptimConfig(Frozen):
     """AdamW with linear warm-up, then cosine to zero."""
 
@@ -185,6 +146,11 @@ class OptimConfig(Frozen):
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="Training precision. auto: bf16 autocast on a GPU that has it, else fp32."
+    )
+    keep_frozen: bool = Field(
+        True,
+        description="Compute what lies before the first trained block once per image and mirror image, and "
+        "keep it. The result is the same to rounding.",
     )
 
     @model_validator(mode="before")
@@ -223,6 +189,9 @@ class RunConfig(Frozen):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     method: Method = FullFineTuning(name="full_ft")
+    penalty: tuple[Penalty, ...] = Field(
+        (), description="Extra loss terms: a name, a table, or a list of them; none: plain loss."
+    )
     optim: OptimConfig = OptimConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     seed: int = Field(42, ge=0, description="Seed of the head, dropout, order and flips.")
@@ -237,7 +206,33 @@ class RunConfig(Frozen):
             method = {"name": method}
         if isinstance(method, dict):  # options alone belong to the default method
             value = value | {"method": {"name": "full_ft"} | method}
+        penalty = value.get("penalty")
+        if penalty is not None:
+            several = [penalty] if isinstance(penalty, str | dict) else penalty
+            if isinstance(several, list | tuple):
+                named = tuple({"name": one} if isinstance(one, str) else one for one in several)
+                value = value | {"penalty": named}
         return value
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        names = [penalty.name for penalty in self.penalty]
+        if self.method.name == "linear_probe" and names:
+            raise ValueError(
+                f"penalty {names[0]} with method linear_probe: only the head is trained, so the image tower, "
+                "which every penalty holds near the backbone, does not move; leave one of them out"
+            )
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"penalty names {name!r} twice")
+        if self.model.name.startswith(("open_clip:", "hf-hub:")):
+            what = "dora on OpenCLIP attention" if self.method.name == "dora" else self.method.name
+            raise ValueError(
+                f"model {self.model.name}: {what} is not possible: that attention keeps queries, keys and "
+                "values in one matrix that no method here reaches; OpenCLIP models can be measured and "
+                "compared, and trained once they are converted to transformers' CLIPModel"
+            )
+        return self
 
     @property
     def key(self) -> str:

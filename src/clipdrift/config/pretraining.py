@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from clipdrift.config.models import Frozen
+from clipdrift.config.base import Frozen
 
 
 class PretrainConfig(Frozen):

@@ -16,6 +16,7 @@ from clipdrift.formulas.ability import (
     zero_shot_kl,
 )
 from clipdrift.formulas.attention import (
+    attention_kl,
     effective_receptive_field,
     entropy,
     gini,
@@ -39,6 +40,7 @@ from clipdrift.formulas.weights import (
 __all__ = [
     "NATS_PER_BIT",
     "CkaSums",
+    "attention_kl",
     "bits",
     "cka",
     "cka_matrix",

@@ -235,3 +235,23 @@ def sink_patches(norms: Float[Tensor, "*batch P"], factor: float = 3.0) -> Int64
     ordered = norms.sort(-1).values
     median = (ordered[..., (patches - 1) // 2] + ordered[..., patches // 2]) / 2
     return (norms > factor * median.unsqueeze(-1)).sum(-1)
+
+
+def attention_kl(
+    current: Float[Tensor, "*batch P"], reference: Float[Tensor, "*batch P"]
+) -> Float[Tensor, "*batch"]:
+    """KL divergence ``sum a ln(a / a0)`` of attention over patches from a reference's, both renormalised.
+
+    Args:
+        current: (..., P) attention a.
+        reference: (..., P) attention a0; where it underflowed to zero the smallest normal number stands.
+
+    Returns:
+        (...) in nats, at least 0 up to rounding.
+
+    Raises:
+        ValueError: as :func:`entropy`, for either side.
+    """
+    a, b = _distribution(current), _distribution(reference)
+    tiny = torch.finfo(a.dtype).tiny
+    return (a * (a.clamp_min(tiny).log() - b.clamp_min(tiny).log())).sum(-1)

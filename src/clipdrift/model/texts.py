@@ -29,6 +29,10 @@ class HuggingFaceTexts:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
+        return self.embed(texts)
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """As a call, with gradient."""
         tokens = self.tokenizer(
             list(texts),
             padding=True,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from clipdrift.model.towers import tower_of
 from clipdrift.model.towers.base import Call
-from clipdrift.shapes import Embedding, Images, Logits, Norms, Rows, States
+from clipdrift.shapes import Embedding, Images, Logits, Norms, Rows, States, Tokens
 
 OnMaps = Callable[[int, Tensor, Tensor, int], None]
 """Receives a block's number from 1, queries and keys (B, T, D) of all its tokens, and the number of heads."""
@@ -49,14 +49,15 @@ class Traced:
 
 def trace(
     model: Any,
-    images: Images,
+    images: Images | Tokens,
     head: nn.Module | None = None,
     rows: bool = False,
     norms: bool = False,
     on_maps: OnMaps | None = None,
     call: Call | None = None,
+    start: int | None = None,
 ) -> Traced:
-    """Run the image tower once on normalised ``images`` (B, 3, S, S).
+    """Run the image tower once on normalised ``images`` (B, 3, S, S), or from within.
 
     Gradients flow through everything returned unless the caller switches them off. All hooks are removed
     before returning, also when the forward pass fails.
@@ -67,6 +68,8 @@ def trace(
         rows, norms: what else is wanted.
         on_maps: called during the pass with each block's queries and keys; see :func:`attention_maps`.
         call: how modules are run; default as they are.
+        start: ``images`` are the tokens (B, T, D) that so many blocks have left; states, rows and norms are
+            those of the later blocks.
 
     Raises:
         UnsupportedModelError: a model whose attention cannot be read.
@@ -88,7 +91,7 @@ def trace(
         attended.append(attention_maps(queries[:, :1], keys, heads)[:, :, 0])
 
     try:
-        for number, block in enumerate(tower.blocks, start=1):
+        for number, block in enumerate(tower.blocks[start or 0 :], start=1 + (start or 0)):
             handles.append(block.register_forward_hook(after))
             if rows and by_token:
                 handles += tower.watch(block, on_maps is not None, row)
@@ -96,16 +99,19 @@ def trace(
                 handles += tower.watch(block, True, _numbered(on_maps, number, heads))
         if rows and not by_token:
             handles += tower.watch_reader(row)
-        pooled, embedding = tower.run(images, call or _as_it_is)
+        if start is None:
+            pooled, embedding = tower.run(images, call or _as_it_is)
+        else:
+            pooled, embedding = tower.run_from(images, start, call or _as_it_is)
     finally:
         for handle in handles:
             handle.remove()
     return Traced(
         embedding=embedding,
-        states=torch.stack(states),
+        states=torch.stack(states) if states else pooled.new_zeros((0, *pooled.shape)),
         pooled=pooled,
         logits=None if head is None else head(embedding),
-        rows=torch.stack(attended) if rows else None,
+        rows=torch.stack(attended) if attended else None,
         norms=torch.stack(lengths) if norms else None,
     )
 

@@ -86,6 +86,15 @@ class Tower(ABC):
         wanted = 4096 if next(self.model.parameters()).device.type == "cpu" else 32768
         return max(1, wanted // tokens)
 
+    def stem(self) -> tuple[nn.Module, ...]:
+        """The modules before block 1. Only towers that can be trained have to tell."""
+        raise NotImplementedError(f"{type(self).__name__} can be read, not trained")
+
+    def run_from(self, tokens: Tensor, start: int, call: Call) -> tuple[Tensor, Tensor]:
+        """As :meth:`run`, from the tokens (B, T, D) that ``start`` blocks have left; after the last block
+        the class token's state alone, (B, 1, D), will do. Only towers that can be trained have it."""
+        raise NotImplementedError(f"{type(self).__name__} can be read, not trained")
+
     @abstractmethod
     def parts(self) -> tuple[tuple[str, nn.Module], ...]:
         """The modules of the image tower and its projection, by their names in the whole model."""

@@ -45,6 +45,15 @@ class HuggingFaceClip(Tower):
         pooled = call(self.model.vision_model, pixel_values=images).pooler_output
         return pooled, call(self.model.visual_projection, pooled)
 
+    def stem(self) -> tuple[nn.Module, ...]:
+        return self.model.vision_model.embeddings, self.model.vision_model.pre_layrnorm
+
+    def run_from(self, tokens: Tensor, start: int, call: Call) -> tuple[Tensor, Tensor]:
+        for block in self.blocks[start:]:
+            tokens = self.tokens(call(block, tokens, attention_mask=None))
+        pooled = call(self.model.vision_model.post_layernorm, tokens[:, 0])
+        return pooled, call(self.model.visual_projection, pooled)
+
     def parts(self) -> tuple[tuple[str, nn.Module], ...]:
         return (
             ("vision_model", self.model.vision_model),

@@ -1,0 +1,140 @@
+"""A model on its way: what runs, what of it is trained, what is saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from clipdrift.adapt.objective import CrossEntropy, Objective
+from clipdrift.model.clip import Clip
+from clipdrift.model.quiet import quiet
+from clipdrift.model.towers import tower_of
+
+Artefact = Literal["model", "adapter", "head"]
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A model on its way: the live CLIP, the head, and what of them is trained.
+
+    ``clip.model`` is the very object that runs, adapters included, so everything that measures it measures
+    the adapted image tower. ``peft`` is peft's view of it, where there are adapters.
+
+    Attributes:
+        artefact: what is saved.
+        objective: the loss.
+        rates: learning rates relative to the configured one, by a part of a parameter's name.
+        probe_first: epochs and learning rate of the head alone, before all is trained.
+    """
+
+    clip: Clip
+    head: nn.Linear
+    artefact: Artefact
+    peft: PeftModel | None = None
+    objective: Objective = field(default_factory=CrossEntropy)
+    rates: Mapping[str, float] = field(default_factory=dict)
+    probe_first: tuple[int, float] | None = None
+
+    def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Everything trained, by name, in a fixed order; the head's names start with ``head.``."""
+        for name, parameter in self.clip.model.named_parameters():
+            if parameter.requires_grad:
+                yield name, parameter
+        for name, parameter in self.head.named_parameters():
+            if parameter.requires_grad:
+                yield f"head.{name}", parameter
+
+    @contextmanager
+    def head_alone(self) -> Iterator[None]:
+        """Inside, only the head is trained."""
+        trained = [p for p in self.clip.model.parameters() if p.requires_grad]
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
+
+    def rate(self, name: str) -> float:
+        """By what the learning rate is multiplied for a parameter."""
+        return next((rate for part, rate in self.rates.items() if part in name), 1.0)
+
+    @property
+    def trains_texts(self) -> bool:
+        """Whether class texts change during training."""
+        return any(name.startswith(("text_model.", "text_projection.")) for name, _ in self.parameters())
+
+    def constant_blocks(self) -> int | None:
+        """How many blocks from the first on give the same for an image whatever is trained.
+
+        None where the embeddings are trained; the number of all blocks where nothing before the final layer
+        norm is.
+        """
+        tower = tower_of(self.clip.model)
+        before = [p for part in tower.stem() for p in part.parameters()]
+        if any(p.requires_grad for p in before):
+            return None
+        for number, block in enumerate(tower.blocks):
+            if any(p.requires_grad for p in block.parameters()):
+                return number
+        return len(tower.blocks)
+
+    @property
+    def constant_embedding(self) -> bool:
+        """Whether nothing of the image tower is trained, nor its projection."""
+        parts = tower_of(self.clip.model).parts()
+        return not any(p.requires_grad for _, part in parts for p in part.parameters())
+
+    def train(self) -> None:
+        self.clip.model.train()
+        self.head.train()
+
+    def eval(self) -> None:
+        """Eval mode; a head that is made of class texts is made anew."""
+        self.clip.model.eval()
+        self.head.eval()
+        self.objective.refresh(self.head)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of everything trained, on the CPU."""
+        return {name: p.detach().to("cpu", copy=True) for name, p in self.parameters()}
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Put a :meth:`snapshot` back; the names must fit exactly."""
+        own = dict(self.parameters())
+        if own.keys() != state.keys():
+            raise ValueError(
+                f"snapshot does not fit: {sorted(own.keys() ^ state.keys())[:3]} on one side only"
+            )
+        for name, parameter in own.items():
+            if parameter.shape != state[name].shape:
+                raise ValueError(f"snapshot does not fit: {name} is {tuple(state[name].shape)} in it")
+            parameter.copy_(state[name])
+        self.objective.refresh(self.head)
+
+    def save(self, folder: Path) -> None:
+        """Write what plain transformers or peft load: a full model, an adapter, or the head alone."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.objective.refresh(self.head)
+        head = {k: v.detach().to("cpu").contiguous() for k, v in self.head.state_dict().items()}
+        save_file(head, folder / "head.safetensors")
+        with quiet():
+            if self.artefact == "model":
+                self.clip.model.save_pretrained(folder)
+            elif self.peft is not None:
+                self.peft.save_pretrained(str(folder))
+        if self.artefact != "head":
+            self.clip.tokenizer.save_pretrained(folder)
+            text = json.dumps(self.clip.preprocessor, indent=2, sort_keys=True)
+            (folder / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")

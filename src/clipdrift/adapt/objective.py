@@ -1,0 +1,76 @@
+"""What is minimised: cross-entropy of a head, or the contrastive loss against the class texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, log_softmax, normalize
+
+from clipdrift.model.clip import Clip
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A loss on one batch."""
+
+    def __call__(self, head: nn.Linear, embedding: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss (scalar, float32) and logits (B, C) of embeddings (B, E) with labels (B,)."""
+        ...
+
+    def refresh(self, head: nn.Linear) -> None:
+        """Bring a head that follows something else up to date."""
+        ...
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Of the head's logits."""
+
+    def __call__(self, head: nn.Linear, embedding: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        logits = head(embedding)
+        return cross_entropy(logits.float(), target), logits
+
+    def refresh(self, head: nn.Linear) -> None:
+        pass
+
+
+@dataclass(frozen=True, eq=False)
+class Contrastive:
+    """CLIP's own loss between the images of a batch and the texts of their classes (Goyal et al. 2023).
+
+    Images of one class share a text, so all of them are its positives: from image to text over the classes
+    of the batch, from text to image with the mean over its positives. The head is the class texts, unit
+    vectors without a bias, so its arg max is the zero-shot class.
+    """
+
+    clip: Clip
+    texts: tuple[str, ...]
+    trains_texts: bool
+
+    def __call__(self, head: nn.Linear, embedding: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        present, row = target.unique(return_inverse=True)
+        features = self._features(present) if self.trains_texts else head.weight[present]
+        with torch.autocast(embedding.device.type, enabled=False):
+            image = normalize(embedding.float(), dim=-1)
+            scale = self.clip.model.logit_scale.exp().float()
+            similarity = scale * image @ normalize(features.float(), dim=-1).T  # (B, classes of the batch)
+            positive = torch.nn.functional.one_hot(row, len(present)).float()
+            to_text = cross_entropy(similarity, row)
+            to_image = -(log_softmax(similarity, dim=0) * positive / positive.sum(0)).sum(0).mean()
+            with torch.no_grad():
+                logits = image @ head.weight.float().T
+        return (to_text + to_image) / 2, logits
+
+    def _features(self, classes: Tensor) -> Tensor:
+        """(n, E) of the texts of some classes, with gradient."""
+        encode: Any = self.clip.texts
+        found: Tensor = encode.embed([self.texts[i] for i in classes.tolist()])
+        return found
+
+    @torch.no_grad()
+    def refresh(self, head: nn.Linear) -> None:
+        parts = [self.clip.texts(self.texts[i : i + 256]) for i in range(0, len(self.texts), 256)]
+        head.weight.copy_(normalize(torch.cat(parts).float(), dim=-1))

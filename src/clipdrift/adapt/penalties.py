@@ -1,0 +1,235 @@
+"""The penalties' table. To add one: options in ``config``, a class here, a line in ``PENALTIES``.
+
+Each is computed in float32 on the CLS rows, states, embedding or weights of the batch's own forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from peft.tuners.lora import LoraLayer
+from peft.utils.other import ModulesToSaveWrapper
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax, normalize
+
+from clipdrift import formulas
+from clipdrift.adapt.adapted import Adapted
+from clipdrift.adapt.reference import Values, Wants
+from clipdrift.config import Apr, ConfigError, EntropyFloor, Ldifs, Penalty
+from clipdrift.model.towers import tower_of
+from clipdrift.model.trace import Traced
+
+
+@runtime_checkable
+class Term(Protocol):
+    """One penalty, ready to be added to the loss; not yet multiplied by its weight."""
+
+    @property
+    def wants(self) -> Wants:
+        """What it needs of a batch."""
+        ...
+
+    def __call__(self, seen: Traced, first_block: int, backbone: Values) -> Tensor:
+        """Scalar in float32.
+
+        Args:
+            seen: the batch's forward pass; states and rows are those of blocks from ``first_block`` on.
+            backbone: what the backbone made of the same images, of all blocks.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What penalties are made from.
+
+    Attributes:
+        entropies: (L) the backbone's mean entropy in each block on the probe set.
+        class_features: (C, E) unit text features of the target's classes by the backbone.
+    """
+
+    adapted: Adapted
+    entropies: Sequence[float]
+    class_features: Tensor
+
+
+def _over(blocks: tuple[int, ...] | None, first: int, count: int) -> tuple[list[int], int]:
+    """Positions in what was traced of the chosen blocks, and how many were chosen.
+
+    Blocks before the first one traced are frozen: they are the backbone's and add nothing.
+    """
+    chosen = range(1, count + 1) if blocks is None else blocks
+    return [block - first for block in chosen if block >= first], len(chosen)
+
+
+@dataclass(frozen=True)
+class _Apr:
+    options: Apr
+    blocks: int
+    wants = Wants(rows=True)
+
+    def __call__(self, seen: Traced, first_block: int, backbone: Values) -> Tensor:
+        active, chosen = _over(self.options.blocks, first_block, self.blocks)
+        if not active or seen.rows is None:
+            return seen.embedding.new_zeros(())
+        assert backbone.rows is not None
+        now = seen.rows[active][..., 1:]
+        before = backbone.rows[[first_block - 1 + i for i in active]]
+        return formulas.attention_kl(now, before).mean((1, 2)).sum() / chosen
+
+
+@dataclass(frozen=True)
+class _EntropyFloor:
+    options: EntropyFloor
+    floors: tuple[float, ...]
+    frozen: int
+    """So many blocks are not trained; what they lack to the floor would be a constant of the loss."""
+    wants = Wants(rows=True)
+
+    def __call__(self, seen: Traced, first_block: int, backbone: Values) -> Tensor:
+        chosen = self.options.blocks or range(1, len(self.floors) + 1)
+        trained = tuple(block for block in chosen if block > self.frozen)
+        active, _ = _over(trained, first_block, len(self.floors))
+        if not active or seen.rows is None:
+            return seen.embedding.new_zeros(())
+        entropy = formulas.entropy(seen.rows[active][..., 1:])  # (l, B, H)
+        floors = entropy.new_tensor([self.floors[first_block - 1 + i] for i in active])
+        return (floors[:, None, None] - entropy).clamp_min(0).mean((1, 2)).sum()
+
+
+@dataclass(frozen=True)
+class _Ldifs:
+    options: Ldifs
+    blocks: int
+    wants = Wants(states=True, embedding=True)
+
+    def __call__(self, seen: Traced, first_block: int, backbone: Values) -> Tensor:
+        assert backbone.states is not None
+        assert backbone.embedding is not None
+        active, _ = _over(self.options.blocks, first_block, self.blocks)
+        total = (seen.embedding.float() - backbone.embedding).square().sum(-1).mean()
+        if active:
+            before = backbone.states[[first_block - 1 + i for i in active]]
+            total = total + (seen.states[active].float() - before).square().sum(-1).mean(1).sum()
+        return total
+
+
+@dataclass(frozen=True)
+class _ZeroShotKl:
+    features: Tensor
+    scale: float
+    wants = Wants(embedding=True)
+
+    def __call__(self, seen: Traced, first_block: int, backbone: Values) -> Tensor:
+        assert backbone.embedding is not None
+        before, now = (
+            log_softmax(self.scale * normalize(z.float(), dim=-1) @ self.features.T, dim=-1)
+            for z in (backbone.embedding, seen.embedding)
+        )
+        return (before.exp() * (before - now)).sum(-1).mean()
+
+
+class _L2Sp:
+    wants = Wants()
+
+    def __init__(self, adapted: Adapted) -> None:
+        """Remember where the weights were; adapters say themselves what they add."""
+        tower = tower_of(adapted.clip.model)
+        self._layers: list[Callable[[], Tensor]] = []
+        for _, part in tower.parts():
+            self._add(part)
+
+    def _add(self, module: nn.Module) -> None:
+        if isinstance(module, LoraLayer):
+            layer: Any = module
+            self._layers.append(partial(_lora_change, layer))
+        elif isinstance(module, ModulesToSaveWrapper):
+            wrapper: Any = module
+            trained = wrapper.modules_to_save[wrapper.active_adapters[0]]
+            self._watch(trained)
+        else:
+            self._watch(module, recurse=False)
+            for child in module.children():
+                self._add(child)
+
+    def _watch(self, module: nn.Module, recurse: bool = True) -> None:
+        for parameter in module.parameters(recurse=recurse):
+            if parameter.requires_grad:
+                start = parameter.detach().clone()
+                self._layers.append(partial(torch.sub, parameter, start))
+
+    def __call__(self, seen: Traced, first_block: int, backbone: Values) -> Tensor:
+        changes = [change().float().square().sum() for change in self._layers]
+        return torch.stack(changes).sum() if changes else seen.embedding.new_zeros(())
+
+
+def _lora_change(layer: Any) -> Tensor:
+    """(out, in) what an adapter adds to its matrix, with gradient."""
+    name = layer.active_adapters[0]
+    delta: Tensor = layer.get_delta_weight(name)
+    if not layer.use_dora.get(name):
+        return delta
+    # DoRA: the columns' directions with the adapter, their lengths as trained
+    weight = layer.get_base_layer().weight.detach()
+    magnitude = layer.lora_magnitude_vector[name].weight
+    moved = weight + delta
+    return magnitude.view(-1, 1) * normalize(moved, dim=1) - weight
+
+
+PENALTIES: dict[str, Callable[[Any, Setting], Term]] = {
+    "apr": lambda options, setting: _Apr(options, len(setting.entropies)),
+    "entropy_floor": lambda options, setting: _EntropyFloor(
+        options,
+        tuple(options.ratio * value for value in setting.entropies),
+        setting.adapted.constant_blocks() or 0,
+    ),
+    "l2_sp": lambda options, setting: _L2Sp(setting.adapted),
+    "ldifs": lambda options, setting: _Ldifs(options, len(setting.entropies)),
+    "zero_shot_kl": lambda options, setting: _ZeroShotKl(
+        setting.class_features, float(setting.adapted.clip.model.logit_scale.detach().exp())
+    ),
+}
+"""What makes a term of its options, by name; described in ``clipdrift.listing``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Penalties:
+    """The weighted sum of a run's penalties."""
+
+    terms: tuple[tuple[float, Term], ...]
+
+    @property
+    def wants(self) -> Wants:
+        total = Wants()
+        for _, term in self.terms:
+            total = total | term.wants
+        return total
+
+    def __call__(self, seen: Traced, first_block: int, backbone: Values) -> Tensor:
+        with torch.autocast(seen.embedding.device.type, enabled=False):
+            total = seen.embedding.new_zeros((), dtype=torch.float32)
+            for weight, term in self.terms:
+                total = total + weight * term(seen, first_block, backbone)
+            return total
+
+
+def build(options: Sequence[Penalty], setting: Setting) -> Penalties:
+    """Make a run's penalties; to be called after ``adapt`` and before training.
+
+    Raises:
+        ConfigError: a block that the model does not have.
+    """
+    check_penalties(options, len(setting.entropies))
+    return Penalties(tuple((one.weight, PENALTIES[one.name](one, setting)) for one in options))
+
+
+def check_penalties(options: Sequence[Penalty], blocks: int) -> None:
+    """Raises ConfigError for a block that the model does not have."""
+    for one in options:
+        chosen = dict(one).get("blocks")
+        if chosen and max(chosen) > blocks:
+            raise ConfigError(f"penalty {one.name}: block {max(chosen)}; the model has {blocks}, from 1")

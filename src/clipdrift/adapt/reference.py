@@ -1,0 +1,128 @@
+"""The backbone's side of a penalty: what it made of the same images, computed once for each and kept."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from clipdrift.adapt.adapted import Adapted
+from clipdrift.data.deck import Deck
+from clipdrift.model.towers import tower_of
+from clipdrift.model.trace import trace
+
+
+@dataclass(frozen=True)
+class Wants:
+    """What penalties need of the backbone and of the adapted model on a batch."""
+
+    rows: bool = False
+    states: bool = False
+    embedding: bool = False
+
+    def __or__(self, other: Wants) -> Wants:
+        return Wants(self.rows or other.rows, self.states or other.states, self.embedding or other.embedding)
+
+    @property
+    def anything(self) -> bool:
+        return self.rows or self.states or self.embedding
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """Of a batch, float32.
+
+    Attributes:
+        rows: (L, B, H, P) attention over patches, renormalised.
+        states: (L, B, D) of the class token after each block.
+        embedding: (B, E).
+    """
+
+    rows: Tensor | None
+    states: Tensor | None
+    embedding: Tensor | None
+
+
+@dataclass(eq=False)
+class Reference:
+    """The backbone's values on training images and their mirror images.
+
+    Where adapters can be switched off the live model is its own backbone; otherwise a frozen copy of the
+    image tower is held, made before training.
+    """
+
+    adapted: Adapted
+    deck: Deck
+    wants: Wants
+    _copy: Any = None
+    _kept: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    _known: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), bool))
+    computed: int = 0
+    """Images that went through the backbone; each image and mirror image at most once."""
+
+    def __post_init__(self) -> None:
+        self._known = np.zeros((2, len(self.deck)), bool)
+        if self.wants.anything and self.adapted.peft is None:
+            model = self.adapted.clip.model
+            shared: dict[int, Any] = {id(model.text_model): model.text_model}  # never run: not copied
+            self._copy = copy.deepcopy(model, shared)
+            for _, part in tower_of(self._copy).parts():  # the live text tower stays as it is
+                part.requires_grad_(False).eval()
+
+    def of(self, picked: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> Values:
+        """The backbone's values on a batch."""
+        if not self.wants.anything:
+            return Values(None, None, None)
+        side = mirrored.astype(np.int64)
+        new = ~self._known[side, picked]
+        if new.any():
+            self._compute(picked[new], mirrored[new])
+        device = self.deck.device
+        found: dict[str, Tensor] = {}
+        for name, store in self._kept.items():
+            values = torch.from_numpy(store[side, picked]).to(device)  # (B, L, ...) or (B, E)
+            found[name] = values if name == "embedding" else values.transpose(0, 1)
+        return Values(found.get("rows"), found.get("states"), found.get("embedding"))
+
+    @torch.no_grad()
+    def _compute(self, picked: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> None:
+        images = self.deck.images(picked, torch.from_numpy(mirrored))
+        with self._backbone() as model, torch.autocast(images.device.type, enabled=False):
+            seen = trace(model, images, rows=self.wants.rows)
+        found: dict[str, Tensor] = {}
+        if seen.rows is not None:
+            patches = seen.rows[..., 1:]
+            found["rows"] = (patches / patches.sum(-1, keepdim=True)).transpose(0, 1)
+        if self.wants.states:
+            found["states"] = seen.states.float().transpose(0, 1)
+        if self.wants.embedding:
+            found["embedding"] = seen.embedding.float()
+        side = mirrored.astype(np.int64)
+        for name, values in found.items():
+            if name not in self._kept:
+                self._kept[name] = np.zeros((2, len(self.deck), *values.shape[1:]), np.float32)
+            self._kept[name][side, picked] = values.cpu().numpy()
+        self._known[side, picked] = True
+        self.computed += len(picked)
+
+    @contextmanager
+    def _backbone(self) -> Iterator[nn.Module]:
+        if self.adapted.peft is None:
+            yield self._copy
+            return
+        model = self.adapted.clip.model
+        training = [module for module in model.modules() if module.training]
+        model.eval()
+        try:
+            with self.adapted.peft.disable_adapter():
+                yield model
+        finally:
+            for module in training:
+                module.training = True
