@@ -179,7 +179,12 @@ SETTINGS: dict[str, Callable[[], Any]] = {
 @pytest.fixture
 def as_torch_starts() -> Iterator[None]:
     """Settings are the process's: whatever a test made of them, the next one finds the beginning."""
+    _reset()
     yield
+    _reset()
+
+
+def _reset() -> None:
     torch.set_float32_matmul_precision("highest")
     BACKENDS.cudnn.allow_tf32 = True
     for place in (BACKENDS, BACKENDS.cuda.matmul, BACKENDS.mkldnn.matmul, BACKENDS.mkldnn.conv):

@@ -116,7 +116,7 @@ def read_internals(
     table = {name: work for name, work in table.items() if name != "erf95"} | {
         erf_name(mass): erf(mass) for mass in masses
     }
-    reading = _Reading(tower, {name: table[name] for name in _ordered(table)}, detail)
+    reading = _Reading(tower, {name: table[name] for name in _ordered(table)}, detail, len(probe))
     with still(tower.model):
         for images, piece in probe.batches(tower.images_per_pass(batch_size)):
             maps = Flow(class_token=tower.first_patch > 0) if flow else None
@@ -142,16 +142,22 @@ def _ordered(names: Mapping[str, Any]) -> list[str]:
 
 
 class _Reading:
-    """Collects batches; values per image in lists, values per head as sums over images."""
+    """Collects batches; values per image in arrays of their final size, values per head as sums over images.
 
-    def __init__(self, tower: Tower, table: dict[str, Callable[[BlockRows], Tensor]], detail: bool) -> None:
-        self.tower, self.table, self.detail = tower, table, detail
-        self.values: dict[str, list[NDArray[np.float64]]] = {}
+    Nothing small is kept per batch: it would lie between the buffers of the passes and hold their memory.
+    """
+
+    def __init__(
+        self, tower: Tower, table: dict[str, Callable[[BlockRows], Tensor]], detail: bool, images: int
+    ) -> None:
+        self.tower, self.table, self.detail, self.images = tower, table, detail, images
+        self.done = 0
+        self.values: dict[str, NDArray[np.float64]] = {}
         self.sums: dict[str, Tensor] = {}
-        self.details: dict[str, list[NDArray[np.float64]]] = {name: [] for name in table}
+        self.details: dict[str, NDArray[np.float64]] = {}
         self.mean_rows: Tensor | None = None
         self.states = KeptStates()
-        self.embeddings: list[Tensor] = []
+        self.embedding: Tensor | None = None
 
     def take(self, seen: Traced, maps: Flow | None) -> None:
         assert seen.rows is not None
@@ -170,7 +176,7 @@ class _Reading:
             self.keep(name, values.mean(-1))
             self.sums[name] = self.sums.get(name, 0) + values.sum(0).cpu()
             if self.detail:
-                self.details[name].append(values.cpu().numpy())
+                self.put(self.details, name, values)
         total = torch.stack(mean_rows).cpu()
         self.mean_rows = total if self.mean_rows is None else self.mean_rows + total
         self.keep("sink_patches", formulas.sink_patches(seen.norms.double()).T)
@@ -179,10 +185,20 @@ class _Reading:
             for name, found in self.guard("rollout", 0, maps.values, reader).items():
                 self.keep(name, found)
         self.states.add(seen.states)
-        self.embeddings.append(seen.embedding.float().cpu())
+        if self.embedding is None:
+            self.embedding = torch.empty(self.images, seen.embedding.shape[1])
+        self.embedding[self.done : self.done + len(seen.embedding)] = seen.embedding
+        self.done += len(seen.embedding)
 
     def keep(self, name: str, values: Tensor) -> None:
-        self.values.setdefault(name, []).append(values.double().cpu().numpy())
+        self.put(self.values, name, values)
+
+    def put(self, arrays: dict[str, NDArray[np.float64]], name: str, values: Tensor) -> None:
+        """Write the values (B, ...) of this batch into the array (N, ...) of that name."""
+        found = values.double().cpu().numpy()
+        if name not in arrays:
+            arrays[name] = np.empty((self.images, *found.shape[1:]))
+        arrays[name][self.done : self.done + len(found)] = found
 
     def guard(self, name: str, block: int, work: Callable[[Any], Any], given: Any) -> Any:
         try:
@@ -214,22 +230,21 @@ class _Reading:
         return "CLS state" if self.tower.first_patch else "mean patch state"
 
     def result(self) -> Internals:
-        attention = {name: np.concatenate(parts) for name, parts in self.values.items()}
-        for name, array in attention.items():
+        for name, array in self.values.items():
             if not np.isfinite(array).all():
                 block = int(np.flatnonzero(~np.isfinite(array).all(axis=0))[0]) + 1
                 raise MeasureError(f"{name}{self.where(block)} contains nan or inf")
-        embedding = torch.cat(self.embeddings)
+        assert self.embedding is not None
         assert self.mean_rows is not None
         of_mean = self.guard(
-            "head_diversity_of_mean", 0, formulas.head_diversity, self.mean_rows / len(embedding)
+            "head_diversity_of_mean", 0, formulas.head_diversity, self.mean_rows / self.images
         )
         return Internals(
-            attention=attention,
-            heads={name: (total / len(embedding)).numpy() for name, total in self.sums.items()},
+            attention=self.values,
+            heads={name: (total / self.images).numpy() for name, total in self.sums.items()},
             whole={"head_diversity_of_mean": of_mean.numpy()},
             states=self.states,
-            embedding=embedding,
+            embedding=self.embedding,
             reader=self.tower.reader,
-            detail={name: np.concatenate(parts) for name, parts in self.details.items() if parts},
+            detail=self.details,
         )

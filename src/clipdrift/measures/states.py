@@ -15,7 +15,7 @@ from torch import Tensor
 from clipdrift.measures.errors import MeasureError
 from clipdrift.shapes import States
 
-IN_MEMORY = 32 * 2**20
+IN_MEMORY = 8 * 2**20
 """Bytes of states that are kept in memory; what goes beyond is written to the temporary folder."""
 
 
