@@ -19,11 +19,14 @@ $(READY): pyproject.toml
 demo: $(READY)  # fine-tune the shipped CLIP two ways and show what is left of it
 	$(BIN)/clipdrift demo
 
+# Processes that share the tests; each of them runs torch on one thread.
+WORKERS ?= 2
+
 test: $(READY)  # everything but the slow tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-all: $(READY)  # slow ones too
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "slow or not slow"
 
 # An environment laid over the first one, so that torch is not installed again. OpenCLIP imports torchvision, of
 # which 0.16.2 is the last release that can be imported beside a torch that it was not built for.
