@@ -57,6 +57,7 @@ bench: $(READY)  # ratios, measured side by side in one run
 	$(BIN)/python benchmarks/attention_rows.py
 	$(BIN)/python benchmarks/decoded_once.py
 	$(BIN)/python benchmarks/measuring.py
+	$(BIN)/python benchmarks/frozen.py
 
 docs: $(READY)  # write the reference pages from the code
 	$(BIN)/python tools/reference.py
