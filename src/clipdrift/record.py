@@ -126,7 +126,8 @@ class Record(Frozen):
     timings: dict[str, float] = Field({}, description="Seconds by stage.")
 
     def to_json(self) -> str:
-        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+        """One line: a study of thousands is read as a whole."""
+        return json.dumps(self.model_dump(mode="json"), separators=(",", ":"), ensure_ascii=False) + "\n"
 
     def without_times(self) -> dict[str, Any]:
         """All that a repetition on the same machine must reproduce to the bit."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from clipdrift.adapt import check_method, check_penalties
-from clipdrift.config import ConfigError, DataConfig, DataSet, RunConfig
+from clipdrift.config import ConfigError, DataConfig, DataSet, ModelConfig, RunConfig
 from clipdrift.data.deck import Deck
 from clipdrift.data.errors import DataError
 from clipdrift.data.images import ImageSet
@@ -47,15 +47,39 @@ class Stage:
     device: torch.device
 
 
+class Resolver:
+    """Turns names of existing folders into paths and fingerprints local copies, each of them once."""
+
+    def __init__(self) -> None:
+        self._models: dict[ModelConfig, ModelConfig] = {}
+        self._sets: dict[DataSet, DataSet] = {}
+
+    def __call__(self, config: RunConfig) -> RunConfig:
+        """The configuration that is stored with the run and of which its key is taken.
+
+        Raises:
+            ConfigError: a path that is not there.
+        """
+        if config.model not in self._models:
+            self._models[config.model] = _resolve_model(config.model)
+        data = config.data
+        target = self._set(data.target, "data.target")
+        transfer = tuple(self._set(spec, f"data.transfer.{i}") for i, spec in enumerate(data.transfer))
+        data = data.model_copy(update={"target": target, "transfer": transfer})
+        return config.model_copy(update={"model": self._models[config.model], "data": data})
+
+    def _set(self, spec: DataSet, key: str) -> DataSet:
+        if spec not in self._sets:
+            self._sets[spec] = _resolve_set(spec, key)
+        return self._sets[spec]
+
+
 def resolve(config: RunConfig) -> RunConfig:
-    """The configuration with names of existing folders turned into paths and local copies fingerprinted.
+    """One configuration as :class:`Resolver` turns it."""
+    return Resolver()(config)
 
-    The result is what is stored with the run and what its key is taken of.
 
-    Raises:
-        ConfigError: a path that is not there.
-    """
-    model = config.model
+def _resolve_model(model: ModelConfig) -> ModelConfig:
     if model.path is None and Path(model.name).is_dir():
         model = model.model_copy(update={"path": model.name, "name": Path(model.name).name})
     if model.path is not None:
@@ -64,15 +88,7 @@ def resolve(config: RunConfig) -> RunConfig:
         model = model.model_copy(update={"fingerprint": fingerprint_model(model.path)})
     elif model.name == MINI:  # its weights may change from one release to the next
         model = model.model_copy(update={"fingerprint": fingerprint_model(mini_folder())})
-    data = config.data.model_copy(
-        update={
-            "target": _resolve_set(config.data.target, "data.target"),
-            "transfer": tuple(
-                _resolve_set(spec, f"data.transfer.{i}") for i, spec in enumerate(config.data.transfer)
-            ),
-        }
-    )
-    return config.model_copy(update={"model": model, "data": data})
+    return model
 
 
 def _resolve_set(spec: DataSet, key: str) -> DataSet:
@@ -110,28 +126,7 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
     check_penalties(config.penalty, clip.blocks)
     clip.model.to(device)
     shop = Shop(clip.preprocess, cache, device, reporter, config.data.seed, config.data.skip_bad_images)
-    source = open_source(
-        config.data.target, image_size=clip.image_size, train_per_class=_asked_of_world(config.data)
-    )
-    if source.train is None or source.test is None:
-        raise DataError(f"{source.name}: a target needs a training and a test split")
-    division = divide(
-        source.train.labels,
-        source.test.labels,
-        protocol=config.data.protocol,
-        seed=config.data.seed,
-        train_per_class=config.data.train_per_class,
-        validation_per_class=config.data.validation_per_class,
-        probe_per_class=config.data.probe_per_class,
-        classes=source.classes,
-    )
-    halves = {"train": source.train, "test": source.test}
-    wanted = {
-        "train": source.train.subset(division.train),
-        "validation": halves[division.validation_from].subset(division.validation),
-        "probe": halves[division.probe_from].subset(division.probe),
-        "test": source.test.subset(division.test),
-    }
+    source, wanted = _divided(config.data, clip.image_size)
     decks = {purpose: shop.deck(images, f"{source.name} {purpose}") for purpose, images in wanted.items()}
     transfer = {}
     for spec in config.data.transfer:
@@ -147,6 +142,46 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
         transfer=transfer,
         device=device,
     )
+
+
+def _divided(data: DataConfig, image_size: int) -> tuple[Source, dict[str, ImageSet]]:
+    """The target and its images by purpose; nothing is decoded."""
+    source = open_source(data.target, image_size=image_size, train_per_class=_asked_of_world(data))
+    if source.train is None or source.test is None:
+        raise DataError(f"{source.name}: a target needs a training and a test split")
+    division = divide(
+        source.train.labels,
+        source.test.labels,
+        protocol=data.protocol,
+        seed=data.seed,
+        train_per_class=data.train_per_class,
+        validation_per_class=data.validation_per_class,
+        probe_per_class=data.probe_per_class,
+        classes=source.classes,
+    )
+    halves = {"train": source.train, "test": source.test}
+    return source, {
+        "train": source.train.subset(division.train),
+        "validation": halves[division.validation_from].subset(division.validation),
+        "probe": halves[division.probe_from].subset(division.probe),
+        "test": source.test.subset(division.test),
+    }
+
+
+def count_images(data: DataConfig, image_size: int) -> dict[str, int]:
+    """How many images a run works on: by purpose, and of each transfer set under ``transfer <name>``.
+
+    Also ``classes``, those of the target. Raises DataError as :func:`prepare` does; nothing is decoded.
+    """
+    source, parts = _divided(data, image_size)
+    counts = {"classes": len(source.classes)} | {name: len(part) for name, part in parts.items()}
+    for spec in data.transfer:
+        opened = open_source(spec, image_size=image_size, parts=("test",))
+        if opened.test is None:
+            raise DataError(f"{spec.name}: a transfer set needs a test split")
+        asked = len(opened.classes) * spec.per_class if spec.per_class else len(opened.test)
+        counts[f"transfer {spec.name}"] = min(asked, len(opened.test))
+    return counts
 
 
 def _asked_of_world(data: DataConfig) -> int | None:

@@ -42,10 +42,10 @@ def listing(what: str) -> None:
         for name, entry in entries.items():
             more = [entry.family, entry.unit, entry.range] if what == "measures" else []
             table.add_row(name, entry.summary, *more, entry.reference)
-    _print(table)
+    print_table(table)
 
 
-def _print(table: Table) -> None:
+def print_table(table: Table) -> None:
     """To a terminal as wide as it is; to a file or another program one line per row, nothing cut."""
     console = Console() if Console().is_terminal else Console(width=1000)
     console.print(table)
@@ -95,7 +95,7 @@ def run_list(root: Path) -> None:
             table.add_row(*_row(folder.record()))
         except RecordError as error:
             table.add_row(folder.path.name, f"damaged: {error}")
-    _print(table)
+    print_table(table)
 
 
 def _row(record: Record) -> list[str]:

@@ -1,6 +1,14 @@
 """What a run is: frozen, typed, hashed. Loads no torch."""
 
-from clipdrift.config.load import ConfigError, load_config, parse_config, read_toml
+from clipdrift.config.load import (
+    ConfigError,
+    legal_keys,
+    load_config,
+    parse_config,
+    put,
+    read_toml,
+    read_value,
+)
 from clipdrift.config.methods import (
     BiasOnly,
     Dora,
@@ -55,7 +63,10 @@ __all__ = [
     "RsLora",
     "RunConfig",
     "ZeroShotKl",
+    "legal_keys",
     "load_config",
     "parse_config",
+    "put",
     "read_toml",
+    "read_value",
 ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
 import inspect
 import tomllib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,31 +46,58 @@ def read_toml(path: Path | str | None, overrides: Iterable[str] = ()) -> dict[st
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{path}: not valid TOML: {error}") from None
     for text in overrides:
-        data = _override(data, text)
+        key, value = read_value(text)
+        data = put(data, key, value, f"--set {text}")
     return data
 
 
-def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
+def read_value(text: str) -> tuple[str, Any]:
+    """Key and value of ``key=value``; what is not TOML is a string.
+
+    Raises:
+        ConfigError: no key or no equals sign.
+    """
     key, equals, raw = text.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
+    if not equals or not all(key.strip().split(".")):
         raise ConfigError(f"--set {text}: write it as key=value, for example optim.learning_rate=1e-5")
     try:
-        value = tomllib.loads(f"value = {raw.strip()}")["value"]
+        return key.strip(), tomllib.loads(f"value = {raw.strip()}")["value"]
     except tomllib.TOMLDecodeError:
-        value = raw.strip()
-    data = copy.deepcopy(data)
-    table = data
+        return key.strip(), raw.strip()
+
+
+def put(data: Mapping[str, Any], key: str, value: Any, where: str) -> dict[str, Any]:
+    """A copy of nested tables with the value of a dotted key.
+
+    Raises:
+        ConfigError: part of the key is no table; ``where`` says who asked for it.
+    """
+    parts = key.split(".")
+    out = copy.deepcopy(dict(data))
+    table = out
     for part in parts[:-1]:
         inner = table.get(part, {})
         if isinstance(inner, str):  # a name alone stands for a table with that name
             inner = {"name": inner}
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {text}: {part} is not a table")
+            raise ConfigError(f"{where}: {part} is not a table")
         table[part] = inner
         table = inner
     table[parts[-1]] = value
-    return data
+    return out
+
+
+@functools.cache
+def legal_keys() -> frozenset[str]:
+    """Every dotted key of a run's configuration, those of all methods included."""
+    return frozenset(_keys(RunConfig, ""))
+
+
+def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}"
+        for inner in _models(field.annotation):
+            yield from _keys(inner, f"{prefix}{name}.")
 
 
 def parse_config(data: Mapping[str, Any], model: type[Model]) -> Model:

@@ -1,0 +1,148 @@
+"""How a study stands and what it found, at once: nothing here loads torch."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from clipdrift.cli.light import print_table
+from clipdrift.config import ConfigError
+from clipdrift.frame import cells_frame, records_in, runs_frame, varied
+from clipdrift.layout import CONFIG, FAILURE, RECORD
+from clipdrift.store import Store
+from clipdrift.studied import MANIFEST, read_manifest
+
+_STYLE = {"running": "cyan", "failed": "red", "diverged": "yellow", "interrupted": "magenta"}
+
+
+def age(seconds: float | None) -> str:
+    """A time span for people."""
+    if seconds is None:
+        return ""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def status_table(root: Path, every: bool) -> None:
+    """Print how far a study is. Raises StudyError where there is none."""
+    manifest, store = read_manifest(root), Store(root)
+    states = {entry.key: store.folder(entry.key).state() for entry in manifest.runs}
+    counts = Counter(state.kind for state in states.values())
+    console = Console()
+    finished = counts["done"] + counts["diverged"]
+    console.print(Text(f"{manifest.name}  {manifest.title}", style="bold"))
+    console.print(ProgressBar(total=max(1, len(states)), completed=finished, width=40))
+    kinds = ("done", "running", "interrupted", "planned", "failed", "diverged")
+    console.print(
+        f"{finished} of {len(states)} finished: "
+        + ", ".join(f"{counts[kind]} {kind}" for kind in kinds if counts[kind])
+    )
+    shown = [e for e in manifest.runs if every or states[e.key].kind not in ("done", "planned")]
+    if shown:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in ("run", "what", "status", "epoch", "last sign", "reason"):
+            table.add_column(column, no_wrap=column == "run", overflow="fold")
+        for entry in shown:
+            state = states[entry.key]
+            epoch = f"{state.epoch} of {state.epochs}" if state.epochs else ""
+            style = _STYLE.get(state.kind, "")
+            kind = Text(state.kind, style=style)
+            last = age(state.age_seconds)
+            table.add_row(entry.key, entry.label, kind, epoch, last and f"{last} ago", state.reason or "")
+        print_table(table)
+    strangers = [folder.path.name for folder in store.runs() if folder.path.name not in states]
+    if strangers:
+        console.print(f"{len(strangers)} runs here are not in the plan, for example {strangers[0]}")
+
+
+def show_run(root: Path, start: str, config: bool) -> None:
+    """Print one run. Raises ConfigError where no run, or more than one, has a key that begins so."""
+    found = [folder for folder in Store(root).runs() if folder.path.name.startswith(start)]
+    if (root / MANIFEST).is_file():
+        planned = [key for key in read_manifest(root).keys if key.startswith(start)]
+        if not found and planned:
+            raise ConfigError(f"{planned[0]}: planned, not begun")
+    if len(found) != 1:
+        several = f"{len(found)} runs begin so, for example {found[0].path.name}" if found else "no such run"
+        raise ConfigError(f"{start}: {several} in {root}; `clipdrift study status {root} --all` lists them")
+    folder, console = found[0], Console()
+    state = folder.state()
+    console.print(Text(f"{folder.path}  {state.kind}", style="bold"), soft_wrap=True)
+    if state.reason:
+        console.print(state.reason, soft_wrap=True)
+    if config:
+        console.print_json((folder.path / CONFIG).read_text(encoding="utf-8"))
+    if (folder.path / FAILURE).is_file():
+        console.print((folder.path / FAILURE).read_text(encoding="utf-8"), soft_wrap=True, highlight=False)
+    if (folder.path / RECORD).is_file():
+        from clipdrift.cli.show import run_table
+
+        console.print(run_table(folder.record(), folder.path), soft_wrap=True)
+    elif state.kind in ("running", "interrupted"):
+        console.print(f"epoch {state.epoch} of {state.epochs}, last sign {age(state.age_seconds)} ago")
+
+
+def study_frame(root: Path) -> pd.DataFrame:
+    """The tidy table of a study's runs, in the order of its plan; of any folder of runs, by key."""
+    console = Console(stderr=True)
+    manifest = read_manifest(root) if (root / MANIFEST).is_file() else None
+    keys, labels = (manifest.keys, manifest.labels) if manifest else (None, None)
+    return runs_frame(records_in(root, keys, lambda text: console.print(f"left out: {text}")), labels)
+
+
+def results(root: Path, csv: Path | None = None) -> None:
+    """Print one line per cell; write the tidy table of runs as CSV. Raises ConfigError without records."""
+    runs = study_frame(root)
+    if runs.empty:
+        raise ConfigError(f"{root}: no finished run here")
+    if csv is not None:
+        csv.parent.mkdir(parents=True, exist_ok=True)
+        runs.to_csv(csv, index=False)
+    print_table(cells_table(cells_frame(runs)))
+    if csv is not None:
+        Console().print(f"{len(runs)} runs in {csv}", soft_wrap=True)
+
+
+def cells_table(cells: pd.DataFrame) -> Table:
+    """Mean and standard deviation over seeds of what matters first."""
+    what = varied(cells)
+    kept = [c for c in cells.columns if c.startswith("retention_") and not c.endswith("_sd")]
+    shown: dict[str, str] = {"accuracy": "accuracy %", "cka": "CKA", "embedding_drift": "embedding drift"}
+    shown |= {"entropy_drift": "entropy drift %"}
+    shown |= {name: f"keeps {name.removeprefix('retention_')} %" for name in kept}
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in what:
+        table.add_column(name.replace("_", " "))
+    table.add_column("runs", justify="right")
+    columns = [name for name in shown if name in cells]
+    for name in columns:
+        table.add_column(shown[name], justify="right")
+    for _, cell in cells.iterrows():
+        runs = f"{cell['runs']}" + (f" ({cell['diverged']} diverged)" if cell["diverged"] else "")
+        table.add_row(*(_option(cell[c]) for c in what), runs, *(_spread(cell, c) for c in columns))
+    return table
+
+
+def _option(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _spread(cell: pd.Series, name: str) -> str:
+    mean, spread = cell[name], cell[f"{name}_sd"]
+    if pd.isna(mean):
+        return ""
+    digits = 3 if name in ("cka", "embedding_drift") else 1
+    sign = "+" if name.endswith("_drift") and name != "embedding_drift" else ""
+    return f"{mean:{sign}.{digits}f}" + ("" if pd.isna(spread) else f" ±{spread:.{digits}f}")
