@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from clipdrift.model.clip import Clip, load
     from clipdrift.model.trace import Traced, trace
     from clipdrift.record import Record
+    from clipdrift.repair import interpolate, rewind, soften
+    from clipdrift.repaired import Repaired
     from clipdrift.runner import train
 
 __version__ = "0.1.0"
@@ -25,14 +27,18 @@ __all__ = [
     "Comparison",
     "Measurement",
     "Record",
+    "Repaired",
     "RunConfig",
     "Traced",
     "__version__",
     "compare",
     "formulas",
+    "interpolate",
     "load",
     "load_config",
     "measure",
+    "rewind",
+    "soften",
     "trace",
     "train",
 ]
@@ -42,12 +48,16 @@ _HOMES = {
     "Comparison": "clipdrift.comparison",
     "Measurement": "clipdrift.comparing.measuring",
     "Record": "clipdrift.record",
+    "Repaired": "clipdrift.repaired",
     "RunConfig": "clipdrift.config",
     "Traced": "clipdrift.model.trace",
     "compare": "clipdrift.comparing.compare",
+    "interpolate": "clipdrift.repair",
     "load": "clipdrift.model.clip",
     "load_config": "clipdrift.config",
     "measure": "clipdrift.comparing.measuring",
+    "rewind": "clipdrift.repair",
+    "soften": "clipdrift.repair",
     "trace": "clipdrift.model.trace",
     "train": "clipdrift.runner",
 }

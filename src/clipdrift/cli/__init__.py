@@ -11,6 +11,7 @@ import typer
 from clipdrift import __version__
 from clipdrift.cli.comparing import compare
 from clipdrift.cli.options import Cache, Device, Out, Sets, SkipBad
+from clipdrift.cli.repairing import interpolate, rewind, soften
 from clipdrift.errors import ClipdriftError
 from clipdrift.store import cache_folder
 
@@ -90,6 +91,9 @@ def train(
 
 
 app.command()(compare)
+app.command()(interpolate)
+app.command()(rewind)
+app.command()(soften)
 
 
 @app.command()

@@ -1,0 +1,105 @@
+"""What a terminal shows of a repair: a row per step of a path, or before and after, then what was found."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from clipdrift.cli.show_comparison import number
+from clipdrift.comparison import FAMILIES, Compared
+from clipdrift.repaired import Repaired, Step
+
+_TITLES = {"interpolate": "path", "rewind": "blocks put back", "soften": "intruder dimensions"}
+
+
+def repaired_report(found: Repaired) -> RenderableType:
+    """The table, then the words, then notes."""
+    shape = found.shape
+    title = f"{found.base.name}  to  {found.tuned.name}: {_TITLES[found.kind]}"
+    said = (
+        f"{shape.blocks} blocks, {shape.heads} heads, {shape.patches} patches; "
+        f"{found.images.count} images of {found.images.source}"
+    )
+    said += f"; accuracy on {found.accuracy_of}" if found.accuracy_of else "; no head, so no accuracy"
+    steps = found.kind == "interpolate" or len(found.steps) > 3
+    lines: list[RenderableType] = [Text(title, style="bold"), Text(said, style="dim"), Text()]
+    lines += [_by_step(found) if steps else _by_measure(found), Text()]
+    lines += [Text(line) for line in found.summary().splitlines()]
+    lines += [Text(f"note: {note}", style="yellow") for note in found.notes]
+    return Group(*lines)
+
+
+def _by_step(found: Repaired) -> Table:
+    """One row per step, the columns that matter."""
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+    table.add_column("", no_wrap=True)
+    accurate, sets = bool(found.accuracy_of), list(found.transfer)
+    heads = ["accuracy"] * accurate
+    # with several sets their accuracies would not fit; they stand in the files
+    heads += ["zero-shot", "kept"] if len(sets) == 1 else [f"kept on {name}" for name in sets]
+    heads += ["CKA", "embedding", "weights", "entropy"]
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for index, step in enumerate(found.steps):
+        cells = [_percent(step.accuracy)] * accurate
+        if len(sets) == 1:
+            cells.append(_percent(step.transfer[sets[0]].accuracy))
+        cells += [_percent(step.transfer[name].retention) for name in sets]
+        cells += [number(step.value(name)) for name in ("cka", "embedding_drift", "weight_drift")]
+        entropy = step.measures["entropy"]
+        cells.append(_drift(entropy))
+        mark = index == found.chosen
+        label = f"{step.label}{'  <' * mark}"
+        table.add_row(Text(label), *cells, style="bold" if mark else None)
+    return table
+
+
+def _by_measure(found: Repaired) -> Table:
+    """One row per measure, the backbone and every step side by side."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("measure", no_wrap=True)
+    table.add_column("backbone", justify="right")
+    for step in found.steps:
+        table.add_column(step.label, justify="right")
+    if found.accuracy_of:
+        table.add_row("accuracy", "", *(_percent(step.accuracy) for step in found.steps))
+    for name, tested in found.transfer.items():
+        table.add_row(
+            Text(f"zero-shot {name}"), f"{tested.before:.1f} %", *(_kept(step, name) for step in found.steps)
+        )
+    first = found.steps[0]
+    if sum(first.intruders.values()):
+        for kind, count in first.intruders.items():
+            if count:
+                left = [str(step.intruders[kind]) for step in found.steps]
+                table.add_row(f"intruder dimensions, {kind}", "0", *left)
+    for family in FAMILIES:
+        for name, values in first.measures.items():
+            if values.family == family:
+                before = "" if values.before is None else number(values.before)
+                cells = [_cell(step.measures[name]) for step in found.steps]
+                table.add_row(name, before, *cells)
+    return table
+
+
+def _cell(values: Compared) -> str:
+    if values.value is not None:
+        return number(values.value)
+    assert values.after is not None
+    return f"{number(values.after)}  {_drift(values)}"
+
+
+def _drift(values: Compared) -> str:
+    drift = values.drift or 0.0
+    return f"{drift:+.3g}" if values.absolute else f"{drift:+.1f} %"
+
+
+def _kept(step: Step, name: str) -> str:
+    row = step.transfer[name]
+    kept = "" if row.retention is None else f", {row.retention:.1f} %"
+    return f"{row.accuracy:.1f} %{kept}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} %"

@@ -1,0 +1,82 @@
+"""The head that stays, and the texts that a live model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from clipdrift.adapt.objective import Contrastive
+from clipdrift.adapt.saved import load_head
+from clipdrift.comparing.abilities import texts_of
+from clipdrift.comparing.images import Probe
+from clipdrift.comparing.models import ModelLike, Opened
+from clipdrift.model.clip import Clip
+from clipdrift.record import Record
+from clipdrift.repair.ends import Ends
+from clipdrift.store import WEIGHTS, RunFolder
+
+HEAD = "head.safetensors"
+
+
+def reading(ends: Ends, tuned: Opened, base: Opened) -> Clip:
+    """A Clip that encodes texts by the live model's own text tower, or the backbone's where it has none.
+
+    Raises:
+        PairError: neither side has a tokenizer.
+    """
+    return texts_of(Opened(tuned.name, tuned.kind, ends.model, ends.clip), base)
+
+
+def follows_texts(record: Record, ends: Ends) -> Callable[[nn.Linear], None] | None:
+    """How to make a head anew that is the texts of the classes and whose text tower moves; else None.
+
+    Such is flyp's: kept as it is, it would belong to another text tower than the model's.
+    """
+    if record.config.method.name != "flyp" or not ends.moves_texts or ends.clip is None:
+        return None
+    prompt = record.target.prompts[0]
+    texts = tuple(prompt.format(name) for name in record.target.classes)
+    return Contrastive(ends.clip, texts, trains_texts=True).refresh
+
+
+def head_beside(tuned: ModelLike, probe: Probe) -> tuple[nn.Linear | None, Record | None, list[str]]:
+    """The head that lies beside TUNED, where the images have its classes; with its run's record.
+
+    Returns:
+        Head, record and notes for a reader.
+    """
+    folder = _folder(tuned)
+    if folder is None or probe.labels is None:
+        return None, None, []
+    head = load_head(folder)
+    run = RunFolder(folder.parent)
+    record = run.record() if folder.name == WEIGHTS and run.finished else None
+    classes = {int(label): title for label, title in zip(probe.labels, probe.titles, strict=True)}
+    wanted = head.out_features
+    if record is not None:
+        fits = all(label < wanted and record.target.classes[label] == name for label, name in classes.items())
+    else:
+        fits = probe.facts.classes == wanted
+    if not fits:
+        return (
+            None,
+            None,
+            [f"The head beside TUNED knows {wanted} classes, not the images': no accuracy."],
+        )
+    source = probe.facts.source
+    doubt = "" if record else f", taken to have the classes of {source} in their order"
+    said = (
+        f"Accuracy is of the head beside TUNED{doubt}, on images of {source}; those it was trained on say "
+        "nothing about others."
+    )
+    return head, record, [said]
+
+
+def _folder(tuned: ModelLike) -> Path | None:
+    """Where the head lies: in TUNED's folder, or in a run's folder of weights."""
+    if not isinstance(tuned, str | Path):
+        return None
+    place = Path(tuned).expanduser()
+    return next((f for f in (place, place / WEIGHTS) if (f / HEAD).is_file()), None)

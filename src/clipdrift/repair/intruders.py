@@ -1,0 +1,79 @@
+"""Find the intruder dimensions of changed matrices, and scale what they contribute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clipdrift import formulas
+from clipdrift.measures import KINDS
+
+
+@dataclass(frozen=True, eq=False)
+class Intruded:
+    """A matrix in which intruders were found.
+
+    Attributes:
+        kind: of ``KINDS``.
+        after: the adapted matrix, in its own precision.
+        part: what the intruders contribute to it, ``sum_i sigma_i u_i v_i^T``, in float64.
+        count: how many there are.
+    """
+
+    kind: str
+    after: Tensor
+    part: Tensor
+    count: int
+
+    def scaled(self, factor: float) -> Tensor:
+        """``W + (factor - 1) sum_i sigma_i u_i v_i^T``, in the precision of ``W``."""
+        return (self.after.double() + (factor - 1) * self.part).to(self.after.dtype)
+
+
+def find(
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    *,
+    threshold: float,
+    top: int | None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Intruded]:
+    """The matrices of the blocks that have intruders, by name.
+
+    Intruders are, as :func:`clipdrift.formulas.intruder_dimensions` counts them, those of the ``top`` left
+    singular vectors of ``W`` whose largest absolute cosine with any of ``W_0``'s is below ``threshold``
+    (Shuttleworth et al. 2024). Their contribution needs no right singular vectors: it is ``U U^T W``.
+
+    Args:
+        before, after: effective weights by name; matrices that did not change have none.
+        progress: told after each matrix.
+    """
+    names = [(name, kind) for name in before if (kind := _kind(name))]
+    found = {}
+    for done, (name, kind) in enumerate(names, start=1):
+        old, new = before[name].detach(), after[name].detach()
+        if not torch.equal(old, new):
+            similar = formulas.intruder_similarity(old.float().cpu(), new.float().cpu(), top=top)
+            chosen = (similar < threshold).nonzero()[:, 0]
+            if len(chosen):
+                exact = new.double().cpu()
+                # by descending singular value, as those of which the similarity is
+                left = torch.linalg.svd(exact, full_matrices=False).U[:, chosen]
+                part = (left @ (left.T @ exact)).to(new.device)
+                found[name] = Intruded(kind, new.clone(), part, len(chosen))
+        if progress:
+            progress(done, len(names))
+    return found
+
+
+def count_by_kind(intruded: Mapping[str, Intruded]) -> dict[str, int]:
+    """Intruders of each kind of matrix over all blocks, in the order of ``KINDS``; 0 where there are none."""
+    return {kind: sum(found.count for found in intruded.values() if found.kind == kind) for kind in KINDS}
+
+
+def _kind(name: str) -> str | None:
+    inside = ".encoder.layers." in name
+    return next((kind for kind, suffix in KINDS.items() if inside and name.endswith(suffix)), None)

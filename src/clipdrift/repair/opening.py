@@ -1,0 +1,30 @@
+"""Open what is to be repaired: a run, or two models."""
+
+from __future__ import annotations
+
+from clipdrift.comparing.models import ModelLike
+from clipdrift.repair.ground import Ground
+from clipdrift.repair.of_pair import open_two
+from clipdrift.repair.of_run import open_run
+from clipdrift.repair.options import Options
+from clipdrift.repaired import RepairError
+
+
+def open_ground(
+    model: ModelLike, tuned: ModelLike | None, options: Options, *, merged: bool = False
+) -> Ground:
+    """Open a run (``tuned`` is None), or a backbone and what was made of it.
+
+    Args:
+        merged: move merged weights even where an adapter could be scaled.
+
+    Raises:
+        RepairError: also where nothing lies between the two.
+    """
+    ground = open_run(model, merged, options) if tuned is None else open_two(model, tuned, merged, options)
+    if not ground.bench.ends.moves:
+        raise RepairError(
+            f"{ground.sides[1].name} has the very weights of {ground.sides[0].name}: nothing lies between "
+            "them"
+        )
+    return ground

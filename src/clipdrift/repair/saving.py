@@ -1,0 +1,164 @@
+"""Save the live model as plain libraries load it: whole or not at all, and read back before it counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils.hub import cached_file
+
+from clipdrift.adapt.saved import attach_adapter
+from clipdrift.comparing.models import Opened
+from clipdrift.model.clip import Clip
+from clipdrift.model.quiet import quiet
+from clipdrift.model.weights import effective_weights
+from clipdrift.repair.ends import Ends
+from clipdrift.repair.ground import Ground
+from clipdrift.repair.heads import HEAD
+from clipdrift.repair.plain import copied_clip
+from clipdrift.repaired import RepairError
+from clipdrift.store import WEIGHTS
+
+OPEN_CLIP = "open_clip_model.safetensors"
+"""As OpenCLIP names it; ``open_clip:ARCH/path/to/it`` loads it."""
+
+
+def place_for(out: Path, force: bool) -> Path:
+    """Where the model goes, ``out/model``; to be asked for before anything is measured.
+
+    Raises:
+        RepairError: something is there already, unless ``force``.
+    """
+    place = out / WEIGHTS
+    if place.exists() and not force:
+        raise RepairError(f"{place}: is there already; choose another --out, or say --force to replace it")
+    return place
+
+
+def save_model(ground: Ground, place: Path, made: dict[str, Any], force: bool) -> None:
+    """Write the live model with head, tokenizer and preprocessing, and ``repair.json`` on how it was made.
+
+    Args:
+        made: what the setting is.
+
+    Raises:
+        RepairError: what was written does not read back as the model that was measured.
+    """
+    bench = ground.bench
+    ends = bench.ends
+    bench.reporter.stage(f"saving {place}")
+    with _written_whole(place, force) as folder:
+        if ends.form == "adapter":
+            _adapter(ends, ground.adapter, ground.base, folder)
+        else:
+            _model(ends, folder)
+        clip = ends.clip or ground.base.clip
+        if clip is not None and _is_transformers(ends.model):
+            _companions(clip, folder)
+        if bench.head is not None:
+            if bench.refresh is not None:
+                bench.refresh(bench.head)
+            save_file(_on_cpu(bench.head.state_dict()), folder / HEAD)
+        base, tuned = ground.sides
+        told = {**made, "base": base.name, "tuned": tuned.name}
+        (folder / "repair.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _written_whole(place: Path, force: bool) -> Iterator[Path]:
+    """A temporary folder that takes its place when it is complete, and is removed otherwise."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if place.exists():
+            place_for(place.parent, force)  # somebody else may have written it since it was asked for
+            shutil.rmtree(place)
+        temporary.rename(place)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _model(ends: Ends, folder: Path) -> None:
+    own = ends.model.state_dict()
+    if _is_transformers(ends.model):
+        with quiet():
+            ends.model.save_pretrained(folder)
+            back = type(ends.model).from_pretrained(folder, dtype=ends.model.dtype).state_dict()
+    else:
+        save_file(_on_cpu(own), folder / OPEN_CLIP)
+        back = load_file(folder / OPEN_CLIP)
+    _same(own, back, folder)
+
+
+def _adapter(ends: Ends, source: str, base: Opened, folder: Path) -> None:
+    """The adapter's own files, with what was moved at its new values."""
+    files = {name: _file(source, name) for name in ("adapter_config.json", "adapter_model.safetensors")}
+    state = load_file(files["adapter_model.safetensors"])
+    for name, move in ends.moves.items():
+        key = next((key for key in _keys(name) if key in state), None)
+        if key is None or state[key].shape != move.tensor.shape:
+            raise RepairError(f"{source}: {name} is moved and has no place in the adapter's file")
+        state[key] = move.tensor
+    shutil.copyfile(files["adapter_config.json"], folder / "adapter_config.json")
+    save_file(_on_cpu(state), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    assert base.clip is not None  # an adapter is scaled on a Clip alone
+    back = attach_adapter(copied_clip(base.clip), folder)
+    _same(effective_weights(ends.model), effective_weights(back.model), folder)
+
+
+def _keys(name: str) -> Iterator[str]:
+    """How peft may write a live parameter's name: without the adapter's, some without the last part."""
+    path, _, last = name.rpartition(".")
+    owner, _, adapter = path.rpartition(".")
+    saved = owner.removesuffix(".modules_to_save")
+    yield f"base_model.model.{saved}.{last}"  # lora_B.default.weight, modules_to_save.default.weight
+    yield f"base_model.model.{owner}"  # lora_magnitude_vector.default.weight
+    yield f"base_model.model.{name}"  # a trained bias, base_layer.bias
+    yield f"base_model.model.{name.replace('.base_layer.', '.')}"
+    yield f"base_model.model.{owner}.{adapter}"
+
+
+def _file(source: str, name: str) -> Path:
+    folder = Path(source).expanduser()
+    for place in (folder, folder / WEIGHTS):
+        if (place / name).is_file():
+            return place / name
+    found = cached_file(source, name)  # a hub id, whose files were fetched when the model was opened
+    assert found is not None
+    return Path(found)
+
+
+def _companions(clip: Clip, folder: Path) -> None:
+    clip.tokenizer.save_pretrained(folder)
+    text = json.dumps(clip.preprocessor, indent=2, sort_keys=True)
+    (folder / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _is_transformers(model: Any) -> bool:
+    return isinstance(model, PreTrainedModel)
+
+
+def _on_cpu(state: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: v.detach().to("cpu", copy=True).contiguous() for name, v in state.items()}
+
+
+def _same(one: dict[str, Tensor], other: dict[str, Tensor], folder: Path) -> None:
+    odd = sorted(one.keys() ^ other.keys())
+    odd += [n for n in one.keys() & other.keys() if not torch.equal(one[n].cpu(), other[n].cpu())]
+    if odd:
+        raise RepairError(
+            f"{folder}: {len(odd)} weights do not read back as they were measured, for example {odd[0]}; "
+            "nothing was saved"
+        )

@@ -1,0 +1,59 @@
+"""Shared by the tests of repairing: tuned models, adapters made with plain peft, finished runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import repair_models
+
+from clipdrift.store import RunFolder
+from small_runs import Lab
+
+
+@pytest.fixture(autouse=True)
+def _own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written to the user's caches."""
+    monkeypatch.setenv("CLIPDRIFT_CACHE", str(tmp_path_factory.getbasetemp() / "repair-cache"))
+
+
+@pytest.fixture(scope="session")
+def tuned_dir(tiny_clip_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny CLIP with image tower and projection changed."""
+    return repair_models.tuned(tiny_clip_dir, tmp_path_factory.mktemp("tuned") / "tuned")
+
+
+@pytest.fixture(scope="session")
+def tuned_texts_dir(tiny_clip_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny CLIP with everything changed, the text tower too."""
+    return repair_models.tuned(tiny_clip_dir, tmp_path_factory.mktemp("tuned") / "texts", texts=True)
+
+
+@pytest.fixture(scope="session")
+def adapters(tiny_clip_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``adapters("lora")``: the folder of one of ``repair_models.ADAPTERS``, made once."""
+    made: dict[str, Path] = {}
+
+    def make(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = repair_models.adapter(tiny_clip_dir, tmp_path_factory.mktemp("adapter") / kind, kind)
+        return made[kind]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def runs(lab: Lab) -> Callable[[str], RunFolder]:
+    """``runs("lora")``: a finished run, made once for each method."""
+    made: dict[str, RunFolder] = {}
+    rates: dict[str, Any] = {"lora": {"learning_rate": 0.02}, "dora": {"learning_rate": 0.02}}
+
+    def make(method: str) -> RunFolder:
+        if method not in made:
+            optim = {"epochs": 2, **rates.get(method, {})}
+            made[method] = lab.run(lab.config(method, optim=optim))[1]
+        return made[method]
+
+    return make
