@@ -89,7 +89,11 @@ def run_list(root: Path) -> None:
         table.add_column(column, no_wrap=column == "run", overflow="fold")
     for folder in runs:
         if not folder.finished:
-            table.add_row(folder.path.name, "not finished")
+            state = folder.state()
+            said = f"{state.kind}: {state.reason}" if state.reason else state.kind
+            table.add_row(
+                folder.path.name, said, *([f"epoch {state.epoch} of {state.epochs}"] if state.epochs else [])
+            )
             continue
         try:
             table.add_row(*_row(folder.record()))

@@ -64,6 +64,9 @@ class RunDisplay:
         self._note = ""
         self._task = self._bar.add_task(text, total=None, note="")
 
+    def warn(self, text: str) -> None:
+        console.print(Text(f"warning: {text}", style="yellow"), soft_wrap=True)
+
     def advance(self, done: int, total: int) -> None:
         if self._task is not None:
             self._bar.update(self._task, completed=done, total=total)
