@@ -378,7 +378,7 @@ def test_status_tells_finished_unfinished_and_damaged_runs(
     assert f"{best.test_accuracy:.1f} %" in lines[1]
     assert f"{best.measures['cka'].mean:.3f}" in lines[1]
     assert f"objects-100 {best.transfer['objects-100'].retention:.0f} %" in lines[1]
-    assert "not finished" in lines[2]
+    assert "interrupted" in lines[2]
     assert "damaged" in lines[3]
     assert "diverged" in lines[4]
     assert "…" not in said.out

@@ -327,6 +327,7 @@ def test_a_penalty_is_a_name_a_table_or_a_list(text: str) -> None:
 
 UNCHANGED = [
     ["evaluation.batch_size=7"],
+    ["optim.micro_batch=16"],
     ["data.target.path=/other/place"],
     ["model.path=/other/place"],
     ["data.transfer=[{name = 'cifar100', path = '/other'}]"],

@@ -18,8 +18,8 @@ from torch.nn.functional import normalize
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
 import clipdrift
+import clipdrift.attempt as attempting
 import clipdrift.observe as observing
-import clipdrift.runner as running
 import small_runs
 from clipdrift.data.splits import balanced
 from clipdrift.data.worlds import WORLDS, generate
@@ -280,7 +280,7 @@ def test_a_finished_run_is_not_done_again(lab: Lab, monkeypatch: pytest.MonkeyPa
     record, folder = lab.run(config, out)
     before = (folder.path / "record.json").stat().st_mtime_ns
     with monkeypatch.context() as patch:
-        patch.setattr(running, "prepare", lambda *_: pytest.fail("worked although done"))
+        patch.setattr(attempting, "prepare", lambda *_: pytest.fail("worked although done"))
         assert lab.run(config, out) == (record, folder)
     assert (folder.path / "record.json").stat().st_mtime_ns == before
     second, _ = lab.run(config, out, again=True)
@@ -343,8 +343,8 @@ def test_the_chosen_epoch_is_the_best_on_validation(
     """Best and last must be two states of the model, the saved one being the best, the earliest of equals."""
     scripted, tests = iter(validation), []
     monkeypatch.setattr(observing, "accuracy", lambda *_: float(next(scripted)))
-    count = running.accuracy
-    monkeypatch.setattr(running, "accuracy", lambda *a: tests.append(a) or count(*a))
+    count = attempting.accuracy
+    monkeypatch.setattr(attempting, "accuracy", lambda *a: tests.append(a) or count(*a))
     record, folder = lab.run(lab.config(optim={"epochs": 3, "learning_rate": 3e-3}))
     assert record.best is not None
     assert record.last is not None

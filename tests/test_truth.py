@@ -12,8 +12,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from transformers import CLIPModel
 
+import clipdrift.attempt as attempting
 import clipdrift.observe as observing
-import clipdrift.runner as running
 from clipdrift.adapt import Adapted, adapt, load_adapted
 from clipdrift.data.errors import DataError
 from clipdrift.measures import MeasureError, read_internals, zero_shot_accuracy
@@ -43,7 +43,7 @@ class ThroughTheBackbone:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.adapted: Adapted | None = None
         self.read = 0
-        monkeypatch.setattr(running, "adapt", self.adapt)
+        monkeypatch.setattr(attempting, "adapt", self.adapt)
         monkeypatch.setattr(observing, "read_internals", self.read_internals)
 
     def adapt(self, *arguments: Any) -> Adapted:
@@ -117,7 +117,7 @@ def test_adapters_that_took_no_part_in_training_are_an_error(
             parameter.requires_grad_(not frozen)
         return adapted
 
-    monkeypatch.setattr(running, "adapt", inert)
+    monkeypatch.setattr(attempting, "adapt", inert)
     with pytest.raises(InactiveAdapterError, match=r"no weight of the image tower took part"):
         lab.run(lab.config("lora"))
 

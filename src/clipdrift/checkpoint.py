@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -17,8 +19,20 @@ class CheckpointError(ClipdriftError):
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write tensors and plain values. An interruption leaves the older file as it was."""
-    write_atomically(path, lambda stream: torch.save(dict(state), stream))
+    """Write tensors and plain values. An interruption leaves the older file as it was.
+
+    Raises:
+        StorageError: no room, or no right to write there.
+    """
+
+    def write(stream: BinaryIO) -> None:
+        target: Any = _Stream(stream)
+        try:
+            torch.save(dict(state), target)
+        except Exception as error:  # torch words a full disk as an error of its own
+            raise target.error or error from error
+
+    write_atomically(path, write)
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
@@ -30,6 +44,9 @@ def load_state(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums that it wrote
+            if (bad := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {bad} is wrong")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what a broken pickle raises depends on the byte that broke
         shown = " ".join(str(error).split())[:200] or type(error).__name__
@@ -37,3 +54,21 @@ def load_state(path: Path) -> dict[str, Any] | None:
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: not a checkpoint; delete it to start again")
     return state
+
+
+@dataclass
+class _Stream:
+    """A file for torch to write to, which remembers what the disk said."""
+
+    stream: BinaryIO
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.stream.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.stream.flush()

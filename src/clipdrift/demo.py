@@ -15,13 +15,13 @@ from clipdrift.config import RunConfig, parse_config
 from clipdrift.data.deck import Deck
 from clipdrift.figures import attention_maps, block_drift
 from clipdrift.files import write_text
+from clipdrift.layout import WEIGHTS
 from clipdrift.model.clip import Clip, load
 from clipdrift.model.trace import trace
 from clipdrift.record import Record
 from clipdrift.reporter import Reporter
 from clipdrift.runner import run
 from clipdrift.stage import pick_device, prepare
-from clipdrift.store import WEIGHTS
 
 RATE = 1e-3
 METHODS = ("full_ft", "lora")

@@ -1,5 +1,47 @@
 """The base of every error that a user can cause or mend; its message is one line: what, where, what to do."""
 
+from __future__ import annotations
+
+import signal
+from typing import Literal
+
 
 class ClipdriftError(Exception):
     """Shown by the command line without a traceback."""
+
+
+class BusyError(ClipdriftError):
+    """Another living process is at work on the same run."""
+
+
+class StorageError(ClipdriftError):
+    """A disk that is full, read-only or without locks; what was written before is whole."""
+
+
+class Interrupted(ClipdriftError):  # noqa: N818 - an outcome, not a mistake
+    """A signal asked the work to stop; the same call goes on from there.
+
+    Attributes:
+        number: the signal's.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = number
+
+    @property
+    def exit_status(self) -> int:
+        """As a shell reports a process that a signal has ended: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + self.number
+
+
+class OutOfMemoryError(ClipdriftError):
+    """No memory for so many images at once.
+
+    Attributes:
+        part: at what: ``training`` or ``measuring``.
+    """
+
+    def __init__(self, message: str, part: Literal["training", "measuring"] = "training") -> None:
+        super().__init__(message)
+        self.part = part

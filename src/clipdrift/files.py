@@ -2,26 +2,93 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from clipdrift.errors import StorageError
+
+_STORAGE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOLCK,
+    errno.EOPNOTSUPP,
+}
+"""What a disk or its rights can do to a writer, as opposed to a mistake of the writer's."""
+
+
+@contextmanager
+def storage(path: Path) -> Iterator[None]:
+    """Around writing: a disk that is full or read-only is an error in one line that names the place.
+
+    Raises:
+        StorageError: in place of such an error, also where a library tells of it in words alone.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else _number_in(str(error))
+        if number not in _STORAGE:
+            raise
+        place = (error.filename if isinstance(error, OSError) else None) or path
+        raise StorageError(
+            f"{place}: cannot be written ({os.strerror(number)}); what was written before is whole; once "
+            "that is mended, the same command goes on"
+        ) from error
+
+
+def _number_in(text: str) -> int | None:
+    """The number of an operating system's error as Rust's libraries word it, safetensors among them."""
+    found = re.search(r"\(os error (\d+)\)", text)
+    return int(found[1]) if found else None
+
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, flush it to disk, then move it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Let ``write`` fill a temporary file beside ``path``, flush it to disk, then move it into place.
+
+    Raises:
+        StorageError: no room, or no right to write there; the older file is as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
     """:func:`write_atomically` for text, as UTF-8."""
     write_atomically(path, lambda stream: stream.write(text.encode()))
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the folder's list of names, without which a new name may be lost with the power."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers have left in ``folder``; for whoever is alone in it."""
+    for left in folder.glob(".*.tmp"):
+        left.unlink(missing_ok=True)

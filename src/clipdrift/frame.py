@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 from pydantic_core import from_json
 
+from clipdrift.layout import RECORD
 from clipdrift.record import SCHEMA_VERSION, DamagedRecordError, RecordError
-from clipdrift.store import RECORD
 
 Row = dict[str, Any]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,9 +25,9 @@ from clipdrift.measures import (
     zero_shot_accuracy,
 )
 from clipdrift.model.zero_shot import class_features
+from clipdrift.progress import Moment
 from clipdrift.record import Backbone, ModelFacts, Point, Transfer, Values
 from clipdrift.stage import Stage
-from clipdrift.training import Moment
 
 _ROUNDING = 1e-10
 """Relative change of weights below which float32 may round every trace of it away."""
@@ -148,14 +148,16 @@ class Observer:
         return point.model_copy(update=found)
 
 
-def prove_trained(adapted: Adapted) -> None:
+def prove_trained(adapted: Adapted, trained: Collection[str]) -> None:
     """After training: the loss had a gradient in the image tower, unless the method trains the head alone.
+
+    Args:
+        trained: names of the parameters that have had one.
 
     Raises:
         InactiveAdapterError: the head alone has learnt; the rest was frozen or no part of the forward pass.
     """
-    tower = [p for name, p in adapted.parameters() if not name.startswith("head.")]
-    if adapted.artefact != "head" and all(p.grad is None for p in tower):
+    if adapted.artefact != "head" and all(name.startswith("head.") for name in trained):
         raise InactiveAdapterError(
             "no weight of the image tower took part in training; only the head has learnt"
         )

@@ -13,6 +13,9 @@ class Reporter(Protocol):
     def stage(self, text: str) -> None:
         """A stage begins, as in ``decoding eurosat train``."""
 
+    def warn(self, text: str) -> None:
+        """Something was damaged or changed by itself, and the work goes on; one line."""
+
     def advance(self, done: int, total: int) -> None:
         """Part of the current stage is done."""
 
@@ -27,6 +30,9 @@ class Silent:
     """A reporter that says nothing."""
 
     def stage(self, text: str) -> None:
+        pass
+
+    def warn(self, text: str) -> None:
         pass
 
     def advance(self, done: int, total: int) -> None:

@@ -1,30 +1,28 @@
-"""Compose one run: prepare, measure the backbone, adapt, train, measure, save, record."""
+"""Do a run: once, by one process at a time, and to its end however often it is interrupted."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+import gc
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from clipdrift.adapt import Adapted, Penalties, Setting, adapt, build
+from clipdrift.attempt import Job, attempt
 from clipdrift.config import RunConfig, load_config, parse_config
-from clipdrift.listing import MEASURES
-from clipdrift.measures import MeasureError, accuracy
-from clipdrift.model.zero_shot import class_features
-from clipdrift.observe import Observer, prove_trained
-from clipdrift.record import DamagedRecordError, Point, Record, environment
+from clipdrift.course import Rhythm
+from clipdrift.errors import OutOfMemoryError
+from clipdrift.layout import PULSE
+from clipdrift.memory import halved
+from clipdrift.pulse import Pulse
+from clipdrift.record import DamagedRecordError, Record
 from clipdrift.reporter import Reporter, Silent
-from clipdrift.stage import Stage, pick_device, prepare, resolve
-from clipdrift.store import WEIGHTS, RunFolder, Store, cache_folder
-from clipdrift.training import Diverged
-from clipdrift.training import train as training
+from clipdrift.signals import stops
+from clipdrift.stage import pick_device, resolve
+from clipdrift.store import RunFolder, Store, cache_folder
+
+__all__ = ["Rhythm", "run", "train"]
 
 
 def run(
@@ -36,8 +34,11 @@ def run(
     reporter: Reporter | None = None,
     save: bool = True,
     again: bool = False,
+    keep_checkpoint: bool = False,
+    auto_batch: bool = False,
+    rhythm: Rhythm | None = None,
 ) -> tuple[Record, RunFolder]:
-    """Do one run, or return its record where it is done already.
+    """Do one run, go on with one that was interrupted, or return its record where it is done already.
 
     Args:
         config: what to do.
@@ -47,88 +48,73 @@ def run(
         reporter: told how it goes.
         save: write the adapted weights of the chosen epoch.
         again: do it even where it is done already; its record is replaced.
+        keep_checkpoint: leave the last checkpoint beside the record.
+        auto_batch: where memory does not suffice, go on with half as many images at a time.
+        rhythm: how often a checkpoint is written.
 
     Raises:
         ConfigError, ModelError, DataError, MeasureError, InactiveAdapterError: in one line what is wrong.
+        BusyError: another process is at work on this run.
+        Interrupted: a signal asked to stop; the same call goes on.
+        OutOfMemoryError: what to set is in its message.
+        StorageError: a full or read-only disk; the same call goes on.
     """
+    reporter = reporter or Silent()
     config = resolve(config)
     folder = Store(out).folder(config.key)
-    if folder.finished and not again:
-        with suppress(DamagedRecordError):  # a damaged record is no record: the run is repeated
-            return folder.record(), folder
+    if not again and (record := _done(folder, Silent())) and not folder.damaged_notes(record):
+        return record, folder
     place = pick_device(device)
-    reporter = reporter or Silent()
-    clock = _Clock()
-    with clock("prepare"):
-        stage = prepare(config, cache, place, reporter)
-    folder.begin(config)
-    with clock("backbone"):
-        reporter.stage("measuring the backbone")
-        observer = Observer.of(stage, config)
-        backbone = observer.backbone()
-    classes, prompts = stage.target.classes, stage.target.prompts[:1]
-    features = class_features(stage.clip, classes, prompts) if config.penalty else None  # the backbone's
-    texts = tuple(prompts[0].format(name) for name in classes)
-    adapted = adapt(stage.clip, config.method, len(classes), config.seed, texts)
-    penalties = None
-    if features is not None:
-        entropies = tuple(observer.internals.blocks("entropy").tolist())
-        penalties = build(config.penalty, Setting(adapted, entropies, features))
-    torch.manual_seed(config.seed)
-    history: list[Point] = []
-    status: Literal["done", "diverged"] = "done"
-    reason: str | None = None
-    best: Point | None = None
-    last: Point | None = None
-    artefacts: dict[str, str] = {}
+    with stops() as asked, folder.claim():
+        if not again and (record := _done(folder, reporter)):  # another process may have done it meanwhile
+            if damage := folder.damaged_notes(record):
+                reporter.warn(f"{damage}; written again from the record")
+                folder.mend(record)
+            return record, folder
+        try:
+            if damage := folder.open(config):
+                reporter.warn(damage)
+            if again and folder.finished:
+                folder.forget_checkpoint()  # of the run that is to be repeated
+            pulse = Pulse(reporter, folder.path / PULSE, asked)
+            job = Job(folder, cache, place, pulse, asked, save, keep_checkpoint, rhythm or Rhythm())
+            return _until_it_fits(config, job, auto_batch), folder
+        except Exception as error:
+            folder.fail(error)
+            raise
+
+
+def _done(folder: RunFolder, reporter: Reporter) -> Record | None:
+    """The record of a finished run of which all is there."""
+    if not folder.finished:
+        return None
     try:
-        with clock("train"):
-            _probe_first(stage, config, adapted, reporter)
-            snapshot = _train(stage, config, adapted, observer, penalties, history, folder, reporter)
-    except (Diverged, MeasureError) as error:  # the backbone could be measured: training broke the model
-        status, reason = "diverged", str(error)
-    else:
-        with clock("final"):
-            reporter.stage("testing the last and the chosen epoch")
-            chosen = max(
-                (p for p in history if p.ends_epoch), key=lambda p: (p.validation_accuracy, -p.epoch)
-            )
-            last = observer.final(adapted, history[-1])
-            if chosen.epoch != last.epoch:
-                adapted.restore(snapshot)
-                best = observer.final(adapted, chosen)
-            else:
-                best = last
-            tested = accuracy(adapted.clip.model, adapted.head, stage.test, config.evaluation.batch_size)
-            best = best.model_copy(update={"test_accuracy": tested})
-        if save:
-            with clock("save"):
-                reporter.stage("saving")
-                adapted.save(folder.path / WEIGHTS)
-                artefacts = {
-                    "kind": adapted.artefact,
-                    "weights": WEIGHTS,
-                    "head": f"{WEIGHTS}/head.safetensors",
-                }
-    record = Record(
-        key=config.key,
-        status=status,
-        reason=reason,
-        config=config,
-        environment=environment(_device_name(place)),
-        model=observer.facts(adapted),
-        target=stage.target,
-        transfer={name: t.facts for name, t in stage.transfer.items()},
-        units={name: entry.unit for name, entry in MEASURES.items()},
-        backbone=backbone,
-        history=tuple(history),
-        best=best,
-        last=last,
-        artefacts=artefacts,
-        timings=clock.seconds,
-    )
-    folder.finish(record)
-    return record, folder
+        record = folder.record()
+    except DamagedRecordError as error:  # a damaged record is no record
+        reporter.warn(f"{error}".removesuffix("; delete it and run again") + "; the run is repeated")
+        return None
+    if damage := folder.damaged_weights():
+        reporter.warn(f"{damage}; the run is repeated")
+        return None
+    return record
+
+
+def _until_it_fits(config: RunConfig, job: Job, auto_batch: bool) -> Record:
+    """Do the run; where that is wanted and possible, with fewer images at a time until they fit."""
+    while True:
+        try:
+            return attempt(config, job)
+        except OutOfMemoryError as error:
+            smaller = halved(config, error.part) if auto_batch else None
+            if smaller is None:
+                raise
+            part = error.part
+        config = smaller
+        sizes = {"training": config.optim.micro_batch, "measuring": config.evaluation.batch_size}
+        job.reporter.warn(f"out of memory while {part}; going on with {sizes[part]} images at a time")
+        gc.collect()  # the error, which held everything, is gone by now
+        if job.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def train(
@@ -159,88 +145,3 @@ def train(
         config = parse_config(config, RunConfig)
     place = cache_folder(None if cache is None else Path(cache))
     return run(config, Path(out), cache=place, device=device, reporter=reporter, again=again)[0]
-
-
-def _probe_first(stage: Stage, config: RunConfig, adapted: Adapted, reporter: Reporter) -> None:
-    """For lp_ft: the head alone, on embeddings of the untouched tower, before all is trained."""
-    if adapted.probe_first is None:
-        return
-    epochs, rate = adapted.probe_first
-    reporter.stage(f"the head alone, {epochs} epochs")
-    optim = config.optim.model_copy(update={"epochs": epochs, "learning_rate": rate})
-    steps = math.ceil(len(stage.train) / optim.batch_size) * epochs
-    with adapted.head_alone():
-        for _ in training(
-            adapted,
-            stage.train,
-            optim,
-            seed=config.seed,
-            flip=config.data.flip,
-            bf16=uses_bf16(config, stage.device),
-            on_keep=reporter.advance,
-            on_step=lambda step, loss: reporter.step(step, steps, loss),
-        ):
-            pass
-
-
-def _train(
-    stage: Stage,
-    config: RunConfig,
-    adapted: Adapted,
-    observer: Observer,
-    penalties: Penalties | None,
-    history: list[Point],
-    folder: RunFolder,
-    reporter: Reporter,
-) -> dict[str, Tensor]:
-    """Train to the end; fill ``history``; return the weights of the epoch best on validation."""
-    reporter.stage("training")
-    steps = math.ceil(len(stage.train) / config.optim.batch_size) * config.optim.epochs
-    best, snapshot = -1.0, {}
-    moments = training(
-        adapted,
-        stage.train,
-        config.optim,
-        seed=config.seed,
-        flip=config.data.flip,
-        bf16=uses_bf16(config, stage.device),
-        moments=config.evaluation.per_epoch,
-        penalties=penalties,
-        on_keep=reporter.advance,
-        on_step=lambda step, loss: reporter.step(step, steps, loss),
-    )
-    for moment in moments:
-        point = observer.look(adapted, moment)
-        history.append(point)
-        folder.note(point)
-        reporter.point(point)
-        if point.validation_accuracy is not None and point.validation_accuracy > best:
-            best, snapshot = point.validation_accuracy, adapted.snapshot()
-    prove_trained(adapted)
-    return snapshot
-
-
-def uses_bf16(config: RunConfig, device: torch.device) -> bool:
-    """Whether training autocasts to bfloat16: as asked, or on a GPU that has it."""
-    if config.optim.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return config.optim.precision == "bf16"
-
-
-@dataclass(frozen=True)
-class _Clock:
-    """Seconds by stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(time.perf_counter() - start, 3)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

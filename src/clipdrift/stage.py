@@ -212,6 +212,7 @@ class Shop:
             self.cache / "pixels",
             skip_bad=self.skip_bad,
             progress=self.reporter.advance,
+            warn=self.reporter.warn,
         )
         deck = Deck.of(pixels, self.preprocess, self.device)
         return deck, Images(count=len(deck), fingerprint=pixels.fingerprint[:16], bad=pixels.bad)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from clipdrift.adapt import Adapted
 from clipdrift.adapt.feed import Feed
@@ -15,6 +16,9 @@ from clipdrift.adapt.penalties import Penalties
 from clipdrift.adapt.reference import Reference, Wants
 from clipdrift.config import OptimConfig
 from clipdrift.data.deck import Deck
+from clipdrift.progress import Moment, Progress
+
+__all__ = ["Diverged", "Moment", "Progress", "learning_rate", "train"]
 
 
 class Diverged(Exception):  # noqa: N818 - an outcome, not a mistake
@@ -25,22 +29,6 @@ class Diverged(Exception):  # noqa: N818 - an outcome, not a mistake
             f"{what} is not finite at step {step} (epoch {epoch}); a lower optim.learning_rate may help"
         )
         self.epoch, self.step = epoch, step
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A point of the training at which the caller may look at the model.
-
-    ``epoch`` counts from 1; ``step`` is the number of steps done; ``loss`` and ``accuracy`` (percent) are
-    averages over the training images seen since the epoch began; ``learning_rate`` is that of the last step.
-    """
-
-    epoch: int
-    step: int
-    ends_epoch: bool
-    loss: float
-    accuracy: float
-    learning_rate: float
 
 
 def learning_rate(step: int, steps: int, optim: OptimConfig) -> float:
@@ -63,6 +51,8 @@ def train(
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     on_keep: Callable[[int, int], None] | None = None,
     penalties: Penalties | None = None,
+    progress: Progress | None = None,
+    pause: Callable[[], None] = lambda: None,
 ) -> Iterator[Moment]:
     """Train with AdamW; yield ``moments`` times per epoch, the last at its end.
 
@@ -79,10 +69,17 @@ def train(
         on_step: called with steps done and the loss.
         on_keep: told how many images have gone through the frozen blocks, mirror images counted.
         penalties: added to the loss.
+        progress: follows the training; with a saved state it goes on from there, on the CPU bit for bit.
+            ``adapted`` must then be as it was before its first step.
+        pause: called after each step, where ``progress`` may be put aside, or the training ended by raising.
 
     Raises:
         Diverged: nan or inf in the loss or gradient; the weights are those before that step.
+        ValueError: micro-batches for a loss that is no mean over images.
     """
+    progress = progress or Progress()
+    if (optim.micro_batch or math.inf) < optim.batch_size and not adapted.objective.mean_over_images:
+        raise ValueError("this loss couples the images of a batch, which cannot be done in parts")
     named = list(adapted.parameters())
     parameters = [p for _, p in named]
     optimizer = torch.optim.AdamW(
@@ -90,49 +87,91 @@ def train(
         lr=optim.learning_rate,
         weight_decay=optim.weight_decay,
     )
-    feed = Feed.of(adapted, deck, flip=flip, keep=optim.keep_frozen, progress=on_keep)
+    steps = math.ceil(len(deck) / optim.batch_size) * optim.epochs
+    begins = progress.begins
+    keep = optim.keep_frozen and begins < steps
+    feed = Feed.of(adapted, deck, flip=flip, keep=keep, progress=on_keep)
     reference = Reference(adapted, deck, penalties.wants) if penalties else None
     wants = penalties.wants if penalties else Wants()
-    per_epoch = math.ceil(len(deck) / optim.batch_size)
-    steps = per_epoch * optim.epochs
-    stops = {math.ceil(per_epoch * (k + 1) / moments) for k in range(moments)}
     labels = torch.from_numpy(deck.labels).to(deck.device)
-    step = 0
-    for epoch in range(1, optim.epochs + 1):
-        rng = np.random.default_rng([seed, epoch])  # an epoch's order depends on nothing before it
-        order = rng.permutation(len(deck))
-        mirrored = rng.random(len(deck)) < 0.5 if flip else np.zeros(len(deck), bool)
-        total = right = seen = 0.0
-        for batch in range(per_epoch):
-            adapted.train()
-            picked = order[batch * optim.batch_size : (batch + 1) * optim.batch_size]
+    progress.start(adapted, optimizer)  # now, as the lines above need the model before its first step
+    if progress.due:
+        yield progress.taken()
+    for batch in _batches(len(deck), optim, seed, flip, moments):
+        if batch.step < begins:
+            if reference:
+                for part in batch.parts(optim.micro_batch):
+                    reference.expect(*part)
+            continue
+        adapted.train()
+        rate = learning_rate(batch.step, steps, optim)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["ratio"]
+        optimizer.zero_grad()
+        if batch.begins_epoch:
+            progress.begin_epoch()
+        losses = 0.0
+        for picked, mirrored in batch.parts(optim.micro_batch):
             target = labels[torch.from_numpy(picked).to(deck.device)]
-            rate = learning_rate(step, steps, optim)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["ratio"]
             with torch.autocast(deck.device.type, torch.bfloat16, enabled=bf16):
-                traced = feed.forward(picked, mirrored[picked], rows=wants.rows)
+                traced = feed.forward(picked, mirrored, rows=wants.rows)
                 loss, logits = adapted.objective(adapted.head, traced.embedding, target)
             if penalties and reference:
-                backbone = reference.of(picked, mirrored[picked])
-                loss = loss + penalties(traced, feed.first_block, backbone)
+                loss = loss + penalties(traced, feed.first_block, reference.of(picked, mirrored))
             if not torch.isfinite(loss):
-                raise Diverged(epoch, step + 1, "the loss")
-            optimizer.zero_grad()
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(parameters, optim.clip_norm or math.inf)
-            if not torch.isfinite(norm):
-                raise Diverged(epoch, step + 1, "the gradient")
-            optimizer.step()
-            step += 1
-            value = loss.item()
-            total += value * len(picked)
-            right += (logits.argmax(-1) == target).sum().item()
-            seen += len(picked)
-            on_step(step, value)
-            if batch + 1 in stops:
-                ends = batch + 1 == per_epoch
-                yield Moment(epoch, step, ends, total / seen, 100 * right / seen, rate)
+                raise Diverged(batch.epoch, batch.step + 1, "the loss")
+            (loss * (len(picked) / len(batch.picked))).backward()
+            losses += progress.count(loss, logits, target)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, optim.clip_norm or math.inf)
+        if not torch.isfinite(norm):
+            raise Diverged(batch.epoch, batch.step + 1, "the gradient")
+        optimizer.step()
+        progress.end_step(batch.epoch, batch.ends_epoch, rate, look=batch.look)
+        on_step(progress.step, losses / len(batch.picked))
+        pause()
+        if progress.due:
+            yield progress.taken()
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """The images of one step: ``step`` counts from 0, ``look`` is whether the caller looks after it."""
+
+    epoch: int
+    step: int
+    picked: NDArray[np.int64]
+    mirrored: NDArray[np.bool_]
+    begins_epoch: bool
+    ends_epoch: bool
+    look: bool
+
+    def parts(self, most: int | None) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+        """The images and which of them are mirrored, at most so many at a time."""
+        size = most or len(self.picked)
+        for start in range(0, len(self.picked), size):
+            yield self.picked[start : start + size], self.mirrored[start : start + size]
+
+
+def _batches(count: int, optim: OptimConfig, seed: int, flip: bool, moments: int) -> Iterator[_Batch]:
+    """All steps of a training on ``count`` images."""
+    size = optim.batch_size
+    per_epoch = math.ceil(count / size)
+    stops = {math.ceil(per_epoch * (k + 1) / moments) for k in range(moments)}
+    for epoch in range(1, optim.epochs + 1):
+        rng = np.random.default_rng([seed, epoch])  # an epoch's order depends on nothing before it
+        order = rng.permutation(count)
+        mirrored = rng.random(count) < 0.5 if flip else np.zeros(count, bool)
+        for number in range(per_epoch):
+            picked = order[number * size : (number + 1) * size]
+            yield _Batch(
+                epoch,
+                (epoch - 1) * per_epoch + number,
+                picked,
+                mirrored[picked],
+                begins_epoch=number == 0,
+                ends_epoch=number + 1 == per_epoch,
+                look=number + 1 in stops,
+            )
 
 
 def _rates(adapted: Adapted) -> list[float]:

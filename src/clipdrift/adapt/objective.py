@@ -16,6 +16,11 @@ from clipdrift.model.clip import Clip
 class Objective(Protocol):
     """A loss on one batch."""
 
+    @property
+    def mean_over_images(self) -> bool:
+        """Whether the loss of a batch is the mean of the losses of its images, each by itself."""
+        ...
+
     def __call__(self, head: nn.Linear, embedding: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Loss (scalar, float32) and logits (B, C) of embeddings (B, E) with labels (B,)."""
         ...
@@ -28,6 +33,8 @@ class Objective(Protocol):
 @dataclass(frozen=True)
 class CrossEntropy:
     """Of the head's logits."""
+
+    mean_over_images = True
 
     def __call__(self, head: nn.Linear, embedding: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         logits = head(embedding)
@@ -49,6 +56,7 @@ class Contrastive:
     clip: Clip
     texts: tuple[str, ...]
     trains_texts: bool
+    mean_over_images = False
 
     def __call__(self, head: nn.Linear, embedding: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         present, row = target.unique(return_inverse=True)

@@ -50,6 +50,10 @@ class Values:
     embedding: Tensor | None
 
 
+_Asked = tuple[NDArray[np.int64], NDArray[np.bool_]]
+"""Images, and which of them are mirrored."""
+
+
 @dataclass(eq=False)
 class Reference:
     """The backbone's values on training images and their mirror images.
@@ -64,11 +68,14 @@ class Reference:
     _copy: Any = None
     _kept: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     _known: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), bool))
+    _group: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    _groups: list[_Asked] = field(default_factory=list)
     computed: int = 0
     """Images that went through the backbone; each image and mirror image at most once."""
 
     def __post_init__(self) -> None:
         self._known = np.zeros((2, len(self.deck)), bool)
+        self._group = np.full((2, len(self.deck)), -1)
         if self.wants.anything and self.adapted.peft is None:
             model = self.adapted.clip.model
             shared: dict[int, Any] = {id(model.text_model): model.text_model}  # never run: not copied
@@ -76,14 +83,28 @@ class Reference:
             for _, part in tower_of(self._copy).parts():  # the live text tower stays as it is
                 part.requires_grad_(False).eval()
 
+    def expect(self, picked: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> None:
+        """Say what will be, or was before a pause, asked for, in that order.
+
+        Images are computed with those they were first asked for: the last bits of a value depend on which
+        images go through the model together, so a training that goes on must form the same groups.
+        """
+        if not self.wants.anything:
+            return
+        side = mirrored.astype(np.int64)
+        new = self._group[side, picked] < 0
+        if new.any():
+            self._group[side[new], picked[new]] = len(self._groups)
+            self._groups.append((picked[new], mirrored[new]))
+
     def of(self, picked: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> Values:
         """The backbone's values on a batch."""
         if not self.wants.anything:
             return Values(None, None, None)
+        self.expect(picked, mirrored)
         side = mirrored.astype(np.int64)
-        new = ~self._known[side, picked]
-        if new.any():
-            self._compute(picked[new], mirrored[new])
+        for number in np.unique(self._group[side, picked][~self._known[side, picked]]):
+            self._compute(*self._groups[number])
         device = self.deck.device
         found: dict[str, Tensor] = {}
         for name, store in self._kept.items():

@@ -10,9 +10,10 @@ import typer
 
 from clipdrift import __version__
 from clipdrift.cli.comparing import compare
-from clipdrift.cli.options import Cache, Device, Out, Sets, SkipBad
+from clipdrift.cli.options import Cache, Checkpoints, Device, Out, Sets, SkipBad
 from clipdrift.cli.repairing import interpolate, rewind, soften
-from clipdrift.errors import ClipdriftError
+from clipdrift.cli.studying import study
+from clipdrift.errors import ClipdriftError, Interrupted
 from clipdrift.store import cache_folder
 
 app = typer.Typer(
@@ -51,6 +52,14 @@ def train(
     device: Device = "auto",
     skip_bad_images: SkipBad = False,
     again: Annotated[bool, typer.Option("--again", help="Repeat a run that is done already.")] = False,
+    auto_batch: Annotated[
+        bool,
+        typer.Option("--auto-batch", help="Out of memory: go on with half as many images at a time."),
+    ] = False,
+    checkpoint_every: Checkpoints = 60.0,
+    keep_checkpoint: Annotated[
+        bool, typer.Option("--keep-checkpoint", help="Leave the last checkpoint beside the record.")
+    ] = False,
     show: Annotated[
         bool, typer.Option("--show-config", help="Print the whole configuration and stop.")
     ] = False,
@@ -69,6 +78,9 @@ def train(
 
     Names are those of `clipdrift ls`, hub ids, or folders: `train/<class>/*.jpg` and `test/<class>/*.jpg`,
     one folder per class, or parquet as on the hub.
+
+    Interrupt it at any time, with Ctrl-C, SIGTERM or the plug: the same command goes on from the last
+    checkpoint, to the same result.
     """
     from clipdrift.config import load_config
 
@@ -79,11 +91,19 @@ def train(
         return
 
     from clipdrift.cli.show import RunDisplay, console, run_table
-    from clipdrift.runner import run
+    from clipdrift.runner import Rhythm, run
 
     with RunDisplay() as display:
         record, folder = run(
-            parsed, out, cache=cache_folder(cache), device=device, reporter=display, again=again
+            parsed,
+            out,
+            cache=cache_folder(cache),
+            device=device,
+            reporter=display,
+            again=again,
+            keep_checkpoint=keep_checkpoint,
+            auto_batch=auto_batch,
+            rhythm=Rhythm(seconds=checkpoint_every),
         )
     console.print(run_table(record, folder.path), soft_wrap=True)  # a path is one line, however long
     if record.status != "done":
@@ -91,6 +111,7 @@ def train(
 
 
 app.command()(compare)
+app.add_typer(study, name="study")
 app.command()(interpolate)
 app.command()(rewind)
 app.command()(soften)
@@ -158,9 +179,9 @@ def pretrain(
 
 @app.command("ls")
 def list_(
-    what: Annotated[str, typer.Argument(help="models, datasets, methods, penalties or measures.")],
+    what: Annotated[str, typer.Argument(help="models, datasets, methods, penalties, measures or studies.")],
 ) -> None:
-    """What there is: models, data sets, methods, penalties or measures, one line each."""
+    """What there is: models, data sets, methods, penalties, measures or studies, one line each."""
     from clipdrift.cli.light import listing
 
     listing(what)
@@ -178,6 +199,9 @@ def main(arguments: list[str] | None = None) -> Any:
     """Entry point: errors that a user can mend are one line on stderr and exit status 2."""
     try:
         return app(arguments)
+    except Interrupted as end:
+        typer.echo(str(end), err=True)
+        sys.exit(end.exit_status)
     except ClipdriftError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

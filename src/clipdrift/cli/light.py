@@ -12,7 +12,7 @@ from clipdrift.listing import MEASURES, METHODS, MODELS, PENALTIES, Entry
 from clipdrift.record import Record, RecordError
 from clipdrift.store import Store
 
-_KINDS = ("models", "datasets", "methods", "penalties", "measures")
+_KINDS = ("models", "datasets", "methods", "penalties", "measures", "studies")
 
 
 def listing(what: str) -> None:
@@ -26,6 +26,8 @@ def listing(what: str) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     if what == "datasets":
         _datasets(table)
+    elif what == "studies":
+        _studies(table)
     else:
         entries: dict[str, Entry] = {
             "models": MODELS,
@@ -49,6 +51,16 @@ def print_table(table: Table) -> None:
     """To a terminal as wide as it is; to a file or another program one line per row, nothing cut."""
     console = Console() if Console().is_terminal else Console(width=1000)
     console.print(table)
+
+
+def _studies(table: Table) -> None:
+    from clipdrift.study import built_in, load_study
+
+    for column in ("name", "runs", "what", "questions"):
+        table.add_column(column)
+    for name in built_in():
+        study = load_study(name)
+        table.add_row(name, str(len(study.runs)), study.title, ", ".join(study.questions))
 
 
 def _datasets(table: Table) -> None:
@@ -89,7 +101,11 @@ def run_list(root: Path) -> None:
         table.add_column(column, no_wrap=column == "run", overflow="fold")
     for folder in runs:
         if not folder.finished:
-            table.add_row(folder.path.name, "not finished")
+            state = folder.state()
+            said = f"{state.kind}: {state.reason}" if state.reason else state.kind
+            table.add_row(
+                folder.path.name, said, *([f"epoch {state.epoch} of {state.epochs}"] if state.epochs else [])
+            )
             continue
         try:
             table.add_row(*_row(folder.record()))

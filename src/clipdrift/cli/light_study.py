@@ -17,6 +17,7 @@ from clipdrift.cli.light import print_table
 from clipdrift.config import ConfigError
 from clipdrift.frame import cells_frame, records_in, runs_frame, varied
 from clipdrift.layout import CONFIG, FAILURE, RECORD
+from clipdrift.runstate import Kind
 from clipdrift.store import Store
 from clipdrift.studied import MANIFEST, read_manifest
 
@@ -42,7 +43,7 @@ def status_table(root: Path, every: bool) -> None:
     finished = counts["done"] + counts["diverged"]
     console.print(Text(f"{manifest.name}  {manifest.title}", style="bold"))
     console.print(ProgressBar(total=max(1, len(states)), completed=finished, width=40))
-    kinds = ("done", "running", "interrupted", "planned", "failed", "diverged")
+    kinds: tuple[Kind, ...] = ("done", "running", "interrupted", "planned", "failed", "diverged")
     console.print(
         f"{finished} of {len(states)} finished: "
         + ", ".join(f"{counts[kind]} {kind}" for kind in kinds if counts[kind])

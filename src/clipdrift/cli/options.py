@@ -13,6 +13,9 @@ Cache = Annotated[
     typer.Option("--cache", envvar="CLIPDRIFT_CACHE", help="Decoded images; default ~/.cache/clipdrift."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Checkpoints = Annotated[
+    float, typer.Option("--checkpoint-every", help="Seconds between two checkpoints, at least.", min=0)
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option(

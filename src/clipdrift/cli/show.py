@@ -54,6 +54,15 @@ class RunDisplay:
         self._close()
         self._bar.stop()
 
+    @property
+    def bar(self) -> Progress:
+        """What is to be drawn, for a display that holds this one."""
+        return self._bar
+
+    def clear(self) -> None:
+        """Nothing is going on."""
+        self._close()
+
     def _close(self) -> None:
         if self._task is not None:
             self._bar.remove_task(self._task)
@@ -63,6 +72,9 @@ class RunDisplay:
         self._close()
         self._note = ""
         self._task = self._bar.add_task(text, total=None, note="")
+
+    def warn(self, text: str) -> None:
+        console.print(Text(f"warning: {text}", style="yellow"), soft_wrap=True)
 
     def advance(self, done: int, total: int) -> None:
         if self._task is not None:

@@ -105,7 +105,8 @@ def run(
     from clipdrift.study import load_study
 
     found = load_study(name, sets or []).limited(limit)
-    from clipdrift.cli.show_study import StudyDisplay, console, ending_text, study_table
+    from clipdrift.cli.show import console
+    from clipdrift.cli.show_study import StudyDisplay, ending_text, study_table
     from clipdrift.engines import pick_engine
     from clipdrift.engines.jobs import How, counted, jobs_of, manifest_of
     from clipdrift.store import cache_folder

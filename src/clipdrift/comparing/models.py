@@ -17,8 +17,9 @@ from clipdrift.adapt import load_adapted
 from clipdrift.adapt.saved import attach_adapter
 from clipdrift.config import RunConfig
 from clipdrift.errors import ClipdriftError
+from clipdrift.layout import CONFIG, WEIGHTS
 from clipdrift.model.clip import MINI, Clip, fingerprint_model, load, mini_folder
-from clipdrift.store import CONFIG, WEIGHTS, RunFolder
+from clipdrift.store import RunFolder
 
 ModelLike = str | Path | Clip | nn.Module
 """A name, a folder, a loaded Clip, or a model in memory of a library that can be read."""

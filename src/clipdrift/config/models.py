@@ -140,6 +140,13 @@ class OptimConfig(Frozen):
     weight_decay: float = Field(0.01, ge=0)
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(64, ge=1)
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        description="Images at a time in memory, where a batch is too many: gradients are summed over its "
+        "parts. The result is the same to rounding; where there is dropout, other units are dropped.",
+        json_schema_extra=_MACHINE,
+    )
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of all steps spent on the linear warm-up.")
     clip_norm: float | None = Field(
         1.0, gt=0, description="Largest gradient norm; write 'none' to switch off."
@@ -221,6 +228,14 @@ class RunConfig(Frozen):
             raise ValueError(
                 f"penalty {names[0]} with method linear_probe: only the head is trained, so the image tower, "
                 "which every penalty holds near the backbone, does not move; leave one of them out"
+            )
+        if (
+            self.method.name == "flyp"
+            and (self.optim.micro_batch or self.optim.batch_size) < self.optim.batch_size
+        ):
+            raise ValueError(
+                "optim.micro_batch with method flyp: its loss contrasts the images of a batch with one "
+                "another, so a batch cannot be done in parts; a smaller optim.batch_size is another run"
             )
         for name in names:
             if names.count(name) > 1:

@@ -57,6 +57,7 @@ def load_pixels(
     skip_bad: bool = False,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Pixels:
     """The set's pixels after resizing and cropping: from the cache, or decoded into it.
 
@@ -71,6 +72,7 @@ def load_pixels(
         skip_bad: Leave unreadable images out and list them, instead of stopping at the first.
         workers: Threads that decode; 0: none beside this one.
         progress: Called with images done and images in all, now and then; not at all if cached.
+        warn: Told of a cached file that was damaged.
 
     Raises:
         BadImage: An unreadable image, unless they are skipped.
@@ -86,6 +88,8 @@ def load_pixels(
         with FileLock(entry.lock):
             pixels = entry.load(images, skip_bad)  # another process may have made it meanwhile
             if pixels is None:
+                if entry.sidecar.exists():  # it said that the file was whole
+                    warn(f"{entry.pixels}: damaged; decoded again")
                 entry.make(images, preprocess, skip_bad, workers, progress)
                 pixels = entry.load(images, skip_bad)
     except OSError as error:

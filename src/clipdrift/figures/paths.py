@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -119,7 +119,7 @@ def _lines(axis: Axes, found: Repaired, series: dict[str, list[float]], first: i
         axis.axvline(places[found.chosen], color="#444444", linewidth=1, linestyle=(0, (4, 3)))
     if len(series) > 1:
         # a path falls from the left, from alpha 0 on; what begins at the tuned model may rise
-        place = "lower left" if found.kind == "interpolate" else "best"
+        place: Literal["lower left", "best"] = "lower left" if found.kind == "interpolate" else "best"
         axis.legend(frameon=False, fontsize=8, loc=place)
     if ticks:
         few = len(ticks) <= 12

@@ -145,8 +145,8 @@ def adapter_ends(base: Any, clip: Clip) -> Ends | None:
     Of LoRA and its relatives, ``B`` goes from 0 to its value, which scales ``B A``; of DoRA the magnitudes
     go from the lengths of the backbone's weight vectors to theirs; modules trained in full and biases go
     from the backbone's values to theirs. It cannot be done for other adapters of peft, for several at once,
-    for merged ones, and for those that start from changed weights (PiSSA): whether alpha 0 is the backbone
-    is checked.
+    for merged ones, and for those that stand on changed weights (PiSSA). Whether alpha 0 is the backbone is
+    checked.
 
     Args:
         base: the backbone, a plain model.

@@ -12,10 +12,11 @@ from clipdrift.adapt.saved import load_head
 from clipdrift.comparing.abilities import texts_of
 from clipdrift.comparing.images import Probe
 from clipdrift.comparing.models import ModelLike, Opened
+from clipdrift.layout import WEIGHTS
 from clipdrift.model.clip import Clip
 from clipdrift.record import Record
 from clipdrift.repair.ends import Ends
-from clipdrift.store import WEIGHTS, RunFolder
+from clipdrift.store import RunFolder
 
 HEAD = "head.safetensors"
 

@@ -9,6 +9,7 @@ from clipdrift.comparing.measuring import settle
 from clipdrift.comparing.models import ModelLike
 from clipdrift.comparing.pairs import open_pair
 from clipdrift.comparison import ProbeImages
+from clipdrift.layout import METRICS, RECORD, WEIGHTS
 from clipdrift.record import Record
 from clipdrift.repair.bench import Bench, ZeroShot
 from clipdrift.repair.ground import Ground, ends_of, side_of
@@ -16,7 +17,7 @@ from clipdrift.repair.heads import HEAD, follows_texts, reading
 from clipdrift.repair.options import OF_PAIRS, Options, asked_sets, cache_of, reporter_of
 from clipdrift.repaired import RepairError
 from clipdrift.stage import pick_device, prepare, resolve
-from clipdrift.store import METRICS, RECORD, WEIGHTS, RunFolder
+from clipdrift.store import RunFolder
 
 
 def open_run(given: ModelLike, merged: bool, options: Options) -> Ground:

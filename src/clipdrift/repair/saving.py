@@ -18,6 +18,7 @@ from transformers.utils.hub import cached_file
 
 from clipdrift.adapt.saved import attach_adapter
 from clipdrift.comparing.models import Opened
+from clipdrift.layout import WEIGHTS
 from clipdrift.model.clip import Clip
 from clipdrift.model.quiet import quiet
 from clipdrift.model.weights import effective_weights
@@ -26,7 +27,6 @@ from clipdrift.repair.ground import Ground
 from clipdrift.repair.heads import HEAD
 from clipdrift.repair.plain import copied_clip
 from clipdrift.repaired import RepairError
-from clipdrift.store import WEIGHTS
 
 OPEN_CLIP = "open_clip_model.safetensors"
 """As OpenCLIP names it; ``open_clip:ARCH/path/to/it`` loads it."""

@@ -1,0 +1,120 @@
+"""Where a training stands: all that its next step depends on, to be put aside and taken up again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipdrift.adapt import Adapted
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A point of the training at which the caller may look at the model.
+
+    ``epoch`` counts from 1; ``step`` is the number of steps done; ``loss`` and ``accuracy`` (percent) are
+    averages over the training images seen since the epoch began; ``learning_rate`` is that of the last step.
+    """
+
+    epoch: int
+    step: int
+    ends_epoch: bool
+    loss: float
+    accuracy: float
+    learning_rate: float
+
+
+@dataclass(eq=False)
+class Progress:
+    """Of one training; handed to it by whoever wants to stop it between two steps and go on later.
+
+    Attributes:
+        saved: a :meth:`state` to go on from.
+        step: steps done.
+        loss, right, seen: sums over the images seen since the epoch began.
+        due: a look that the caller has not been asked for yet.
+    """
+
+    saved: Mapping[str, Any] | None = None
+    step: int = 0
+    loss: float = 0.0
+    right: float = 0.0
+    seen: int = 0
+    due: Moment | None = None
+    _adapted: Adapted | None = None
+    _optimizer: torch.optim.Optimizer | None = None
+
+    @property
+    def begins(self) -> int:
+        """The number of steps that were done before; to be asked before the start."""
+        return 0 if self.saved is None else int(self.saved["step"])
+
+    def start(self, adapted: Adapted, optimizer: torch.optim.Optimizer) -> None:
+        """The training begins; weights, optimiser and random numbers become those of ``saved``, if any."""
+        self._adapted, self._optimizer = adapted, optimizer
+        if self.saved is None:
+            return
+        saved = dict(self.saved)
+        adapted.restore(saved["weights"])
+        adapted.head.load_state_dict(saved["head"])  # one made of texts is as old as the last look
+        optimizer.load_state_dict(saved["optimizer"])
+        torch.set_rng_state(saved["random"])
+        device = adapted.clip.model.device
+        if device.type == "cuda" and saved["random_cuda"] is not None:
+            torch.cuda.set_rng_state(saved["random_cuda"], device)
+        self.step, self.seen = saved["step"], saved["seen"]
+        self.loss, self.right = saved["loss"], saved["right"]
+        self.due = None if saved["due"] is None else Moment(**saved["due"])
+        self.saved = None  # several times the model's size
+
+    def begin_epoch(self) -> None:
+        self.loss, self.right, self.seen = 0.0, 0.0, 0
+
+    def count(self, loss: Tensor, logits: Tensor, target: Tensor) -> float:
+        """Some images of a step: their mean loss, (B, C) logits, (B,) labels. The sum of their losses."""
+        total: float = loss.item() * len(target)
+        self.loss += total
+        self.right += (logits.argmax(-1) == target).sum().item()
+        self.seen += len(target)
+        return total
+
+    def end_step(self, epoch: int, ends_epoch: bool, rate: float, look: bool) -> None:
+        self.step += 1
+        if look:
+            averages = self.loss / self.seen, 100 * self.right / self.seen
+            self.due = Moment(epoch, self.step, ends_epoch, *averages, rate)
+
+    def taken(self) -> Moment:
+        """The look that is due, which from now on is not."""
+        assert self.due is not None
+        due, self.due = self.due, None
+        return due
+
+    def state(self) -> dict[str, Any]:
+        """All of it as tensors and plain values."""
+        assert self._adapted is not None
+        assert self._optimizer is not None
+        device = self._adapted.clip.model.device
+        return {
+            "step": self.step,
+            "loss": self.loss,
+            "right": self.right,
+            "seen": self.seen,
+            "due": None if self.due is None else asdict(self.due),
+            "weights": self._adapted.snapshot(),
+            "head": self._adapted.head.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        }
+
+    def trained(self) -> set[str]:
+        """Names of the parameters that have had a gradient."""
+        assert self._adapted is not None
+        assert self._optimizer is not None
+        moved = self._optimizer.state
+        return {name for name, parameter in self._adapted.parameters() if parameter in moved}
