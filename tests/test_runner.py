@@ -295,7 +295,7 @@ def test_a_damaged_record_is_no_record(lab: Lab) -> None:
     file = folder.path / "record.json"
     file.write_text(file.read_text()[:1000])
     assert lab.run(config, out)[0].without_times() == record.without_times()
-    file.write_text(file.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+    file.write_text(file.read_text().replace('"schema_version":1', '"schema_version":99'))
     with pytest.raises(RecordError, match="schema 99"):
         lab.run(config, out)
 

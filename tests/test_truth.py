@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ def test_a_model_that_can_no_longer_be_measured_has_diverged(
         return read_internals(*arguments, **options)
 
     monkeypatch.setattr(observing, "read_internals", breaks)
-    record, folder = lab.run(lab.config(optim={"epochs": 3}))
+    record, folder = replace(lab, cache=lab.tmp()).run(lab.config(optim={"epochs": 3}))
     assert (record.status, record.best, record.last) == ("diverged", None, None)
     assert record.reason == "entropy of block 2: attention weights of a row sum to zero"
     assert [p.epoch for p in record.history] == [1]

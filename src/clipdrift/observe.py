@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,6 +26,8 @@ from clipdrift.measures import (
     weights_by_kind,
     zero_shot_accuracy,
 )
+from clipdrift.measures.packing import pack, unpack
+from clipdrift.model.towers import tower_of
 from clipdrift.model.zero_shot import class_features
 from clipdrift.progress import Moment
 from clipdrift.record import Backbone, ModelFacts, Point, Transfer, Values
@@ -50,17 +54,23 @@ class Observer:
 
     @classmethod
     def of(cls, stage: Stage, config: RunConfig) -> Observer:
-        """Measure the backbone; to be called before anything is adapted."""
+        """Measure the backbone, or find it measured; to be called before anything is adapted."""
         model, size = stage.clip.model, config.evaluation.batch_size
-        internals = read_internals(model, stage.probe, size, flow=True)
+        probe = stage.target.images["probe"]
+        packed = stage.shared.tensors(
+            "measurement",
+            [probe.fingerprint, probe.count, size],
+            lambda: pack(read_internals(model, stage.probe, size, flow=True)),
+        )
+        internals = unpack(packed, tower_of(model).reader)
         representation(internals, internals)  # what is undefined already now is no matter of training
         return cls(
             stage=stage,
             config=config,
             internals=internals,
             weights={k: v.detach().to("cpu", copy=True) for k, v in effective_weights(model).items()},
-            zero_shot=_zero_shot(stage, size),
-            part_zero_shot=_zero_shot(
+            zero_shot=_baseline(stage, size),
+            part_zero_shot=_baseline(
                 stage, size, config.evaluation.epoch_transfer_per_class, config.data.seed
             ),
         )
@@ -175,6 +185,25 @@ def _zero_shot(
         if per_class is not None:
             deck = deck.subset(balanced(deck.labels, per_class, seed, classes=transfer.facts.classes))
         out[name] = zero_shot_accuracy(stage.clip.model, transfer.features, deck, batch_size)
+    return out
+
+
+def _baseline(
+    stage: Stage, batch_size: int | None, per_class: int | None = None, seed: int = 0
+) -> dict[str, float]:
+    """:func:`_zero_shot` of the untouched backbone, kept for the next run."""
+    out = {}
+    for name, transfer in stage.transfer.items():
+        if per_class == 0:
+            continue
+        images = transfer.facts.images["test"]
+        labels = hashlib.sha256(transfer.deck.labels.tobytes()).hexdigest()
+        given = [images.fingerprint, images.count, labels, transfer.facts.classes, transfer.facts.prompts]
+        given += [batch_size]
+        if per_class is not None:
+            given += [per_class, seed]
+        work = partial(_zero_shot, replace(stage, transfer={name: transfer}), batch_size, per_class, seed)
+        out[name] = stage.shared.number("zero-shot", given, lambda: work()[name])  # noqa: B023
     return out
 
 

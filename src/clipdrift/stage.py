@@ -22,6 +22,7 @@ from clipdrift.model.zero_shot import class_features
 from clipdrift.record import DataFacts, Images
 from clipdrift.reporter import Reporter
 from clipdrift.shapes import ClassFeatures
+from clipdrift.shared import Shared
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,7 @@ class Stage:
     target: DataFacts
     transfer: dict[str, TransferSet]
     device: torch.device
+    shared: Shared
 
 
 class Resolver:
@@ -125,13 +127,15 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
     check_method(clip, config.method)
     check_penalties(config.penalty, clip.blocks)
     clip.model.to(device)
+    shared = Shared.of(cache, clip, device, reporter)
     shop = Shop(clip.preprocess, cache, device, reporter, config.data.seed, config.data.skip_bad_images)
     source, wanted = _divided(config.data, clip.image_size)
     decks = {purpose: shop.deck(images, f"{source.name} {purpose}") for purpose, images in wanted.items()}
     transfer = {}
     for spec in config.data.transfer:
         opened = open_source(spec, image_size=clip.image_size, parts=("test",))
-        transfer[spec.name] = shop.transfer(clip, spec, opened, config.evaluation.prompt_ensemble)
+        ensemble = config.evaluation.prompt_ensemble
+        transfer[spec.name] = shop.transfer(clip, spec, opened, ensemble, shared)
     return Stage(
         clip=clip,
         train=decks["train"][0],
@@ -141,6 +145,7 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
         target=_facts(source, {purpose: images for purpose, (_, images) in decks.items()}),
         transfer=transfer,
         device=device,
+        shared=shared,
     )
 
 
@@ -226,11 +231,19 @@ class Shop:
             images = images.subset(balanced(images.labels, spec.per_class, self.seed, classes=source.classes))
         return self.deck(images, f"{source.name} test")
 
-    def transfer(self, clip: Clip, spec: DataSet, source: Source, ensemble: bool) -> TransferSet:
+    def transfer(
+        self, clip: Clip, spec: DataSet, source: Source, ensemble: bool, shared: Shared
+    ) -> TransferSet:
+        """A set to be tested zero-shot; its text features are those of the backbone ``shared`` is about."""
         deck, counted = self.part(spec, source)
         prompts = source.prompts if ensemble else source.prompts[:1]
         self.reporter.stage(f"text features of {source.name}")
-        features = class_features(clip, source.classes, prompts)
+        found = shared.tensors(
+            "texts",
+            [source.classes, prompts],
+            lambda: {"features": class_features(clip, source.classes, prompts).cpu()},
+        )
+        features = found["features"].to(self.device)
         return TransferSet(deck, features, _facts(source, {"test": counted}, prompts))
 
 
