@@ -1,4 +1,4 @@
-"""The demo: a small CLIP fine-tuned in full and with LoRA at one rate, laid side by side."""
+"""The demo: the study ``quickstart``, what it found as a table, and a plain page with pictures."""
 
 from __future__ import annotations
 
@@ -7,77 +7,108 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
 from clipdrift.adapt import load_adapted
-from clipdrift.config import RunConfig, parse_config
 from clipdrift.data.deck import Deck
+from clipdrift.engines.here import run_here
+from clipdrift.engines.jobs import How, Job, Outcome, Watcher, jobs_of, manifest_of
 from clipdrift.figures import attention_maps, block_drift
+from clipdrift.figures.studies import matched_rates
 from clipdrift.files import write_text
+from clipdrift.frame import cells_frame, records_in, runs_frame
 from clipdrift.layout import WEIGHTS
 from clipdrift.model.clip import Clip, load
 from clipdrift.model.trace import trace
 from clipdrift.record import Record
-from clipdrift.reporter import Reporter
-from clipdrift.runner import run
+from clipdrift.reporter import Silent
 from clipdrift.stage import pick_device, prepare
+from clipdrift.store import Store
+from clipdrift.studied import write_manifest
+from clipdrift.study import Study, load_study
 
+STUDY = "quickstart"
 RATE = 1e-3
-METHODS = ("full_ft", "lora")
+"""Of the runs whose inside the pictures show, with the study's first seed."""
+PANELS = (
+    ("accuracy", "accuracy on the target, %"),
+    ("retention_objects-100", "zero-shot kept, % of before"),
+    ("cka", "CKA with the backbone"),
+    ("entropy_drift", "entropy drift, %"),
+)
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo leaves: records by method, pictures, and a page that shows them."""
+    """What the demo leaves.
 
+    Attributes:
+        outcomes: of every run, in the order of the plan.
+        runs: the tidy table, a row for each finished run.
+        records: of the runs that the pictures show, by method.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    runs: pd.DataFrame
     records: dict[str, Record]
     pictures: tuple[Path, ...]
     page: Path
 
 
-def demo_config(method: str) -> RunConfig:
-    """2,000 land-cover images, eight epochs; zero-shot ability tested on 1,000 coloured shapes."""
-    return parse_config(
-        {
-            "model": "clipdrift/mini",
-            "data": {
-                "target": "terrain-10",
-                "transfer": [{"name": "objects-100", "per_class": 10}],
-                "train_per_class": 200,
-                "validation_per_class": 20,
-                "probe_per_class": 20,
-            },
-            "method": method,
-            "optim": {"learning_rate": RATE, "epochs": 8},
-        },
-        RunConfig,
-    )
+def run_demo(out: Path, cache: Path, device: str, watcher: Watcher, study: Study | None = None) -> Demo:
+    """Do the study (or take its runs from ``out`` where they are done), draw the pictures, write the page.
+
+    Args:
+        study: another than ``quickstart``, as for a test.
+    """
+    study = study or load_study(STUDY)
+    jobs = jobs_of(study)
+    manifest = manifest_of(study, jobs, "clipdrift demo")
+    write_manifest(out, manifest)
+    outcomes = run_here(jobs, How(out=out, cache=cache, device=device, keep_weights=True), watcher)
+    runs = runs_frame(records_in(out, manifest.keys), manifest.labels)
+    records: dict[str, Record] = {
+        job.config.method.name: Store(out).folder(job.key).record() for job in _inside(jobs, outcomes)
+    }
+    pictures = []
+    if not runs.empty:
+        pictures.append(matched_rates(runs, PANELS, out / "matched_rates.png"))
+    if records:
+        pictures.append(block_drift(records, out / "block_drift.png"))
+        pictures.append(_attention(records, out, cache, device))
+    page = out / "index.html"
+    write_text(page, _page(study, runs, pictures))
+    return Demo(outcomes, runs, records, tuple(pictures), page)
 
 
-def run_demo(out: Path, cache: Path, device: str, reporter: Reporter) -> Demo:
-    """Do both runs (or take them from ``out`` where they are done) and draw the pictures."""
-    records: dict[str, Record] = {}
-    models: dict[str, Clip] = {"backbone": load("clipdrift/mini")}
-    for method in METHODS:
-        records[method], folder = run(demo_config(method), out, cache=cache, device=device, reporter=reporter)
-        models[method] = load_adapted(folder.path / WEIGHTS, records[method].config.model)
-    reporter.stage("drawing")
-    place = pick_device(device)
-    probe = prepare(records[METHODS[0]].config, cache, place, reporter).probe
+def _inside(jobs: tuple[Job, ...], outcomes: tuple[Outcome, ...]) -> list[Job]:
+    """The runs that are drawn: those of the first seed at one rate, where they ended well."""
+    seed = jobs[0].config.seed
+    rates = {job.config.optim.learning_rate for job in jobs}
+    rate = RATE if RATE in rates else max(rates)
+    return [
+        job
+        for job, outcome in zip(jobs, outcomes, strict=True)
+        if outcome.ending == "done" and (job.config.seed, job.config.optim.learning_rate) == (seed, rate)
+    ]
+
+
+def _attention(records: dict[str, Record], out: Path, cache: Path, device: str) -> Path:
+    """Attention of the same probe images before and after."""
+    first = next(iter(records.values()))
+    stage = prepare(first.config, cache, pick_device(device), Silent())
+    models: dict[str, Clip] = {"backbone": load(first.config.model)}
+    for method, record in records.items():
+        models[method] = load_adapted(out / record.key / WEIGHTS, record.config.model)
+    probe = stage.probe
     # one image of each of the first classes
     chosen = probe.subset([int(np.flatnonzero(probe.labels == k)[0]) for k in range(_SHOWN)])
     maps = {label: last_block_attention(clip, chosen) for label, clip in models.items()}
-    classes = records[METHODS[0]].target.classes
-    titles = [classes[k] for k in chosen.labels]
-    pictures = (
-        block_drift(records, out / "block_drift.png"),
-        attention_maps(chosen.data[chosen.rows], maps, titles, out / "attention_maps.png"),
-    )
-    page = out / "index.html"
-    write_text(page, _page(records, pictures))
-    return Demo(records, pictures, page)
+    titles = [first.target.classes[k] for k in chosen.labels]
+    return attention_maps(chosen.data[chosen.rows], maps, titles, out / "attention_maps.png")
 
 
 @torch.no_grad()
@@ -91,64 +122,45 @@ def last_block_attention(clip: Clip, deck: Deck) -> NDArray[np.float64]:
     return (over_patches / over_patches.sum(-1, keepdim=True)).view(-1, side, side).cpu().numpy()
 
 
-def _page(records: dict[str, Record], pictures: tuple[Path, ...]) -> str:
+def _page(study: Study, runs: pd.DataFrame, pictures: list[Path]) -> str:
     """A plain page: the table and the pictures."""
-    first = next(iter(records.values()))
-    rows: list[tuple[str, list[str]]] = [
-        ("trained parameters", ["", *(f"{r.model.trained:,}" for r in records.values())]),
-        ("accuracy on the target (test), %", ["", *(_number(r, "test") for r in records.values())]),
-    ]
-    for name, before in first.backbone.zero_shot.items():
-        after = [r.best.transfer[name] for r in records.values() if r.best is not None]
-        rows.append((f"zero-shot on {name}, %", [f"{before:.1f}", *(f"{t.accuracy:.1f}" for t in after)]))
-        kept = ["" if t.retention is None else f"{t.retention:.1f}" for t in after]
-        rows.append((f"retention on {name}, %", ["100.0", *kept]))
-    for name in ("cka", "embedding_drift"):
-        still = "1.000" if name == "cka" else "0.000"
-        rows.append((name, [still, *(_number(r, name) for r in records.values())]))
-    for name, values in first.backbone.measures.items():
-        unit = f", {first.units[name]}" if first.units.get(name) else ""
-        rows.append((name + unit, [f"{values.mean:.3f}", *(_number(r, name) for r in records.values())]))
-    head = "".join(f"<th>{escape(h)}</th>" for h in ["", "backbone", *records])
-    body = "".join(
-        f"<tr><th>{escape(label)}</th>{''.join(f'<td>{escape(c)}</td>' for c in cells)}</tr>"
-        for label, cells in rows
-    )
+    columns = [(name, title) for name, title in PANELS if name in runs]
+    head = "".join(f"<th>{escape(h)}</th>" for h in ["method", "rate", "runs", *(t for _, t in columns)])
+    rows = []
+    for _, cell in cells_frame(runs).iterrows():
+        values = [_value(cell[name], cell[f"{name}_sd"], name) for name, _ in columns]
+        texts = [str(cell["method"]), f"{cell['learning_rate']:g}", str(cell["runs"]), *values]
+        rows.append("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in texts) + "</tr>")
     shown = "".join(f'<p><img src="{p.name}" alt="{escape(p.stem)}"></p>' for p in pictures)
+    target = "" if runs.empty else str(runs["target"].iloc[0])
     return _TEMPLATE.format(
-        target=escape(first.config.data.target.name),
-        rate=f"{first.config.optim.learning_rate:g}",
-        head=head,
-        body=body,
-        pictures=shown,
+        title=escape(study.title), target=escape(target), head=head, body="".join(rows), pictures=shown
     )
 
 
-def _number(record: Record, name: str) -> str:
-    point = record.best
-    if point is None:
-        return record.status
-    if name == "test":
-        return "" if point.test_accuracy is None else f"{point.test_accuracy:.1f}"
-    values = point.measures[name]
-    return f"{values.mean:.3f}  {values.drift_text()}".rstrip()
+def _value(mean: float, spread: float, name: str) -> str:
+    if pd.isna(mean):
+        return ""
+    digits = 3 if name == "cka" else 1
+    sign = "+" if name.endswith("_drift") else ""
+    return f"{mean:{sign}.{digits}f}" + ("" if pd.isna(spread) else f" ± {spread:.{digits}f}")
 
 
 _TEMPLATE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>clipdrift demo</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
   color: #222 }}
 table {{ border-collapse: collapse }}
 th, td {{ padding: .25rem .9rem; text-align: right; border-bottom: 1px solid #ddd }}
-th:first-child {{ text-align: left; font-weight: normal }}
+th:first-child, td:first-child {{ text-align: left; font-weight: normal }}
 img {{ max-width: 100% }}
 </style>
-<h1>What fine-tuning did to a small CLIP</h1>
-<p><code>clipdrift/mini</code> was fine-tuned on <code>{target}</code> at rate {rate}, in full and with LoRA.
-Retention is 100 x zero-shot accuracy after / before on a set that the fine-tuning never saw.
-Values are those of the epoch chosen on validation images.</p>
+<h1>{title}</h1>
+<p><code>clipdrift/mini</code> was fine-tuned on <code>{target}</code> at four rates, in full and with LoRA.
+Zero-shot kept is 100 x accuracy after / before on a set that no fine-tuning saw. Values are means over seeds
+(± standard deviation) at the epoch chosen on validation images.</p>
 <table><tr>{head}</tr>{body}</table>
 {pictures}
 </html>

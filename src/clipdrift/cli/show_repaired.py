@@ -22,7 +22,7 @@ def repaired_report(found: Repaired) -> RenderableType:
         f"{found.images.count} images of {found.images.source}"
     )
     said += f"; accuracy on {found.accuracy_of}" if found.accuracy_of else "; no head, so no accuracy"
-    steps = found.kind == "interpolate" or len(found.steps) > 3
+    steps = found.kind == "interpolate" or len(found.steps) > 2
     lines: list[RenderableType] = [Text(title, style="bold"), Text(said, style="dim"), Text()]
     lines += [_by_step(found) if steps else _by_measure(found), Text()]
     lines += [Text(line) for line in found.summary().splitlines()]
@@ -38,7 +38,8 @@ def _by_step(found: Repaired) -> Table:
     heads = ["accuracy"] * accurate
     # with several sets their accuracies would not fit; they stand in the files
     heads += ["zero-shot", "kept"] if len(sets) == 1 else [f"kept on {name}" for name in sets]
-    heads += ["CKA", "embedding", "weights", "entropy"]
+    intruded = any(sum(step.intruders.values()) for step in found.steps)
+    heads += ["intruders"] * intruded + ["CKA", "embedding", "weights", "entropy"]
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for index, step in enumerate(found.steps):
@@ -46,6 +47,7 @@ def _by_step(found: Repaired) -> Table:
         if len(sets) == 1:
             cells.append(_percent(step.transfer[sets[0]].accuracy))
         cells += [_percent(step.transfer[name].retention) for name in sets]
+        cells += [str(sum(step.intruders.values()))] * intruded
         cells += [number(step.value(name)) for name in ("cka", "embedding_drift", "weight_drift")]
         entropy = step.measures["entropy"]
         cells.append(_drift(entropy))

@@ -65,7 +65,7 @@ def rewind(
     places: list[int | str] = [*wanted[-1], *parts]
     if not ends.places() & set(places):
         raise RepairError(
-            f"{named(places)} of {ground.sides[1].name} are the backbone's already; what differs is "
+            f"{named(places)} of {ground.sides[1].name}: the backbone's already; what differs is "
             f"{named(ends.places())}"
         )
     work = Work("rewind", ground, out)
