@@ -141,12 +141,12 @@ def study_of(data: Mapping[str, Any], overrides: Iterable[str] = ()) -> Study:
     columns = [list(_cell_runs(plan, where, cell, changes)) for where, cell in cells]
     depth = max((len(column) for column in columns), default=0)
     ordered = [run for row in range(depth) for column in columns if row < len(column) for run in column[row]]
-    runs: dict[str, Planned] = {}
+    runs: dict[tuple[str | None, ...], Planned] = {}
     dropped = 0
     for run in ordered:
-        twin = runs.get(run.config.key)
+        twin = runs.get(_identity(run.config))
         if twin is None:
-            runs[run.config.key] = run
+            runs[_identity(run.config)] = run
         elif changed:
             dropped += 1
         else:
@@ -155,6 +155,12 @@ def study_of(data: Mapping[str, Any], overrides: Iterable[str] = ()) -> Study:
                 f"{twin.cell}, key {run.config.key}); take one of them out"
             )
     return Study(plan.name, plan.title, plan.questions, tuple(runs.values()), dropped)
+
+
+def _identity(config: RunConfig) -> tuple[str | None, ...]:
+    """What tells a planned run from others: its key, and the folders whose content is not known yet."""
+    paths = [spec.path for spec in (config.data.target, *config.data.transfer)]
+    return (config.key, config.model.path, *paths)
 
 
 def _override_plan(
