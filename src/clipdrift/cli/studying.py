@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipdrift.cli.options import Cache, Device, Sets
+from clipdrift.cli.options import Cache, Checkpoints, Device, Sets
 
 study = typer.Typer(
     no_args_is_help=True,
@@ -80,6 +80,7 @@ def run(
             help="Where memory does not suffice, train on smaller pieces of each batch; the result stays.",
         ),
     ] = False,
+    checkpoint_every: Checkpoints = 60.0,
     engine: Annotated[str, typer.Option("--engine", help="here: this process. ray: a Ray cluster.")] = "here",
     address: Annotated[
         str | None,
@@ -123,6 +124,7 @@ def run(
         keep_checkpoint=keep_checkpoint,
         auto_batch=auto_batch,
         retry_failed=retry_failed,
+        checkpoint_every=checkpoint_every,
     )
     with StudyDisplay(found.name) as display:
         outcomes = work(jobs, how, display)

@@ -6,7 +6,7 @@ import time
 
 from clipdrift.engines.jobs import How, Job, Outcome, Watcher
 from clipdrift.errors import BusyError, Interrupted
-from clipdrift.runner import run
+from clipdrift.runner import Rhythm, run
 from clipdrift.store import Store
 
 
@@ -51,6 +51,7 @@ def _do(job: Job, how: How, watcher: Watcher) -> Outcome:
             save=how.keep_weights,
             keep_checkpoint=how.keep_checkpoint,
             auto_batch=how.auto_batch,
+            rhythm=Rhythm(seconds=how.checkpoint_every),
         )
     except BusyError as error:
         return Outcome(job.key, "elsewhere", str(error))

@@ -52,6 +52,7 @@ class How:
     keep_checkpoint: bool = False
     auto_batch: bool = False
     retry_failed: bool = False
+    checkpoint_every: float = 60.0
 
 
 class Watcher(Protocol):

@@ -120,7 +120,7 @@ def _lines(axis: Axes, found: Repaired, series: dict[str, list[float]], first: i
     if len(series) > 1:
         # a path falls from the left, from alpha 0 on; what begins at the tuned model may rise
         place: Literal["lower left", "best"] = "lower left" if found.kind == "interpolate" else "best"
-        axis.legend(frameon=False, fontsize=8, loc=place)
+        axis.legend(framealpha=1, edgecolor="none", borderpad=0.1, fontsize=8, loc=place)
     if ticks:
         few = len(ticks) <= 12
         shown = range(0, len(ticks), 1 if few else max(1, len(ticks) // 6))
@@ -154,7 +154,7 @@ def _trade(axis: Axes, found: Repaired) -> None:
     up = [step.accuracy or 0.0 for step in found.steps]
     axis.plot(across, up, "-o", color=COLOURS[3], markersize=4, linewidth=1.4)
     _, ticks = _places(found)
-    names = ticks or [f"{step.alpha:g}" for step in found.steps]
+    names = ticks or [step.label for step in found.steps]
     named = {0, len(names) - 1, *([] if found.chosen is None else [found.chosen])}
     for index in sorted(named):
         axis.annotate(

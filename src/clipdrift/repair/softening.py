@@ -84,7 +84,7 @@ def soften(
     for factor in factors:
         _write(ends.model, {name: found.scaled(factor) for name, found in intruded.items()})
         left = count_by_kind(look_for(f"scaled by {factor:g}"))
-        steps.append(work.observer.look(f"intruders x {factor:g}", factor=factor, intruders=left))
+        steps.append(work.observer.look(f"scale {factor:g}", factor=factor, intruders=left))
     chosen = 1 if len(factors) == 1 else None
     if chosen and place is not None:
         steps[chosen] = work.observer.tested_at(steps[chosen])
