@@ -58,6 +58,7 @@ bench: $(READY)  # ratios, measured side by side in one run
 	$(BIN)/python benchmarks/decoded_once.py
 	$(BIN)/python benchmarks/measuring.py
 	$(BIN)/python benchmarks/frozen.py
+	$(BIN)/python benchmarks/shared.py
 
 docs: $(READY)  # write the reference pages from the code
 	$(BIN)/python tools/reference.py
