@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from clipdrift.comparing.measuring import Measurement, measure
     from clipdrift.comparison import Comparison
     from clipdrift.config import RunConfig, load_config
+    from clipdrift.engines.running import run_study
     from clipdrift.model.clip import Clip, load
     from clipdrift.model.trace import Traced, trace
     from clipdrift.record import Record
     from clipdrift.repair import interpolate, rewind, soften
     from clipdrift.repaired import Repaired
     from clipdrift.runner import train
+    from clipdrift.study import Study, load_study
 
 __version__ = "0.1.0"
 
@@ -29,6 +31,7 @@ __all__ = [
     "Record",
     "Repaired",
     "RunConfig",
+    "Study",
     "Traced",
     "__version__",
     "compare",
@@ -36,8 +39,10 @@ __all__ = [
     "interpolate",
     "load",
     "load_config",
+    "load_study",
     "measure",
     "rewind",
+    "run_study",
     "soften",
     "trace",
     "train",
@@ -50,13 +55,16 @@ _HOMES = {
     "Record": "clipdrift.record",
     "Repaired": "clipdrift.repaired",
     "RunConfig": "clipdrift.config",
+    "Study": "clipdrift.study",
     "Traced": "clipdrift.model.trace",
     "compare": "clipdrift.comparing.compare",
     "interpolate": "clipdrift.repair",
     "load": "clipdrift.model.clip",
     "load_config": "clipdrift.config",
+    "load_study": "clipdrift.study",
     "measure": "clipdrift.comparing.measuring",
     "rewind": "clipdrift.repair",
+    "run_study": "clipdrift.engines.running",
     "soften": "clipdrift.repair",
     "trace": "clipdrift.model.trace",
     "train": "clipdrift.runner",

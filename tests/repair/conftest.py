@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import repair_models
 
+from clipdrift.config import ModelConfig
+from clipdrift.model.clip import Clip, load
 from clipdrift.store import RunFolder
 from small_runs import Lab
 
@@ -17,6 +21,27 @@ from small_runs import Lab
 def _own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is written to the user's caches."""
     monkeypatch.setenv("CLIPDRIFT_CACHE", str(tmp_path_factory.getbasetemp() / "repair-cache"))
+
+
+@pytest.fixture(autouse=True)
+def _loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders of models are read from disk once for all tests, as long as their files stay the same."""
+    for place in ("comparing.models", "stage", "adapt.saved"):
+        monkeypatch.setattr(f"clipdrift.{place}.load", _load)
+
+
+def _load(model: Any) -> Clip:
+    config = model if isinstance(model, ModelConfig) else ModelConfig.model_validate(str(model))
+    if config.path is None:
+        return load(config)
+    changed = max(file.stat().st_mtime_ns for file in Path(config.path).iterdir())
+    clip = _from_disk(config, changed)
+    return copy.deepcopy(clip, {id(clip.tokenizer): clip.tokenizer})
+
+
+@cache
+def _from_disk(config: ModelConfig, _changed: int) -> Clip:
+    return load(config)
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +77,7 @@ def runs(lab: Lab) -> Callable[[str], RunFolder]:
 
     def make(method: str) -> RunFolder:
         if method not in made:
-            optim = {"epochs": 2, **rates.get(method, {})}
+            optim = {"epochs": 1, **rates.get(method, {})}
             made[method] = lab.run(lab.config(method, optim=optim))[1]
         return made[method]
 

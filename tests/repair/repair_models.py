@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,12 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 
 
 def plain(folder: Path) -> Any:
-    """By transformers alone."""
+    """By transformers alone; from disk once, as long as the file stays the same."""
+    return copy.deepcopy(_from_disk(folder, (folder / "model.safetensors").stat().st_mtime_ns))
+
+
+@cache
+def _from_disk(folder: Path, _changed: int) -> Any:
     with quiet():
         return CLIPModel.from_pretrained(folder).eval()
 

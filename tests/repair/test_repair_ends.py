@@ -21,6 +21,7 @@ from repair_models import (
     state_copy,
 )
 from torch import Tensor
+from transformers import CLIPVisionModelWithProjection, SiglipConfig, SiglipModel
 
 from clipdrift.comparing.pairs import open_pair
 from clipdrift.model.weights import effective_weights
@@ -265,3 +266,36 @@ def test_two_runs_with_adapters_are_mixed_as_merged_weights(tiny_clip_dir: Path,
     ends = ends_between(one, other)
     ends.put(0)
     torch.testing.assert_close(embedding(ends.model), embedding(one.get_base_model()), rtol=1e-4, atol=1e-5)
+
+
+def test_a_siglip_has_a_path_too() -> None:
+    """Without class token, projection or tokenizer: its image tower and its texts, end to end."""
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = {**tower, "image_size": 16, "patch_size": 4}
+    config = SiglipConfig(text_config={**tower, "vocab_size": 40}, vision_config=vision)
+    torch.manual_seed(0)
+    base, tuned = SiglipModel(config).eval(), SiglipModel(config).eval()
+    ends = ends_between(base, tuned)
+    ends.put(0.5)
+    wanted = between(base, tuned, 0.5).state_dict()
+    for name, weight in ends.model.state_dict().items():
+        torch.testing.assert_close(weight, wanted[name], rtol=1e-6, atol=1e-7)
+    assert ends.places() == {1, 2, "stem", "final", "text"}
+
+
+def test_an_image_half_moves_without_texts(tiny_clip_dir: Path, tuned_dir: Path) -> None:
+    """CLIPVisionModelWithProjection against a whole CLIPModel, either way round."""
+    whole = plain(tiny_clip_dir).config
+    whole.vision_config.projection_dim = whole.projection_dim
+    half = CLIPVisionModelWithProjection(whole.vision_config)
+    half.vision_model.load_state_dict(plain(tiny_clip_dir).vision_model.state_dict())
+    half.visual_projection.load_state_dict(plain(tiny_clip_dir).visual_projection.state_dict())
+    ends, notes = ends_of(open_pair(half.eval(), plain(tuned_dir)), merged=False)
+    ends.put(0)
+    assert torch.equal(embedding(ends.model), embedding(plain(tiny_clip_dir)))
+    assert "TUNED's stays as it is" in " ".join(notes)
+    ends, notes = ends_of(open_pair(plain(tuned_dir), half), merged=False)
+    assert (notes, type(ends.model)) == ([], CLIPVisionModelWithProjection)
+    ends.put(0)
+    wanted = image_weights(plain(tuned_dir))
+    assert all(torch.equal(weight, wanted[name]) for name, weight in image_weights(ends.model).items())

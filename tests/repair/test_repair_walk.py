@@ -28,6 +28,12 @@ from small_runs import CLASSES, Lab, picture
 Runs = Callable[[str], RunFolder]
 
 
+@pytest.fixture(autouse=True)
+def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figure has tests of its own."""
+    monkeypatch.setattr("clipdrift.figures.paths.write_path", lambda _, file: file)
+
+
 @pytest.fixture(scope="session")
 def walked(runs: Runs, lab: Lab) -> Callable[[str], Repaired]:
     """``walked("lora")``: a run of that method at alpha 0, 0.5 and 1, done once."""
