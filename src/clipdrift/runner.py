@@ -62,7 +62,8 @@ def run(
     reporter = reporter or Silent()
     config = resolve(config)
     folder = Store(out).folder(config.key)
-    if not again and (record := _done(folder, Silent())) and not folder.damaged_notes(record):
+    record = None if again or folder.left_in_haste else _done(folder, Silent())
+    if record and not folder.damaged_notes(record):
         return record, folder
     place = pick_device(device)
     with stops() as asked, folder.claim():
@@ -70,6 +71,7 @@ def run(
             if damage := folder.damaged_notes(record):
                 reporter.warn(f"{damage}; written again from the record")
                 folder.mend(record)
+            folder.tidy(keep_checkpoint)
             return record, folder
         try:
             if damage := folder.open(config):
