@@ -73,6 +73,7 @@ def test_every_default() -> None:
             "weight_decay": 0.01,
             "epochs": 20,
             "batch_size": 64,
+            "micro_batch": None,
             "warmup": 0.05,
             "clip_norm": 1.0,
             "precision": "auto",

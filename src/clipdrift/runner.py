@@ -62,7 +62,8 @@ def run(
     reporter = reporter or Silent()
     config = resolve(config)
     folder = Store(out).folder(config.key)
-    if not again and (record := _done(folder, Silent())) and not folder.damaged_notes(record):
+    record = None if again or folder.left_in_haste else _done(folder, Silent())
+    if record and not folder.damaged_notes(record):
         return record, folder
     place = pick_device(device)
     with stops() as asked, folder.claim():
@@ -70,6 +71,7 @@ def run(
             if damage := folder.damaged_notes(record):
                 reporter.warn(f"{damage}; written again from the record")
                 folder.mend(record)
+            folder.tidy(keep_checkpoint)
             return record, folder
         try:
             if damage := folder.open(config):
@@ -125,6 +127,7 @@ def train(
     device: str = "auto",
     reporter: Reporter | None = None,
     again: bool = False,
+    auto_batch: bool = False,
 ) -> Record:
     """Fine-tune once: :func:`run` for callers outside the package, and what `clipdrift train` does.
 
@@ -135,13 +138,27 @@ def train(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         reporter: told how it goes.
         again: repeat a run that is done already.
+        auto_batch: where memory does not suffice, go on with half as many images at a time.
 
     Returns:
-        The record; it also lies in ``out/<key>/record.json``, the weights beside it.
+        The record; it also lies in ``out/<key>/record.json``, the weights beside it. A run that was
+        interrupted goes on from its last checkpoint.
+
+    Raises:
+        ClipdriftError: as :func:`run`, with ``clipdrift.errors.Interrupted`` for Ctrl-C and SIGTERM.
     """
     if isinstance(config, str | Path):
         config = load_config(config)
     elif not isinstance(config, RunConfig):
         config = parse_config(config, RunConfig)
     place = cache_folder(None if cache is None else Path(cache))
-    return run(config, Path(out), cache=place, device=device, reporter=reporter, again=again)[0]
+    found, _ = run(
+        config,
+        Path(out),
+        cache=place,
+        device=device,
+        reporter=reporter,
+        again=again,
+        auto_batch=auto_batch,
+    )
+    return found

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from clipdrift.config import RunConfig
 from clipdrift.errors import BusyError, Interrupted, StorageError
 from clipdrift.files import storage, sweep, write_text
-from clipdrift.layout import CHECKPOINT, CONFIG, FAILURE, MANIFEST, METRICS, PULSE, RECORD, WEIGHTS
+from clipdrift.layout import CHECKPOINT, CONFIG, FAILURE, MANIFEST, METRICS, OWNER, PULSE, RECORD, WEIGHTS
 from clipdrift.locks import claim
 from clipdrift.manifest import damaged
 from clipdrift.record import Point, Record, read_record
@@ -115,9 +115,19 @@ class RunFolder:
     def finish(self, record: Record, keep_checkpoint: bool = False) -> None:
         """Write the record: from now on the run counts as finished."""
         write_text(self.path / RECORD, record.to_json())
+        self.tidy(keep_checkpoint)
+
+    def tidy(self, keep_checkpoint: bool = False) -> None:
+        """Take away what a finished run needs no longer."""
         with storage(self.path):
+            sweep(self.path)
             for name in (PULSE,) if keep_checkpoint else (PULSE, CHECKPOINT):
                 (self.path / name).unlink(missing_ok=True)
+
+    @property
+    def left_in_haste(self) -> bool:
+        """Whether a process has it, or had it and was killed before it could tidy up."""
+        return (self.path / OWNER).exists()
 
     @property
     def finished(self) -> bool:
