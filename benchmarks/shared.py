@@ -1,7 +1,7 @@
 """What runs of one backbone share: 16 short runs with one cache, and each with a cache of its own.
 
-Decoded images are shared in both, so that what differs is the backbone's measurement, its zero-shot accuracy and
-its text features. ``python benchmarks/shared.py``
+Decoded images are shared in both, so that what differs is the backbone's measurement, its zero-shot accuracy
+and its text features. ``python benchmarks/shared.py``
 """
 
 from __future__ import annotations
