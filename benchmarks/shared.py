@@ -41,8 +41,8 @@ def main() -> None:
     ratio = seconds["each alone"] / seconds["shared"]
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads: {len(jobs)} runs take "
-        f"{seconds['shared']:.0f} s where they share the backbone's results, {seconds['each alone']:.0f} s where "
-        f"each computes them: {ratio:.2f}x"
+        f"{seconds['shared']:.0f} s where they share the backbone's results, {seconds['each alone']:.0f} s "
+        f"where each computes them: {ratio:.2f}x"
     )
 
 

@@ -74,6 +74,7 @@ def runs(lab: Lab) -> Callable[[str], RunFolder]:
     """``runs("lora")``: a finished run, made once for each method."""
     made: dict[str, RunFolder] = {}
     rates: dict[str, Any] = {"lora": {"learning_rate": 0.02}, "dora": {"learning_rate": 0.02}}
+    rates["flyp"] = {"epochs": 2}
 
     def make(method: str) -> RunFolder:
         if method not in made:

@@ -110,9 +110,7 @@ def test_what_cannot_be_put_back_is_refused(
 
 def test_blocks_that_were_never_changed_are_named(runs: Runs, lab: Lab) -> None:
     """last_blocks trains block 2 alone: putting block 1 back would do nothing."""
-    with pytest.raises(
-        RepairError, match=r"block 1 of .* are the backbone's already; what differs is block 2"
-    ):
+    with pytest.raises(RepairError, match=r"block 1 of .*: the backbone's already; what differs is block 2"):
         rewind(runs("last_blocks").path, blocks=1, cache=lab.cache, device="cpu", transfer=[])
 
 

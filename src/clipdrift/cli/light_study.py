@@ -118,7 +118,8 @@ def cells_table(cells: pd.DataFrame) -> Table:
     """Mean and standard deviation over seeds of what matters first."""
     what = varied(cells)
     kept = [c for c in cells.columns if c.startswith("retention_") and not c.endswith("_sd")]
-    shown: dict[str, str] = {"accuracy": "accuracy %", "cka": "CKA", "embedding_drift": "embedding drift"}
+    shown: dict[str, str] = {"trained_parameters": "trained", "seconds": "time s", "accuracy": "accuracy %"}
+    shown |= {"cka": "CKA", "embedding_drift": "embedding drift"}
     shown |= {"entropy_drift": "entropy drift %"}
     shown |= {name: f"keeps {name.removeprefix('retention_')} %" for name in kept}
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -130,7 +131,7 @@ def cells_table(cells: pd.DataFrame) -> Table:
         table.add_column(shown[name], justify="right")
     for _, cell in cells.iterrows():
         runs = f"{cell['runs']}" + (f" ({cell['diverged']} diverged)" if cell["diverged"] else "")
-        table.add_row(*(_option(cell[c]) for c in what), runs, *(_spread(cell, c) for c in columns))
+        table.add_row(*(_option(cell[c]) for c in what), runs, *(_number(cell, c) for c in columns))
     return table
 
 
@@ -140,7 +141,12 @@ def _option(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _spread(cell: pd.Series, name: str) -> str:
+def _number(cell: pd.Series, name: str) -> str:
+    """A mean with its spread; a number that is the same for all seeds, or is no result, alone."""
+    if name == "trained_parameters":
+        return f"{cell[name]:,}"
+    if name == "seconds":
+        return f"{cell[name]:.0f}"
     mean, spread = cell[name], cell[f"{name}_sd"]
     if pd.isna(mean):
         return ""

@@ -236,7 +236,7 @@ def soften(
 
         clipdrift soften runs/abcbc3db7d4b2558 --scale 0.3 --out softened
 
-        clipdrift soften openai/clip-vit-base-patch32 my-lora/ --images photos/ --transfer cifar100
+        clipdrift soften openai/clip-vit-base-patch32 my-tuned-clip --images photos/ --transfer cifar100
     """
     from clipdrift.repaired import parse_factors
 

@@ -115,17 +115,19 @@ def parse_config(data: Mapping[str, Any], model: type[Model]) -> Model:
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors()[0]
     path = [str(p) for p in first["loc"]]
-    owner, tags = _owner(model, path)
-    key = ".".join(p for i, p in enumerate(path) if i not in tags) or "configuration"
+    owner, hidden, choice = _owner(model, path)
+    key = ".".join(p for i, p in enumerate(path) if i not in hidden) or "configuration"
     value, kind = first["input"], first["type"]
     if kind == "extra_forbidden":
         legal = sorted(owner.model_fields)
         near = difflib.get_close_matches(path[-1], legal, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         options = [name for name in legal if name != "name"]
-        where = f" of {path[max(tags)]}" if tags else ""
-        listed = ", ".join(legal if not tags else options) or "none"
+        where = f" of {choice}" if choice else ""
+        listed = ", ".join(options if choice else legal) or "none"
         return f"{key} = {value!r}: unknown key{hint}; legal keys{where}: {listed}"
+    if kind.startswith("union_tag_"):
+        key = ".".join(p for p in path if not p.isdigit())
     if kind == "union_tag_invalid":
         context = first.get("ctx", {})
         return f"{key}.name = {context.get('tag')!r}: unknown; legal: {context.get('expected_tags')}"
@@ -138,23 +140,25 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     return f"{key}{shown}: {message}"
 
 
-def _owner(model: type[BaseModel], path: list[str]) -> tuple[type[BaseModel], set[int]]:
-    """The model that holds the last key of ``path``, and the positions of union tags (not keys) in it."""
-    tags: set[int] = set()
+def _owner(model: type[BaseModel], path: list[str]) -> tuple[type[BaseModel], set[int], str | None]:
+    """The model that holds the last key of ``path``, what of it is no key, and which of several it is."""
+    hidden: set[int] = set()
+    choice = None
     current: type[BaseModel] = model
     for index, part in enumerate(path[:-1]):
         field = current.model_fields.get(part)
         inner = [] if field is None else _models(field.annotation)
         if field is None:
             continue
-        if len(inner) > 1 and index + 1 < len(path):
-            inner = [
-                m for m in inner if path[index + 1] in typing.get_args(m.model_fields["name"].annotation)
-            ]
-            tags.add(index + 1)
+        listed = index + 1 < len(path) and path[index + 1].isdigit()
+        tag = index + 1 + listed
+        if len(inner) > 1 and tag < len(path):
+            inner = [m for m in inner if path[tag] in typing.get_args(m.model_fields["name"].annotation)]
+            hidden.add(index + 1)  # the position in a list, whose entries are known by name; else the name
+            choice = path[tag]
         if inner:
             current = inner[0]
-    return current, tags
+    return current, hidden, choice
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
