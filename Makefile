@@ -59,6 +59,7 @@ bench: $(READY)  # ratios, measured side by side in one run
 	$(BIN)/python benchmarks/measuring.py
 	$(BIN)/python benchmarks/frozen.py
 	$(BIN)/python benchmarks/shared.py
+	$(BIN)/python benchmarks/records.py
 
 docs: $(READY)  # write the reference pages from the code
 	$(BIN)/python tools/reference.py

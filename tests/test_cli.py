@@ -88,11 +88,19 @@ def test_help_names_every_command(say: Say) -> None:
     """Who starts without documentation starts here."""
     said = say("--help")
     assert said.code == 0
-    assert set(COMMANDS) == {"train", "compare", "demo", "pretrain", "ls", "status"} | {
+    wanted = {
+        "train",
+        "compare",
+        "study",
         "interpolate",
         "rewind",
         "soften",
+        "demo",
+        "pretrain",
+        "ls",
+        "status",
     }
+    assert set(COMMANDS) == wanted
     for name, command in COMMANDS.items():
         assert re.search(rf"\b{name}\b", said.out)
         assert command.get_short_help_str(200).split(":")[0].split(",")[0][:20] in said.out
