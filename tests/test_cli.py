@@ -162,7 +162,7 @@ def test_a_listing_has_a_whole_line_for_each_entry(say: Say, what: str, names: A
 def test_an_unknown_listing_names_the_legal_ones(say: Say) -> None:
     """The message is the documentation."""
     assert fails(say("ls", "nonsense")) == (
-        "error: ls nonsense: unknown; legal: models, datasets, methods, penalties, measures\n"
+        "error: ls nonsense: unknown; legal: models, datasets, methods, penalties, measures, studies\n"
     )
 
 

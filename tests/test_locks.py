@@ -210,7 +210,7 @@ def test_a_record_cut_off_anywhere_is_not_done(lab: Lab) -> None:
         file.write_bytes(content[:length])
         state = folder.state()
         assert (state.kind, state.reason) == ("interrupted", "its record is damaged"), length
-    file.write_bytes(content.replace(b'"schema_version": 1', b'"schema_version": 9'))
+    file.write_bytes(content.replace(b'"schema_version":1', b'"schema_version":9'))
     assert folder.state().kind == "failed"
     assert "record schema 9" in str(folder.state().reason)
     file.write_bytes(content)
