@@ -195,7 +195,8 @@ def test_the_demo_shows_what_it_claims(tmp_path: Path) -> None:
     kept, cka = cells["retention_objects-100"], cells["cka"]
     rates = sorted(demo.runs["learning_rate"].unique())
     assert kept["full_ft", rates[0]] > 95
-    assert kept["full_ft", rates[-1]] < 25
+    assert kept["lora"].min() > 90
+    assert kept["full_ft", rates[-1]] < 5
     assert all(kept["lora", rate] >= kept["full_ft", rate] for rate in rates)
     assert list(cka["full_ft"].sort_index(ascending=False)) == sorted(cka["full_ft"])
     assert cells.loc[("full_ft", rates[-2]), "accuracy"] > cells.loc[("full_ft", rates[0]), "accuracy"] + 20
