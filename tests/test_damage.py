@@ -242,6 +242,7 @@ def test_a_file_missing_among_the_weights(tmp_path: Path) -> None:
     assert "cannot be read" in str(damaged(manifest, folder))
 
 
+@pytest.mark.slow
 def test_a_damaged_pixel_file_is_said(lab: Lab, tmp_path: Path, whole: tuple[Record, RunFolder]) -> None:
     """The cache mends itself, but a disk that alters files is worth knowing of."""
     lab = Lab(lab.model, lab.pictures, tmp_path / "cache", lab.tmp)
