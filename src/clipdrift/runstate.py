@@ -22,7 +22,7 @@ _HEAD = re.compile(
     rb'"reason":\s*(?P<reason>null|"(?:[^"\\]|\\.)*")',
     re.DOTALL,
 )
-_POINT = re.compile(rb'^\{"epoch":(\d+),"step":\d+,"ends_epoch":(true|false),', re.MULTILINE)
+_POINT = re.compile(rb'\{"epoch":(\d+),"step":\d+,"ends_epoch":(true|false),')
 _TAIL = 2**18
 """Bytes of metrics to look through; a line is far shorter."""
 
@@ -124,11 +124,10 @@ def _epoch(path: Path) -> int:
             tail = stream.read()
     except OSError:
         return 0
-    found = _POINT.findall(tail)
-    if not found:
-        return 0
-    epoch, ends = found[-1]
-    return int(epoch) - (ends == b"false")
+    end = tail.rfind(b"\n")  # what comes after it is torn
+    start = tail.rfind(b"\n", 0, max(end, 0)) + 1
+    found = _POINT.match(tail, start, max(end, 0))
+    return int(found[1]) - (found[2] == b"false") if found else 0
 
 
 def _age(folder: Path, names: tuple[str, ...]) -> float | None:
