@@ -10,6 +10,7 @@ os.environ["COLUMNS"] = "300"  # a console is as wide as this says when it is ma
 
 import copy
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from clipdrift.model.tokens import train_tokenizer
 from small_runs import Lab, write_folder
 
 torch.set_num_threads(1)
+# a shell ignores Ctrl-C in what it starts in the background, and so would the processes of the tests
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CAPTION = "two small red circles on a striped ground"
 CAPTIONS = [CAPTION, "one large green square on plain ground", "a photo of three big blue hexagons"]
