@@ -146,9 +146,13 @@ def cells_frame(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def varied(cells: pd.DataFrame) -> list[str]:
-    """The columns that tell a study's cells apart, in a fixed order; the method always."""
+    """The columns that tell a study's cells apart, in a fixed order; the method always.
+
+    An option that all cells of a method share (LoRA's rank, say) goes without saying.
+    """
+    by_method = cells.groupby("method", sort=False)
     columns = ["target", "backbone", "method", "learning_rate", *OPTIONS]
-    return [c for c in columns if c == "method" or cells[c].map(str).nunique() > 1]
+    return [c for c in columns if c == "method" or by_method[c].nunique(dropna=False).max() > 1]
 
 
 def _point(point: Mapping[str, Any], prefix: str) -> Row:
