@@ -26,6 +26,7 @@ from clipdrift.comparison import FAMILIES
 from clipdrift.config.models import Method
 from clipdrift.data.catalog import CATALOG
 from clipdrift.data.worlds import WORLDS
+from clipdrift.errors import Interrupted
 from clipdrift.measures import ATTENTION, FLOW, KINDS, REPRESENTATION
 from clipdrift.model.clip import MINI, load
 from clipdrift.record import read_record
@@ -327,6 +328,21 @@ def test_an_interruption_says_that_nothing_is_lost(
     said = capsys.readouterr().err
     assert "Traceback" not in said
     assert said.startswith("interrupted; what is finished is kept")
+
+
+@pytest.mark.parametrize(("number", "status"), [(2, 130), (15, 143)])
+def test_a_run_that_was_stopped_says_where(
+    say: Say, monkeypatch: pytest.MonkeyPatch, run_file: Path, number: int, status: int
+) -> None:
+    """One line without `error:`, and the exit status of a process that the signal has ended."""
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise Interrupted("stopped at step 3 of 9 (epoch 1); the same command goes on", number)
+
+    monkeypatch.setattr("clipdrift.runner.run", stopped)
+    said = say("train", run_file)
+    assert said.code == status
+    assert said.err == "stopped at step 3 of 9 (epoch 1); the same command goes on\n"
 
 
 def test_pretrain_stops_goes_on_and_names_the_model(

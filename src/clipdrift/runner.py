@@ -48,7 +48,7 @@ def run(
         reporter: told how it goes.
         save: write the adapted weights of the chosen epoch.
         again: do it even where it is done already; its record is replaced.
-        keep_checkpoint: leave the last checkpoint beside the record.
+        keep_checkpoint: leave the last checkpoint, where one was written, beside the record.
         auto_batch: where memory does not suffice, go on with half as many images at a time.
         rhythm: how often a checkpoint is written.
 
