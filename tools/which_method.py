@@ -41,7 +41,7 @@ def tables(root: Path) -> str:
     cells["seconds"] = list(runs.groupby("cell", sort=False)["seconds"].median())
     cells["name"] = [name_of(cell) for _, cell in cells.iterrows()]
     parts = []
-    for (target, rate), group in cells.groupby(["target", "learning_rate"], sort=False):
+    for (target, rate), group in cells.groupby(["target", "learning_rate"]):
         seeds = sorted(set(group["runs"]))
         parts.append(f"### {target}, rate {rate:g}\n")
         parts.append(f"{' to '.join(map(str, seeds))} seeds each, mean ± standard deviation.\n")
