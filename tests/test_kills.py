@@ -99,12 +99,14 @@ def command(lab: Lab, tmp_path: Path) -> list[str]:
 
 def begun(process: subprocess.Popen[str], out: Path) -> Path:
     """Waits until a run is in the middle of its training."""
-    for _ in range(1200):
+    for _ in range(6000):
         assert process.poll() is None, process.communicate()
         for metrics in out.glob("*/metrics.jsonl"):
             if len(metrics.read_text().splitlines()) >= 3:
                 return metrics.parent
         time.sleep(0.05)
+    process.kill()
+    process.communicate()
     raise AssertionError("no training")
 
 
@@ -141,6 +143,7 @@ def test_a_second_process_is_told_who_has_the_run(command: list[str], tmp_path: 
     out = tmp_path / "out"
     process = subprocess.Popen([*command, "--out", out], env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     folder = begun(process, out)
+    process.send_signal(signal.SIGSTOP)  # it lives, and has the run, for as long as the second one takes
     second = subprocess.run([*command, "--out", out], env=ENVIRONMENT, capture_output=True, text=True)
     assert second.returncode == 2
     assert f"{folder}: process {process.pid} on " in second.stderr
