@@ -1,0 +1,141 @@
+"""Tests of a difference with their effect sizes: Welch, Mann-Whitney, paired t, Wilcoxon, d and d_z."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from scipy.optimize import brentq
+
+from clipdrift.analyse.permutation import UndeterminedError
+
+Values = Sequence[float] | np.ndarray
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A test statistic, its two-sided p-value, and the test's name."""
+
+    statistic: str
+    value: float
+    p: float
+    test: str
+
+
+def welch(first: Values, second: Values) -> Tested:
+    """Welch's t of two samples with unequal variances (Welch 1947); positive where the first is higher.
+
+    Raises:
+        UndeterminedError: a sample of fewer than two, or both without variance.
+    """
+    a, b = _two(first, second)
+    result = stats.ttest_ind(a, b, equal_var=False)
+    return Tested("t", float(result.statistic), float(result.pvalue), "Welch t")
+
+
+def mann_whitney(first: Values, second: Values) -> Tested:
+    """Mann-Whitney U of the first sample; exact up to 8 values a side without ties, else normal.
+
+    Raises:
+        UndeterminedError: a sample of fewer than two, or all values equal.
+    """
+    a, b = _two(first, second)
+    result = stats.mannwhitneyu(a, b, alternative="two-sided", method="auto")
+    return Tested("U", float(result.statistic), float(result.pvalue), "Mann-Whitney U")
+
+
+def paired_t(differences: Values) -> Tested:
+    """Student's t of paired differences.
+
+    Raises:
+        UndeterminedError: fewer than two differences, or no variance in them.
+    """
+    d = _differences(differences)
+    result = stats.ttest_1samp(d, 0.0)
+    return Tested("t", float(result.statistic), float(result.pvalue), "paired t")
+
+
+def wilcoxon(differences: Values) -> Tested:
+    """Wilcoxon's signed-rank W, the smaller sum of ranks; differences of 0 are left out.
+
+    Exact without ties up to 50 pairs, else normal.
+
+    Raises:
+        UndeterminedError: fewer than two differences other than 0, or no variance in them.
+    """
+    d = _differences(differences)
+    d = d[d != 0]
+    if len(d) < 2:
+        raise UndeterminedError("fewer than 2 differences other than 0")
+    tied = len(np.unique(np.abs(d))) < len(d)
+    result = stats.wilcoxon(d, method="approx" if tied or len(d) > 50 else "exact")
+    return Tested("W", float(result.statistic), float(result.pvalue), "Wilcoxon signed rank")
+
+
+def cohens_d(first: Values, second: Values) -> float:
+    """(mean of first - mean of second) / pooled standard deviation (Cohen 1988).
+
+    Raises:
+        UndeterminedError: a sample of fewer than two, or no variance within them.
+    """
+    a, b = _two(first, second)
+    pooled = math.sqrt((a.var(ddof=1) * (len(a) - 1) + b.var(ddof=1) * (len(b) - 1)) / (len(a) + len(b) - 2))
+    return float(a.mean() - b.mean()) / pooled
+
+
+def d_z(differences: Values) -> float:
+    """Mean of paired differences / their standard deviation.
+
+    Raises:
+        UndeterminedError: fewer than two differences, or no variance in them.
+    """
+    d = _differences(differences)
+    return float(d.mean() / d.std(ddof=1))
+
+
+def d_interval(d: float, first: int, second: int | None = None, level: float = 0.95) -> tuple[float, float]:
+    """Interval of d (two samples) or d_z (pairs) from the noncentral t (Cumming and Finch 2001).
+
+    Exact for normal samples of equal variance. Needs no resampling, so it holds for three seeds as well.
+    """
+    if second is None:
+        scale, freedom = math.sqrt(first), first - 1
+    else:
+        scale, freedom = math.sqrt(first * second / (first + second)), first + second - 2
+    t = d * scale
+    reach = 10.0 + 4.0 * abs(t)
+
+    def end(tail: float) -> float:
+        return (
+            float(brentq(lambda nc: stats.nct.cdf(t, freedom, nc) - tail, t - reach, t + reach, xtol=1e-8))
+            / scale
+        )
+
+    return end((1 + level) / 2), end((1 - level) / 2)
+
+
+def _two(first: Values, second: Values) -> tuple[np.ndarray, np.ndarray]:
+    a, b = (v[np.isfinite(v)] for v in (np.asarray(first, dtype=float), np.asarray(second, dtype=float)))
+    if min(len(a), len(b)) < 2:
+        raise UndeterminedError(f"{len(a)} and {len(b)} runs; 2 of each are needed")
+    if _flat(a) and _flat(b):
+        raise UndeterminedError("no variance")
+    return a, b
+
+
+def _differences(differences: Values) -> np.ndarray:
+    d = np.asarray(differences, dtype=float)
+    d = d[np.isfinite(d)]
+    if len(d) < 2:
+        raise UndeterminedError(f"{len(d)} pair{'s' if len(d) != 1 else ''}; 2 are needed")
+    if _flat(d):
+        raise UndeterminedError("no variance")
+    return d
+
+
+def _flat(values: np.ndarray) -> bool:
+    """Whether values differ by rounding at most, which tests would take for an enormous effect."""
+    return bool(np.ptp(values) <= 1e-9 * max(1e-9, float(np.max(np.abs(values)))))

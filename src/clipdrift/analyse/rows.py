@@ -1,0 +1,89 @@
+"""One row per test: what was asked of whom, the number, how sure, and why where there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Row:
+    """The result of one test or one description.
+
+    Attributes:
+        question: key of ``clipdrift.study.QUESTIONS``.
+        group: the runs it is about, in words.
+        statistic: what ``value`` is, with the measures it is of.
+        unit: what was sampled: ``run``, ``cell`` or ``pair of runs``; ``block (descriptive)`` where blocks of
+            runs are described, which are no independent samples.
+        n: how many units (``3+3`` for two samples).
+        test: name of the test, ``description`` where there is none.
+        value: the statistic; nan where ``note`` says why there is none.
+        low, high: interval, 95 % unless ``interval`` says otherwise.
+        interval: how the interval was found.
+        p: two-sided.
+        p_corrected: by Holm over ``family``.
+        effect: effect size, named by ``effect_name``.
+        note: why there is no number, or what must be known to read it.
+    """
+
+    question: str
+    group: str
+    statistic: str
+    unit: str
+    n: str
+    test: str
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    interval: str = ""
+    p: float = math.nan
+    p_corrected: float = math.nan
+    family: str = ""
+    effect: float = math.nan
+    effect_name: str = ""
+    note: str = ""
+
+    @property
+    def found(self) -> bool:
+        """Whether there is a number."""
+        return math.isfinite(self.value)
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+
+
+def table(rows: Iterable[Row]) -> pd.DataFrame:
+    """Rows as a table with :data:`COLUMNS`, p-values corrected by Holm within each family."""
+    return pd.DataFrame([asdict(row) for row in corrected(list(rows))], columns=list(COLUMNS))
+
+
+def corrected(rows: list[Row]) -> list[Row]:
+    """The rows with ``p_corrected``; a family counts those of its rows that have a p-value."""
+    adjusted: dict[int, float] = {}
+    for family in {row.family for row in rows if row.family}:
+        members = [i for i, row in enumerate(rows) if row.family == family and math.isfinite(row.p)]
+        adjusted |= dict(zip(members, holm([rows[i].p for i in members]), strict=True))
+    return [replace(row, p_corrected=adjusted.get(i, math.nan)) for i, row in enumerate(rows)]
+
+
+def holm(p_values: Iterable[float]) -> list[float]:
+    """p-values corrected by Holm's step-down method, in their order.
+
+    The k-th smallest of m is multiplied by m - k + 1, made monotone and cut at 1 (Holm 1979).
+
+    Raises:
+        ValueError: a value outside [0, 1].
+    """
+    given = list(p_values)
+    if not all(0 <= p <= 1 for p in given):
+        raise ValueError(f"p-values lie between 0 and 1, not {given}")
+    out = [0.0] * len(given)
+    highest = 0.0
+    for rank, i in enumerate(sorted(range(len(given)), key=given.__getitem__)):
+        highest = max(highest, min(1.0, given[i] * (len(given) - rank)))
+        out[i] = highest
+    return out

@@ -1,0 +1,155 @@
+"""Every published statistic that its published inputs determine, and those that do not follow."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from published_values import published, statistic
+from scipy import stats
+
+from clipdrift.analyse.permutation import correlate
+from clipdrift.analyse.rows import holm
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("Pearson", "rate_pearson"), ("Spearman", "rate_spearman")])
+def test_rate_and_drift(kind: str, name: str) -> None:
+    """Five rates: value and exact p as published."""
+    runs = published("exploratory_runs").set_index("id")
+    runs = runs.loc[["A1-1e-6", "A1-5e-6", "E2", "A1-5e-5", "A1-1e-4"]]
+    found = correlate(np.log10(runs.learning_rate), runs.entropy_drift, kind, rng=RNG)
+    assert found.value == pytest.approx(statistic(name).value, abs=5e-4)
+    assert found.p == pytest.approx(statistic(name).p, abs=5e-5)
+    assert found.method == "exact permutation"
+
+
+def test_holm_of_the_penalties() -> None:
+    """From the five raw p-values, to their rounding; from the five t of 12 blocks, closer."""
+    rows = published("statistics").set_index("id").filter(regex="^(apr|entropy_floor)_", axis=0)
+    raw = dict(zip(rows.index, holm(rows.p), strict=True))
+    fine = dict(zip(rows.index, holm(2 * stats.t.sf(rows.value, 11)), strict=True))
+    assert np.allclose(2 * stats.t.sf(rows.value, 11), rows.p, atol=1e-3)
+    for name in ("apr_0.01", "entropy_floor_0.1"):
+        assert raw[name] == pytest.approx(rows.p_holm[name], abs=1e-3)
+        assert fine[name] == pytest.approx(rows.p_holm[name], abs=1.5e-3)
+
+
+def test_d_of_the_penalties_is_no_d_z() -> None:
+    """A paired t of 12 fixes d_z = t / sqrt(12); the printed d are others."""
+    rows = published("statistics").set_index("id").filter(regex="^(apr|entropy_floor)_", axis=0)
+    assert (abs(rows.value / math.sqrt(12) - rows.d) > 0.1).all()
+
+
+@pytest.mark.parametrize("row", range(4))
+def test_grid_means(row: int) -> None:
+    """The mean of the four published cells is the published mean."""
+    mean = published("matched_grid_means").iloc[row]
+    cells = published("matched_grid_cells")
+    cells = cells[(cells.dataset == mean.dataset) & (cells.method == mean.method)]
+    assert cells.seeds.sum() == mean.runs
+    for column in ("entropy_drift", "best_val_acc", "cifar100_acc"):
+        assert cells[column].mean() == pytest.approx(mean[column], abs=0.0101), column
+
+
+@pytest.mark.parametrize("target", ["eurosat", "pets"])
+@pytest.mark.parametrize(("column", "name"), [("cifar100_acc", "zero_shot"), ("best_val_acc", "accuracy")])
+def test_grid_correlations(target: str, column: str, name: str) -> None:
+    """Published over 40 runs, found over their 8 cell means to 0.01."""
+    cells = published("matched_grid_cells")
+    cells = cells[cells.dataset == target]
+    found = correlate(cells.entropy_drift, cells[column], rng=RNG)
+    assert round(found.value, 2) == pytest.approx(statistic(f"grid_{target}_{name}").value, abs=0.0101)
+
+
+@pytest.mark.parametrize("name", ["eurosat_lora", "pets_lora", "eurosat_apr", "eurosat_entropy_floor"])
+def test_seeds(name: str) -> None:
+    """With three against three, t fixes the pooled d, p lies between those of 2 and 4 degrees."""
+    row = statistic(f"seeds_{name}")
+    assert row.value * math.sqrt(2 / 3) == pytest.approx(row.d, abs=1e-3)
+    low, high = (2 * stats.t.sf(-row.value, freedom) for freedom in (4, 2))
+    assert low <= row.p <= high
+
+
+@pytest.mark.parametrize("name", ["depth_full_ft", "depth_lora"])
+def test_depth(name: str) -> None:
+    """F of three groups among 12 blocks has 2 and 9 degrees of freedom."""
+    row = statistic(name)
+    assert stats.f.sf(row.value, 2, 9) == pytest.approx(row.p, abs=2e-3)
+
+
+def test_two_samples_of_blocks_are_not_12_and_12() -> None:
+    """U and p fit 12 blocks of full_ft against 36 of three LoRA runs, not 12 against 12."""
+    row = statistic("blocks_eurosat_mann_whitney")
+
+    def p(n: int, m: int) -> float:
+        z = (abs(row.value - n * m / 2) - 0.5) / math.sqrt(n * m * (n + m + 1) / 12)
+        return float(2 * stats.norm.sf(z))
+
+    assert p(12, 36) == pytest.approx(row.p, abs=1e-3)
+    assert p(12, 12) < 0.01
+    welch = statistic("blocks_eurosat_welch")
+    assert 2 * stats.t.sf(-welch.value, 22) > welch.p + 5e-4
+
+
+def test_cka() -> None:
+    """Of 39 runs: the p of rho follows, that of r is smaller than printed."""
+
+    def p(r: float) -> float:
+        return float(2 * stats.t.sf(r * math.sqrt(37 / (1 - r * r)), 37))
+
+    assert p(statistic("cka_spearman").value) == pytest.approx(statistic("cka_spearman").p, abs=5e-4)
+    assert p(statistic("cka_pearson").value) < statistic("cka_pearson").p / 2
+
+
+def _exploratory() -> pd.DataFrame:
+    runs = published("exploratory_runs")
+    for name in ("entropy", "erf95", "gini", "head_diversity"):
+        change = 100 * (runs[f"{name}_final"] / runs[f"{name}_initial"] - 1)
+        runs[f"{name}_drift"] = runs[f"{name}_drift"].fillna(change)
+    return runs
+
+
+def test_drifts_follow_from_initial_and_final() -> None:
+    """Printed drifts are those of the printed values, to their rounding."""
+    runs = published("exploratory_runs")
+    for name, rounding in (("entropy", 0.03), ("erf95", 0.12), ("gini", 0.35), ("head_diversity", 1.5)):
+        change = 100 * (runs[f"{name}_final"] / runs[f"{name}_initial"] - 1)
+        assert (change - runs[f"{name}_drift"]).abs().max() <= rounding, name
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "follows", "name"),
+    [
+        ("entropy_drift", "erf95_drift", 0.993, "runs_entropy_erf95"),
+        ("entropy_drift", "gini_drift", -0.993, "runs_entropy_gini"),
+        ("entropy_drift", "head_diversity_drift", -0.889, "runs_entropy_head_diversity"),
+        ("entropy_drift", "best_val_acc", 0.206, "runs_entropy_accuracy"),
+        ("erf95_drift", "gini_drift", -0.984, "runs_erf95_gini"),
+    ],
+)
+def test_correlations_between_measures_do_not_follow(
+    first: str, second: str, follows: float, name: str
+) -> None:
+    """What the published table of 21 runs gives is not what is printed."""
+    runs = _exploratory()
+    found = correlate(runs[first], runs[second], rng=RNG, draws=200)
+    assert found.value == pytest.approx(follows, abs=1e-3)
+    assert abs(found.value - statistic(name).value) > 0.02
+
+
+def test_head_diversity_hangs_on_two_runs() -> None:
+    """Without the two highest rates its correlation with entropy changes sign."""
+    runs = _exploratory()
+    runs = runs[~runs.id.isin(["A1-5e-5", "A1-1e-4"])]
+    assert 0.5 < correlate(runs.entropy_drift, runs.head_diversity_drift, rng=RNG, draws=200).value < 0.7
+
+
+def test_mean_cka_without_the_encoder_input() -> None:
+    """13 values of which one is 0: over 12 blocks the means are higher by 13/12."""
+    means = published("auxiliary").set_index("id").mean_cka_13_layers * 13 / 12
+    assert means["E2"] == pytest.approx(0.752, abs=1e-3)
+    assert means["E5"] == pytest.approx(0.883, abs=1e-3)
