@@ -157,27 +157,50 @@ def pretrain(
     config: Annotated[
         Path | None, typer.Argument(help="TOML file of a pretraining; none: as clipdrift/mini.")
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="What to learn from: `objects`, a data set of `clipdrift ls datasets`, a hub id, a folder "
+            "with class folders or parquet files (./photos)."
+        ),
+    ] = None,
     sets: Sets = None,
+    cache: Cache = None,
     workers: Annotated[int | None, typer.Option(help="Processes on the CPU; default one per core.")] = None,
     loaders: Annotated[
         int, typer.Option(help="Processes that draw images ahead; worth it beside a GPU.")
     ] = 0,
     stop_after: Annotated[int | None, typer.Option(help="Stop after so many steps, to go on later.")] = None,
 ) -> None:
-    """Make a small CLIP from nothing by contrastive pretraining on generated, captioned images.
+    """Make a small CLIP from nothing by contrastive pretraining on captioned or labelled images.
 
-    The defaults made `clipdrift/mini`. Interrupt it at any time; the same command goes on from the last
-    checkpoint.
+    The defaults made `clipdrift/mini` from the generated world `objects`. Of labelled images, the class
+    names become captions through many templates:
+
+        clipdrift pretrain --data ./photos --out my-clip --set images=200000
+
+    where ./photos has train/CLASS/*.jpg or CLASS/*.jpg. Some images of each class are held out, and
+    zero-shot accuracy on them is shown as it goes. Interrupt it at any time; the same command goes on from
+    the last checkpoint.
     """
     from clipdrift.config import PretrainConfig, parse_config, read_toml
 
-    parsed = parse_config(read_toml(config, sets or []), PretrainConfig)
+    given = read_toml(config, sets or [])
+    parsed = parse_config(given if data is None else given | {"data": data}, PretrainConfig)
 
     from clipdrift.cli.show import PretrainDisplay, console
     from clipdrift.pretrain import pretrain as work
 
     with PretrainDisplay() as display:
-        scores = work(parsed, out, workers=workers, loaders=loaders, stop_after=stop_after, reporter=display)
+        scores = work(
+            parsed,
+            out,
+            workers=workers,
+            loaders=loaders,
+            stop_after=stop_after,
+            cache=cache,
+            reporter=display,
+        )
     if scores:
         said = ", ".join(f"{k} {v:.1f} %" for k, v in scores.items())
         console.print(f"model in {out}; zero-shot: {said}", soft_wrap=True)
