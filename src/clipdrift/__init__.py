@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clipdrift import formulas
+    from clipdrift.analysis import analyse
     from clipdrift.comparing.compare import compare
     from clipdrift.comparing.measuring import Measurement, measure
     from clipdrift.comparison import Comparison
@@ -34,6 +35,7 @@ __all__ = [
     "Study",
     "Traced",
     "__version__",
+    "analyse",
     "compare",
     "formulas",
     "interpolate",
@@ -57,6 +59,7 @@ _HOMES = {
     "RunConfig": "clipdrift.config",
     "Study": "clipdrift.study",
     "Traced": "clipdrift.model.trace",
+    "analyse": "clipdrift.analysis",
     "compare": "clipdrift.comparing.compare",
     "interpolate": "clipdrift.repair",
     "load": "clipdrift.model.clip",

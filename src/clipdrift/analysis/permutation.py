@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 Kind = Literal["Pearson", "Spearman"]
 EXHAUSTIVE = 9
 """Up to so many values all n! orders are gone through."""
-DRAWS = 9999
+DRAWS = 1999
 MIN_VALUES = 3
 SAME = 1e-10
 """Statistics closer than this count as equal: they differ by rounding, as sums in another order do."""

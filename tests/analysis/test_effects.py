@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from clipdrift.analyse.effects import cohens_d, d_interval, d_z, mann_whitney, paired_t, welch, wilcoxon
-from clipdrift.analyse.permutation import UndeterminedError
-from clipdrift.analyse.rows import Row, holm, table
+from clipdrift.analysis.effects import cohens_d, d_interval, d_z, mann_whitney, paired_t, welch, wilcoxon
+from clipdrift.analysis.permutation import UndeterminedError
+from clipdrift.analysis.rows import Row, holm, table
 
 # R's data set `sleep`: t.test(extra ~ group) gives t = -1.8608, p = 0.07939; paired t = -4.0621, p = 0.002833
 FIRST = np.array([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0])

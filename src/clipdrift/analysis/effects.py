@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
 
-from clipdrift.analyse.permutation import UndeterminedError
+from clipdrift.analysis.permutation import UndeterminedError
 
 Values = Sequence[float] | np.ndarray
 
@@ -100,21 +100,34 @@ def d_interval(d: float, first: int, second: int | None = None, level: float = 0
     """Interval of d (two samples) or d_z (pairs) from the noncentral t (Cumming and Finch 2001).
 
     Exact for normal samples of equal variance. Needs no resampling, so it holds for three seeds as well.
+
+    Raises:
+        UndeterminedError: SciPy's noncentral t overflows, for an enormous d.
     """
     if second is None:
         scale, freedom = math.sqrt(first), first - 1
     else:
         scale, freedom = math.sqrt(first * second / (first + second)), first + second - 2
     t = d * scale
-    reach = 10.0 + 4.0 * abs(t)
+
+    def beyond(nc: float, tail: float) -> float:
+        found = float(stats.nct.cdf(t, freedom, nc)) - tail
+        if not math.isfinite(found):
+            raise UndeterminedError("the noncentral t cannot be computed so far out")
+        return found
 
     def end(tail: float) -> float:
-        return (
-            float(brentq(lambda nc: stats.nct.cdf(t, freedom, nc) - tail, t - reach, t + reach, xtol=1e-8))
-            / scale
-        )
+        # the cdf falls with nc: step outwards until it has passed the tail, no further than needed
+        side, reach = (-1.0 if tail > 0.5 else 1.0), 0.5
+        while side * beyond(t + side * reach, tail) > 0 and reach < 1e4:
+            reach *= 1.3
+        low, high = sorted((t - side * 0.5, t + side * reach))
+        if beyond(low, tail) * beyond(high, tail) > 0:
+            raise UndeterminedError("the noncentral t cannot be computed so far out")
+        return float(brentq(beyond, low, high, args=(tail,), xtol=1e-8)) / scale
 
-    return end((1 + level) / 2), end((1 - level) / 2)
+    with np.errstate(all="ignore"):
+        return end((1 + level) / 2), end((1 - level) / 2)
 
 
 def _two(first: Values, second: Values) -> tuple[np.ndarray, np.ndarray]:

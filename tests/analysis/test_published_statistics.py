@@ -10,8 +10,8 @@ import pytest
 from published_values import published, statistic
 from scipy import stats
 
-from clipdrift.analyse.permutation import correlate
-from clipdrift.analyse.rows import holm
+from clipdrift.analysis.permutation import correlate
+from clipdrift.analysis.rows import holm
 
 RNG = np.random.default_rng(0)
 

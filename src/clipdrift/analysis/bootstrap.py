@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
-from clipdrift.analyse.permutation import Kind, UndeterminedError
+from clipdrift.analysis.permutation import Kind, UndeterminedError
 
 Statistic = Callable[[np.ndarray], np.ndarray]
-RESAMPLES = 2000
+RESAMPLES = 1000
 MIN_UNITS = 4
 """With fewer units there are too few different resamples for an interval that means anything."""
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from clipdrift.analyse.bootstrap import correlation_of, d_of, interval, mean_of
-from clipdrift.analyse.effects import cohens_d
-from clipdrift.analyse.permutation import UndeterminedError, correlate
+from clipdrift.analysis.bootstrap import correlation_of, d_of, interval, mean_of
+from clipdrift.analysis.effects import cohens_d
+from clipdrift.analysis.permutation import UndeterminedError, correlate
 
 
 def rng() -> np.random.Generator:

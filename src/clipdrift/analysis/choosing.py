@@ -1,0 +1,81 @@
+"""Choosing a run without transfer labels: what each signal picks and what that costs; the Pareto set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clipdrift.analysis.rows import Row
+from clipdrift.analysis.runs import RISES_WITH_LOSS, accuracy, retentions
+
+MARGIN = 1.0
+"""Runs within so many points of the best validation accuracy are chosen among."""
+
+
+def choosing(runs: pd.DataFrame, rng: np.random.Generator) -> Iterator[Row]:
+    """By target and backbone: regret in points of retention of every signal's pick, and the Pareto set."""
+    del rng
+    judge = "validation_accuracy" if "validation_accuracy" in runs else accuracy(runs)
+    if not retentions(runs) or judge not in runs:
+        note = "the table needs a retention and validation_accuracy"
+        yield Row("choosing", "all", "regret", "run", "0", "none", note=note)
+        return
+    note = "chosen by test accuracy: optimistic" if judge == "accuracy" else ""
+    for kept in retentions(runs):
+        for (target, backbone), here in runs.groupby(["target", "backbone"], sort=False):
+            group = f"{target} {backbone}".strip()
+            whole = here.dropna(subset=[kept, judge])
+            if len(whole) < 2:
+                why = f"{len(whole)} run{'s' if len(whole) != 1 else ''}; 2 are needed"
+                yield Row("choosing", group, f"regret in {kept}", "run", str(len(whole)), "none", note=why)
+                continue
+            yield from _regrets(group, whole, kept, judge, note)
+            yield from _front(group, whole, kept, accuracy(whole))
+
+
+def _regrets(group: str, runs: pd.DataFrame, kept: str, judge: str, note: str) -> Iterator[Row]:
+    """Oracle's retention minus that of the pick; as effect, what a pick at random loses on average."""
+    near = runs[runs[judge] >= runs[judge].max() - MARGIN]
+    oracle, random = float(near[kept].max()), float(near[kept].max() - near[kept].mean())
+    signs = {judge: -1} | RISES_WITH_LOSS
+    for signal, sign in signs.items():
+        name = f"regret in {kept} of the pick by {signal}"
+        row: dict[str, Any] = {"unit": "run", "n": str(len(near)), "test": "description"}
+        known = near.dropna(subset=[signal]) if signal in near else near.iloc[:0]
+        if len(near) < 2:
+            why = f"one run within {MARGIN:g} points of the best: nothing to choose"
+        elif known.empty:
+            why = f"the table has no {signal}"
+        elif len(known) < len(near):
+            why = f"{len(near) - len(known)} of the runs to choose from have no {signal}"
+        else:
+            pick = known.loc[(sign * known[signal]).idxmin()]
+            said = "; ".join(filter(None, [f"picks {pick['run']}", note]))
+            value = oracle - float(pick[kept])
+            yield Row(
+                "choosing", group, name, **row, value=value, effect=random, effect_name="regret at random",
+                note=said,
+            )  # fmt: skip
+            continue
+        yield Row("choosing", group, name, **row, note=why)
+
+
+def _front(group: str, runs: pd.DataFrame, kept: str, gained: str) -> Iterator[Row]:
+    whole = runs.dropna(subset=[gained, kept])
+    chosen = pareto(whole[gained].to_numpy(dtype=float), whole[kept].to_numpy(dtype=float))
+    for _, run in whole[chosen].sort_values(gained).iterrows():
+        yield Row(
+            "choosing", group, f"{kept} on the Pareto set of {gained} and {kept}", "run", str(len(whole)),
+            "description", value=float(run[kept]), effect=float(run[gained]), effect_name=gained,
+            note=f"run {run['run']}",
+        )  # fmt: skip
+
+
+def pareto(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Which of n pairs no other pair beats: at least as high in both and higher in one. Twins both stay."""
+    a, b = first[:, None], second[:, None]
+    beaten = (first >= a) & (second >= b) & ((first > a) | (second > b))
+    return np.asarray(~beaten.any(axis=1))

@@ -1,0 +1,74 @@
+"""A mixed model of drift on log rate by method, as a cross-check of the simple tests."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from clipdrift.analysis.rows import Row
+
+MIN_GROUPS = 3
+
+
+def mixed(runs: pd.DataFrame, signal: str) -> Iterator[Row]:
+    """``signal ~ log10 rate x method + target`` with a random intercept for each seed of each target.
+
+    Targets are fixed effects: there are too few of them to estimate a variance. Fitted by REML; intervals and
+    p-values are Wald's. Rows are of the question ``rate``, their family is that of this model.
+    """
+    plain = runs[runs["penalty"].isna()] if "penalty" in runs else runs
+    known = plain.dropna(subset=["log_rate", signal])
+    groups = known["target"].astype(str) + " " + known["seed"].astype(str)
+    unit = "run"
+    size = f"{len(known)} in {groups.nunique()} groups"
+    about = f"mixed model of {signal}"
+    row = Row("rate", "all", about, unit, size, "mixed model, Wald z", family=f"rate, {about}")
+
+    def without(why: str) -> Row:
+        return Row(**{**row.__dict__, "note": why})
+
+    if groups.nunique() < MIN_GROUPS:
+        yield without(f"{groups.nunique()} seeds of targets; {MIN_GROUPS} are needed")
+        return
+    design = pd.DataFrame({"intercept": 1.0, "log_rate": known["log_rate"] - known["log_rate"].mean()})
+    for method in sorted(known["method"].astype(str).unique())[1:]:
+        chosen = (known["method"] == method).astype(float)
+        design[method], design[f"log_rate x {method}"] = chosen, chosen * design["log_rate"]
+    for target in sorted(known["target"].astype(str).unique())[1:]:
+        design[f"target {target}"] = (known["target"] == target).astype(float)
+    values = known[signal].to_numpy(dtype=float)
+    if np.linalg.matrix_rank(design.to_numpy()) < design.shape[1] or len(known) <= design.shape[1] + 1:
+        yield without("missing cells: rates, methods and targets cannot be told apart")
+        return
+    fitted, *_ = np.linalg.lstsq(design.to_numpy(), values, rcond=None)
+    residual = values - design.to_numpy() @ fitted
+    if float(np.std(residual)) <= 1e-9 * max(1e-12, float(np.std(values))):
+        yield without("no variance that rate, method and target leave")
+        return
+    from statsmodels.regression.mixed_linear_model import MixedLM  # half a second: only when it is asked for
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            result = MixedLM(values, design, groups=groups.to_numpy()).fit(reml=True)
+        except (np.linalg.LinAlgError, ValueError) as error:
+            yield without(f"the model cannot be fitted: {error}")
+            return
+    variance = float(np.asarray(result.cov_re).item())
+    notes = [f"variance between groups {variance:.4g}"]
+    if not result.converged:
+        notes.append("did not converge")
+    elif said:
+        notes.append("variance between groups at its bound")
+    ends = result.conf_int()
+    for name in [c for c in design if c != "intercept" and not c.startswith("target ")]:
+        numbers = {"value": float(result.fe_params[name]), "p": float(result.pvalues[name])}
+        numbers |= {"low": float(ends.loc[name].iloc[0]), "high": float(ends.loc[name].iloc[1])}
+        if not np.isfinite([*numbers.values()]).all():
+            yield Row(**{**row.__dict__, "statistic": f"{about}: {name}", "note": "singular fit"})
+            continue
+        text = {"statistic": f"{about}: {name}", "interval": "Wald", "note": "; ".join(notes)}
+        yield Row(**{**row.__dict__, **numbers, **text})
