@@ -15,28 +15,15 @@ from PIL import Image
 
 from clipdrift.data.worlds import WORLDS
 from clipdrift.demo import PANELS, STUDY, Demo, last_block_attention, run_demo
-from clipdrift.engines.jobs import Job, Outcome
+from clipdrift.engines.jobs import Unwatched
 from clipdrift.frame import cells_frame
 from clipdrift.model.clip import load
 from clipdrift.record import Record
-from clipdrift.reporter import Reporter, Silent
+from clipdrift.reporter import Silent
 from clipdrift.stage import prepare
 from clipdrift.store import Store
 from clipdrift.studied import read_manifest
 from clipdrift.study import Study, load_study
-
-
-class Nobody:
-    """Watches nothing."""
-
-    def plan(self, jobs: tuple[Job, ...]) -> None:
-        pass
-
-    def begins(self, job: Job) -> Reporter:
-        return Silent()
-
-    def ends(self, job: Job, outcome: Outcome) -> None:
-        pass
 
 
 def small() -> Study:
@@ -72,7 +59,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Itera
     out = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch)
-        yield out, run_demo(out, shared_cache, "cpu", Nobody(), small())
+        yield out, run_demo(out, shared_cache, "cpu", Unwatched(), small())
 
 
 def test_the_demo_leaves_records_pictures_and_a_page(shown: tuple[Path, Demo]) -> None:
@@ -172,7 +159,7 @@ def test_the_demo_takes_finished_runs_as_they_are(shown: tuple[Path, Demo], shar
     """Called again it only draws."""
     out, demo = shown
     before = {f.path: (f.path / "record.json").stat().st_mtime_ns for f in Store(out).runs()}
-    again = run_demo(out, shared_cache, "cpu", Nobody(), small())
+    again = run_demo(out, shared_cache, "cpu", Unwatched(), small())
     assert all(outcome.known for outcome in again.outcomes)
     pd.testing.assert_frame_equal(again.runs, demo.runs)
     assert before == {f.path: (f.path / "record.json").stat().st_mtime_ns for f in Store(out).runs()}
@@ -189,7 +176,7 @@ def retention(record: Record) -> float:
 @pytest.mark.timeout(1800)
 def test_the_demo_shows_what_it_claims(tmp_path: Path) -> None:
     """From no effect to destruction: and at the same rate LoRA keeps more than full fine-tuning."""
-    demo = run_demo(tmp_path, tmp_path / "cache", "cpu", Nobody())
+    demo = run_demo(tmp_path, tmp_path / "cache", "cpu", Unwatched())
     assert [outcome.ending for outcome in demo.outcomes] == ["done"] * 16
     cells = cells_frame(demo.runs).set_index(["method", "learning_rate"])
     kept, cka = cells["retention_objects-100"], cells["cka"]

@@ -10,7 +10,7 @@ import typer
 
 from clipdrift import __version__
 from clipdrift.cli.comparing import compare
-from clipdrift.cli.options import Cache, Checkpoints, Device, Out, Sets, SkipBad
+from clipdrift.cli.options import Cache, Checkpoints, Device, Out, Sets, SkipBad, Track
 from clipdrift.cli.repairing import interpolate, rewind, soften
 from clipdrift.cli.studying import study
 from clipdrift.errors import ClipdriftError, Interrupted
@@ -60,6 +60,7 @@ def train(
     keep_checkpoint: Annotated[
         bool, typer.Option("--keep-checkpoint", help="Leave the last checkpoint beside the record.")
     ] = False,
+    track: Track = None,
     show: Annotated[
         bool, typer.Option("--show-config", help="Print the whole configuration and stop.")
     ] = False,
@@ -104,6 +105,7 @@ def train(
             keep_checkpoint=keep_checkpoint,
             auto_batch=auto_batch,
             rhythm=Rhythm(seconds=checkpoint_every),
+            track=track or (),
         )
     console.print(run_table(record, folder.path), soft_wrap=True)  # a path is one line, however long
     if record.status != "done":
