@@ -59,7 +59,7 @@ class _TensorBoard:
 
 @dataclass(eq=False)
 class _Wandb:
-    """A run of the same key, gone on with where the run goes on. WANDB_PROJECT, WANDB_MODE and others hold."""
+    """A run of the same key, gone on with where the run goes on. WANDB_PROJECT, WANDB_MODE ... hold."""
 
     config: RunConfig
     folder: Path
