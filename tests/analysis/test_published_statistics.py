@@ -10,10 +10,11 @@ import pytest
 from published_values import published, statistic
 from scipy import stats
 
+from clipdrift.analysis.draws import Draws
 from clipdrift.analysis.permutation import correlate
 from clipdrift.analysis.rows import holm
 
-RNG = np.random.default_rng(0)
+DRAWS = Draws(np.random.default_rng(0), orders=200)
 
 
 @pytest.mark.parametrize(("kind", "name"), [("Pearson", "rate_pearson"), ("Spearman", "rate_spearman")])
@@ -21,7 +22,7 @@ def test_rate_and_drift(kind: str, name: str) -> None:
     """Five rates: value and exact p as published."""
     runs = published("exploratory_runs").set_index("id")
     runs = runs.loc[["A1-1e-6", "A1-5e-6", "E2", "A1-5e-5", "A1-1e-4"]]
-    found = correlate(np.log10(runs.learning_rate), runs.entropy_drift, kind, rng=RNG)
+    found = correlate(np.log10(runs.learning_rate), runs.entropy_drift, kind, draws=DRAWS)
     assert found.value == pytest.approx(statistic(name).value, abs=5e-4)
     assert found.p == pytest.approx(statistic(name).p, abs=5e-5)
     assert found.method == "exact permutation"
@@ -61,7 +62,7 @@ def test_grid_correlations(target: str, column: str, name: str) -> None:
     """Published over 40 runs, found over their 8 cell means to 0.01."""
     cells = published("matched_grid_cells")
     cells = cells[cells.dataset == target]
-    found = correlate(cells.entropy_drift, cells[column], rng=RNG)
+    found = correlate(cells.entropy_drift, cells[column], draws=DRAWS)
     assert round(found.value, 2) == pytest.approx(statistic(f"grid_{target}_{name}").value, abs=0.0101)
 
 
@@ -136,7 +137,7 @@ def test_correlations_between_measures_do_not_follow(
 ) -> None:
     """What the published table of 21 runs gives is not what is printed."""
     runs = _exploratory()
-    found = correlate(runs[first], runs[second], rng=RNG, draws=200)
+    found = correlate(runs[first], runs[second], draws=DRAWS)
     assert found.value == pytest.approx(follows, abs=1e-3)
     assert abs(found.value - statistic(name).value) > 0.02
 
@@ -145,7 +146,7 @@ def test_head_diversity_hangs_on_two_runs() -> None:
     """Without the two highest rates its correlation with entropy changes sign."""
     runs = _exploratory()
     runs = runs[~runs.id.isin(["A1-5e-5", "A1-1e-4"])]
-    assert 0.5 < correlate(runs.entropy_drift, runs.head_diversity_drift, rng=RNG, draws=200).value < 0.7
+    assert 0.5 < correlate(runs.entropy_drift, runs.head_diversity_drift, draws=DRAWS).value < 0.7
 
 
 def test_mean_cka_without_the_encoder_input() -> None:

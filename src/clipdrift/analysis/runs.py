@@ -72,6 +72,8 @@ def prepared(frame: pd.DataFrame) -> pd.DataFrame:
     new["log_rate"] = np.log10(runs["learning_rate"].where(runs["learning_rate"] > 0))
     for name in [c for c in runs if c in ("cka", "epoch1_cka", "last_cka")]:
         new[f"{name.removesuffix('cka')}representation_drift"] = 1 - pd.to_numeric(runs[name])
+    texts = [name for name in runs if isinstance(runs[name].dtype, pd.StringDtype)]
+    runs[texts] = runs[texts].astype(object)  # Arrow's texts are slow to take apart, a thousand times
     runs = pd.concat([runs.drop(columns=[c for c in new if c in runs]), pd.DataFrame(new)], axis=1)
     runs.attrs = {"left_out": left_out}
     return runs
@@ -83,22 +85,24 @@ def _sortable(column: pd.Series) -> pd.Series:
 
 def _joined(runs: pd.DataFrame, names: list[str], by: str = " | ") -> pd.Series:
     """The columns' values in words, joined."""
-    out = pd.Series("", runs.index, dtype=object)
-    for i, name in enumerate(names):
-        out = out + (by if i else "") + runs[name].map(str)
-    return out
+    rows = zip(*(runs[name].map(str) for name in names), strict=True)
+    return pd.Series([by.join(row) for row in rows], runs.index, dtype=object)
 
 
 def _variants(runs: pd.DataFrame) -> list[str]:
-    """Method and options in words; an option that all runs of a method on a target share is left out."""
+    """Method and options in words; an option that all runs of a method on a target share is left out.
+
+    A penalty is always named.
+    """
     options = [name for name in OPTIONS if name in runs]
     words = {name: runs[name].map(_word) for name in options}
     place = _joined(runs, ["target", "backbone", "method"])
-    telling = [name for name in options if words[name].groupby(place).nunique().max() > 1]
-    out = runs["method"].map(str)
-    for name in telling:
-        out = out + words[name].map(lambda word, name=name: f" {name}={word}" if word else "")
-    return list(out)
+    telling = [n for n in options if n == "penalty" or words[n].groupby(place).nunique().max() > 1]
+    named = [
+        runs["method"].map(str),
+        *(words[n].map(lambda w, n=n: f"{n}={w}" if w else "") for n in telling),
+    ]
+    return [" ".join(filter(None, row)) for row in zip(*named, strict=True)]
 
 
 def _word(value: object) -> str:
