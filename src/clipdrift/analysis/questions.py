@@ -104,7 +104,11 @@ def analyse(
 
 
 def _asked(name: str, tables: Tables, rng: np.random.Generator | None) -> Iterator[Row]:
-    yield from ASKED[name](tables, Draws(np.random.default_rng(0) if rng is None else rng))
+    rows = list(ASKED[name](tables, Draws(np.random.default_rng(0) if rng is None else rng)))
+    yield from rows
+    if not rows:
+        why = "no finished run" if tables.runs.empty else "no run has what is needed"
+        yield Row(name, "all", name, "run", "0", "none", note=why)
     if left_out := tables.runs.attrs["left_out"]:
         why = ", ".join(f"{count} {status}" for status, count in left_out.items())
         total = sum(left_out.values())
