@@ -1,4 +1,4 @@
-"""All tables of a study, each made when it is first asked for and once: what figures, pages and reports take."""
+"""All tables of a study, each made when first asked for and once: what figures, pages and reports take."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class Tables:
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        """One row per cell, as :func:`clipdrift.frame.cells_frame` has it; empty for a table without cells."""
+        """One row per cell, as :func:`clipdrift.frame.cells_frame` has it; empty where runs have no cell."""
         return cells_frame(self._frame) if "cell" in self._frame else pd.DataFrame()
 
     @cached_property

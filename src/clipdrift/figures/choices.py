@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from clipdrift.figures.look import GREY, INK, Canvas, label, method_key, note, rate_key, short
+from clipdrift.figures.by_method import by_method
+from clipdrift.figures.look import GREY, INK, Canvas, method_key, note
 from clipdrift.figures.relations import scatter
-from clipdrift.figures.seeds import band_text, by_rate, lost_text, zero
-from clipdrift.figures.source import (
-    NotDrawnError,
-    Source,
-    done,
-    in_order,
-    joined,
-    places,
-    plain,
-    rates,
-    retentions,
-)
+from clipdrift.figures.seeds import lost_text
+from clipdrift.figures.source import NotDrawnError, Source, done, in_order, joined, places, rates, retentions
+from clipdrift.figures.words import label, short
 
 
 def frontier(tables: Source, canvas: Canvas) -> Figure:
@@ -44,7 +37,7 @@ def frontier(tables: Source, canvas: Canvas) -> Figure:
     method_key(figure, in_order(runs["method"]), ring)
     counts = ", ".join(f"{place} {len(part)}" for place, part in places(runs))
     note(
-        figure, f"A point for each run (n: {counts}), the darker the higher its rate. Up and right is better.",
+        figure, f"A point for each run (n: {counts}), darker at higher rates. Up and right is better.",
         lost_text(tables.ends, tables.runs),
     )  # fmt: skip
     return figure
@@ -55,7 +48,7 @@ def _front(axis: Axes, runs: pd.DataFrame, rows: pd.DataFrame, kept: str, gained
     notes = {f"run {run}" for run in runs["run"]}
     found = rows[(rows["statistic"] == said) & rows["note"].isin(notes)].sort_values("value")
     axis.step(found["value"], found["effect"], where="pre", color=INK, linewidth=0.8, zorder=2)
-    ring = {"facecolor": "none", "edgecolor": INK, "linewidth": 0.8, "s": 34, "zorder": 4}
+    ring: dict[str, Any] = {"facecolor": "none", "edgecolor": INK, "linewidth": 0.8, "s": 34, "zorder": 4}
     axis.scatter(found["value"], found["effect"], **ring)
 
 
@@ -68,21 +61,18 @@ def choosing(tables: Source, canvas: Canvas) -> Figure:
     kept = list(dict.fromkeys(s.removeprefix("regret in ").partition(" of ")[0] for s in rows["statistic"]))
     groups = list(dict.fromkeys(rows["group"]))
     signals = list(dict.fromkeys(s.rpartition(" by ")[2] for s in rows["statistic"]))
+    high = 0.5 + 0.19 * len(signals)
     figure, axes = canvas.grid(
-        len(kept),
-        len(groups),
-        width=2.6,
-        height=0.5 + 0.19 * len(signals),
-        extra=0.35,
-        sharey="all",
-        sharex="row",
+        len(kept), len(groups), width=2.6, height=high, extra=0.35, sharey="all", sharex="row"
     )
     for axis_row, column in zip(axes, kept, strict=True):
         for axis, group in zip(axis_row, groups, strict=True):
             here = rows[(rows["group"] == group) & rows["statistic"].str.startswith(f"regret in {column} ")]
             at = [signals.index(s.rpartition(" by ")[2]) for s in here["statistic"]]
             axis.barh(at, here["value"], color="#8C8C8C", height=0.62, zorder=2)
-            axis.scatter(here["value"], at, marker="|", s=40, color=INK, linewidth=1.2, zorder=3)
+            for value, place in zip(here["value"], at, strict=True):
+                shift: dict[str, Any] = {"xytext": (2.5, 0), "textcoords": "offset points", "va": "center"}
+                axis.annotate(f"{value:.1f}", (value, place), fontsize=6.2, **shift)
             if len(here):
                 axis.axvline(here["effect"].iloc[0], color=INK, linewidth=0.9, linestyle="--", zorder=1)
                 axis.set_title(f"{_place(tables.runs, group)}, n = {here['n'].iloc[0]} runs")
@@ -94,10 +84,7 @@ def choosing(tables: Source, canvas: Canvas) -> Figure:
             axis.grid(axis="x")
     key = Line2D([], [], color=INK, linewidth=0.9, linestyle="--", label="a random pick, on average")
     figure.legend(handles=[key], loc="outside upper left")
-    note(
-        figure,
-        "Chosen among the runs within one point of the best validation accuracy; 0: as good as the best.",
-    )
+    note(figure, "Chosen among runs within a point of the best validation accuracy; 0: as good as any.")
     return figure
 
 
@@ -114,24 +101,7 @@ def interpolation(tables: Source, canvas: Canvas) -> Figure:
     if tables.paths.empty:
         raise NotDrawnError("no interpolation between backbone and adapted models in these tables")
     points = joined(tables, tables.paths, "alpha", of="interpolation")
-    columns = [c for c in points if c == "accuracy" or str(c).startswith("retention_")]
-    names, methods, found = in_order(points["place"]), in_order(points["method"]), rates(points)
-    figure, axes = canvas.grid(
-        len(names) * len(columns), len(methods), height=1.5, sharex="all", sharey="row"
-    )
-    rows = iter(axes)
-    for place, part in places(points):
-        for column in columns:
-            row = next(rows)
-            for axis, method in zip(row, methods, strict=True):
-                by_rate(axis, part[part["method"] == method], "alpha", str(column), method, found)
-                if str(column).startswith("retention_"):
-                    zero(axis, 100)
-                axis.set_title(f"{place}, {method}")
-            row[0].set_ylabel(label(str(column)))
-    for axis in axes[-1]:
-        axis.set_xlabel("alpha (0 backbone, 1 adapted)")
-        axis.set_xticks(np.linspace(0, 1, 5), ["0", ".25", ".5", ".75", "1"])
-    rate_key(figure, found)
-    note(figure, band_text(points), lost_text(tables.ends, plain(tables)))
+    columns = [str(c) for c in points if c == "accuracy" or str(c).startswith("retention_")]
+    figure = by_method(tables, canvas, points, "alpha", columns, "alpha (0 backbone, 1 adapted)")
+    figure.axes[0].set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
     return figure

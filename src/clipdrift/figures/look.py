@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 import zlib
 from collections.abc import Iterable, Sequence
@@ -15,9 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from clipdrift.listing import MEASURES
+from clipdrift.figures.words import rate_text
 
 PAGE = 7.0
 """Inches: the width of a paper's two columns."""
@@ -110,9 +112,8 @@ def look(method: str) -> Look:
 def shade(colour: str, level: float) -> tuple[float, float, float]:
     """A colour from light (level 0) over itself (0.6) to darker (1); for things in an order."""
     rgb = np.asarray(to_rgb(colour))
-    mixed = (
-        rgb + (1 - rgb) * 0.68 * (1 - level / 0.6) if level < 0.6 else rgb * (1 - 0.55 * (level - 0.6) / 0.4)
-    )
+    lighter, darker = 0.68 * max(0.0, 1 - level / 0.6), 0.55 * max(0.0, (level - 0.6) / 0.4)
+    mixed = (rgb + (1 - rgb) * lighter) * (1 - darker)
     return (float(mixed[0]), float(mixed[1]), float(mixed[2]))
 
 
@@ -164,91 +165,48 @@ class Canvas:
         return figure, figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
 
 
-_SHORT = {
-    "entropy": "entropy",
-    "normalised_entropy": "normalised entropy",
-    "erf95": "ERF 95",
-    "gini": "Gini",
-    "head_diversity": "head diversity",
-    "head_diversity_of_mean": "head diversity of mean",
-    "cls_self": "CLS to itself",
-    "sink_share": "sink share",
-    "sink_patches": "sink patches",
-    "rollout_entropy": "rollout entropy",
-    "rollout_erf95": "rollout ERF 95",
-    "rollout_gini": "rollout Gini",
-    "patch_entropy": "patch entropy",
-    "cka": "CKA",
-    "embedding_drift": "embedding drift",
-    "weight_drift": "weight drift",
-    "representation_drift": "1 − CKA",
-    "zero_shot_agreement": "zero-shot agreement",
-    "zero_shot_kl": "zero-shot KL",
-}
-_LABELS = {
-    "accuracy": "test accuracy, %",
-    "validation_accuracy": "validation accuracy, %",
-    "train_accuracy": "training accuracy, %",
-    "cka": "CKA with backbone (1: same)",
-    "embedding_drift": "embedding drift (1 − cosine)",
-    "weight_drift": "weight drift (share of norm)",
-    "representation_drift": "1 − CKA (0: same)",
-    "learning_rate": "learning rate",
-}
-
-
-def short(column: str) -> str:
-    """A column for ticks: without unit."""
-    for prefix, said in (("epoch1_", ", epoch 1"), ("last_", ", last epoch")):
-        if column.startswith(prefix):
-            return short(column.removeprefix(prefix)) + said
-    if column in _SHORT:
-        return _SHORT[column]
-    if column.startswith(("retention_", "zero_shot_")):
-        return column.removeprefix("zero_shot_").replace("retention_", "retention ")
-    base = column.removesuffix("_drift")
-    return _SHORT.get(base, base.replace("_", " "))
-
-
-def label(column: str, blocks: bool = False) -> str:
-    """A column for an axis: with its unit.
-
-    Args:
-        blocks: it is a measure's value, not its drift.
-    """
-    if column in _LABELS:
-        return _LABELS[column]
-    if column.startswith("retention_"):
-        return f"retention {column.removeprefix('retention_')}, %"
-    if column.startswith("zero_shot_"):
-        return f"zero-shot {column.removeprefix('zero_shot_')}, %"
-    if column.endswith("_drift") and not blocks:
-        return f"{short(column)} drift, %"
-    unit = MEASURES[column].unit if column in MEASURES else ""
-    return f"{short(column)}, {unit}" if unit else f"{short(column)} (0 to 1)"
-
-
-def rate_text(rate: float) -> str:
-    """``1e-5``, not ``1e-05``."""
-    mantissa, _, power = f"{rate:.3g}".partition("e")
-    if power:
-        return f"{mantissa}e{int(power)}"
-    exact = f"{rate:.2e}".partition("e")
-    return f"{float(exact[0]):g}e{int(exact[2])}" if rate < 0.1 else mantissa
-
-
 def rate_axis(axis: Axes, values: Iterable[float], label: bool = True) -> None:
     """A logarithmic axis with a tick at each rate."""
     ticks = sorted(set(values))
     axis.set_xscale("log")
     axis.minorticks_off()
-    span = np.log10(ticks[-1] / ticks[0]) if len(ticks) > 1 else 0.0
-    shown = [t for i, t in enumerate(ticks) if i == 0 or np.log10(t / ticks[i - 1]) > span / 12]
-    axis.set_xticks(shown, [rate_text(t) for t in shown], rotation=0 if len(shown) < 5 else 30)
-    pad = 10 ** max(0.07 * span, 0.12)
-    axis.set_xlim(ticks[0] / pad, ticks[-1] * pad)
+    span = float(np.log10(ticks[-1] / ticks[0]))
+    pad = max(0.07 * span, 0.12)
+    apart = min([float(np.log10(b / a)) for a, b in itertools.pairwise(ticks)], default=1.0)
+    inches = apart / (span + 2 * pad) * panel_width(axis)
+    axis.set_xticks(ticks, [rate_text(t) for t in ticks])
+    if inches < 0.36:  # the labels of two neighbours would touch
+        axis.tick_params(axis="x", labelrotation=90 if inches < 0.16 else 45)
+    axis.set_xlim(ticks[0] / 10**pad, ticks[-1] * 10**pad)
     if label:
         axis.set_xlabel("learning rate")
+
+
+def panel_width(axis: Axes) -> float:
+    """About how many inches wide the panel will be."""
+    place, figure = axis.get_subplotspec(), axis.get_figure(root=True)
+    columns = place.get_gridspec().ncols if place is not None else 1
+    return 0.8 * float(figure.get_figwidth()) / columns if figure is not None else 1.5
+
+
+def few_ticks(axis: Axes, x: int | None = None, y: int | None = 5) -> None:
+    """At most so many steps on linear axes, so that labels keep apart in small panels."""
+    for part, count in ((axis.xaxis, x), (axis.yaxis, y)):
+        if count is not None:
+            part.set_major_locator(MaxNLocator(count))
+
+
+def tidy(axes: NDArray[Any], xlabel: str) -> None:
+    """Panels without data vanish; the lowest panel that is left in each column has the label of x."""
+    for column in axes.T:
+        used = [axis for axis in column if axis.has_data()]
+        for axis in column:
+            if axis not in used:
+                axis.set_axis_off()
+                axis.set_title("")
+        if used:
+            used[-1].set_xlabel(xlabel)
+            used[-1].tick_params(labelbottom=True)
 
 
 def method_key(figure: Figure, methods: Sequence[str], *more: Line2D) -> None:
@@ -281,14 +239,17 @@ def _above(figure: Figure, handles: list[Line2D]) -> None:
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, columnspacing=1.4)
 
 
+DOTS = "Dots: an increase (for reading in grey)."
+
+
+def dots(axis: Axes, values: NDArray[Any], most: float) -> None:
+    """Mark the cells of a heat map that rose by more than a twentieth of the scale: hue is lost in grey."""
+    rows, columns = np.nonzero(np.nan_to_num(values) > 0.05 * most)
+    axis.plot(columns + 1, rows + 1, ".", color=INK, markersize=1.3, markeredgewidth=0)
+
+
 def note(figure: Figure, *sentences: str) -> None:
     """How to read the figure, in small letters below it."""
     text = " ".join(s for s in sentences if s)
     lines = textwrap.wrap(text, max(30, int(figure.get_figwidth() * 20.5)))
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.2, color=GREY)
-
-
-def numbers(sizes: Iterable[int]) -> str:
-    """``n = 5``, or ``n = 3 to 5`` where cells differ."""
-    found = sorted(set(int(s) for s in sizes))
-    return f"n = {found[0]}" if len(found) == 1 else f"n = {found[0]} to {found[-1]}" if found else "n = 0"

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clipdrift.figures.look import Canvas, label, look, note, rate_text
-from clipdrift.figures.seeds import in_categories
+from clipdrift.figures.look import GREY, Canvas, few_ticks, look, note
+from clipdrift.figures.seeds import in_categories, lost_text
 from clipdrift.figures.source import NotDrawnError, Source, done, retentions
+from clipdrift.figures.words import label, rate_text
 
 SAME = ("place", "method", "learning_rate")
 FREE = ("rank", "matrices", "frozen_blocks", "tuned_blocks", "weight_decay", "penalty", "penalty_weight")
@@ -51,29 +53,36 @@ def _panels(
             if panel is not row[0]:
                 panel.set_yticklabels([])
             panel.grid(axis="y", visible=False)
+            few_ticks(panel, x=4, y=None)
         row[0].set_title(title)
         row[0].set_ylabel(axis)
     for panel, column in zip(axes[-1], columns, strict=True):
         panel.set_xlabel(label(column))
     sizes = sorted({len(part) for _, parts in named for part in parts.values()})
     count = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    note(figure, f"Small: seeds (n = {count}); filled: mean; bars: ± 1 sd. Dotted: mean of the first row.")
+    note(
+        figure, f"Small: seeds (n = {count}); filled: mean; bars: ± 1 sd.",
+        "Dotted: mean of the method as such." if tables.runs["plain"].any() else "",
+        lost_text(tables.ends, tables.runs),
+    )  # fmt: skip
     return figure
 
 
-def _standard(panel: object, parts: dict[str, pd.DataFrame], column: str) -> None:
-    first = next(iter(parts.values()))[column].mean()
-    panel.axvline(first, color="#6E6E6E", linewidth=0.7, linestyle=(0, (1, 1.5)), zorder=1)  # type: ignore[attr-defined]
+def _standard(panel: Axes, parts: dict[str, pd.DataFrame], column: str) -> None:
+    """A dotted line at the mean of the runs whose options are the usual ones."""
+    usual = pd.concat(parts.values()).query("plain")[column].mean()
+    if pd.notna(usual):
+        panel.axvline(usual, color=GREY, linewidth=0.7, linestyle=(0, (1, 1.5)), zorder=1)
 
 
 def _named(
     part: pd.DataFrame, free: tuple[str, ...], name: Callable[[pd.Series], str]
 ) -> dict[str, pd.DataFrame]:
-    """Runs by the option's name, in the option's order, no option first."""
+    """Runs by the option's name, in the option's order (words by their length), no option first."""
     order = [c for c in free if c in part]
-    kept = part.sort_values(
-        order, na_position="first", key=lambda c: c if c.dtype != object else c.map(str, na_action="ignore")
-    )
+    texts = {c for c in order if not pd.api.types.is_numeric_dtype(part[c])}
+    keys = pd.DataFrame({c: part[c].str.len() if c in texts - {"penalty"} else part[c] for c in order})
+    kept = part.loc[keys.sort_values(order, na_position="first", kind="stable").index]
     names = kept.apply(name, axis=1)
     return {str(k): kept[names == k] for k in dict.fromkeys(names)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from clipdrift.figures.look import INK, Canvas, label, look, method_key, note, rate_text
+from clipdrift.figures.look import INK, Canvas, Look, look, method_key, note
 from clipdrift.figures.seeds import bars, lost_text, over_rates, seeds_text, spread, zero
 from clipdrift.figures.source import (
     NotDrawnError,
@@ -23,6 +24,7 @@ from clipdrift.figures.source import (
     rates,
     retentions,
 )
+from clipdrift.figures.words import label, rate_text
 
 ATTENTION = ("entropy_drift", "erf95_drift", "gini_drift", "head_diversity_drift")
 _HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "oo")
@@ -38,20 +40,20 @@ def rate_panels(
             marked by a cross at their rate.
     """
     names = in_order(runs["place"])
-    figure, axes = canvas.grid(len(names), len(columns), sharex="col")
+    figure, axes = canvas.grid(len(names), len(columns))
     for row, (place, part) in zip(axes, places(runs), strict=True):
         for axis, column in zip(row, columns, strict=True):
-            over_rates(axis, part, column, xlabel=row is axes[-1])
+            over_rates(axis, part, column, xlabel=axis in axes[-1])
             reference(axis, part, column)
             axis.set_ylabel(label(column))
         row[0].set_title(place)
     method_key(figure, in_order(runs["method"]))
-    note(figure, seeds_text(runs[runs["status"] == "done"]), lost_text(ends or {}, runs))
+    note(figure, seeds_text(runs[runs["status"] == "done"]), lost_text(ends or {}, runs, crosses=True))
     return figure
 
 
 def reference(axis: Axes, runs: pd.DataFrame, column: str) -> None:
-    """The backbone's own value, where it is no more than a little off the runs' range."""
+    """The line of no change from the backbone."""
     if column.startswith("zero_shot_"):
         zero(axis, float(runs[f"backbone_{column}"].iloc[0]))
     elif column.startswith("retention_"):
@@ -99,9 +101,8 @@ def zero_shot(tables: Source, canvas: Canvas) -> Figure:
     for axis_row, column in zip(axes, columns, strict=True):
         for axis, (place, part) in zip(axis_row, places(runs), strict=True):
             _bars(axis, part, column, methods)
-            axis.axhline(
-                part[f"backbone_{column}"].dropna().iloc[0], color=INK, linewidth=0.9, linestyle="--"
-            )
+            before = float(part[f"backbone_{column}"].dropna().iloc[0])
+            axis.axhline(before, color=INK, linewidth=0.9, linestyle="--")
             axis.set_title(place)
         axis_row[0].set_ylabel(label(column))
     for axis in axes[-1]:
@@ -124,9 +125,10 @@ def _bars(axis: Axes, runs: pd.DataFrame, column: str, methods: list[str]) -> No
         part, how = runs[runs["method"] == method].dropna(subset=[column]), look(method)
         table = spread(part, "learning_rate", column)
         x = np.array([found.index(float(r)) for r in table.index]) + (place - (len(methods) - 1) / 2) * width
-        hatch = {"hatch": _HATCHES[place % len(_HATCHES)], "edgecolor": "white", "linewidth": 0}
-        axis.bar(x, table["mean"], width * 0.92, color=how.colour, zorder=2, **hatch)
-        bars(axis, x, table, type(how)(INK, how.marker, how.line))
+        hatch = _HATCHES[place % len(_HATCHES)]
+        shape: dict[str, Any] = {"hatch": hatch, "edgecolor": "white", "linewidth": 0, "zorder": 2}
+        axis.bar(x, table["mean"], width * 0.92, color=how.colour, **shape)
+        bars(axis, x, table, Look(INK, how.marker, how.line))
         at = dict(zip(table.index, x, strict=True))
         axis.scatter(
             [at[r] for r in part["learning_rate"]], part[column], s=7, facecolor="white", edgecolor=INK,
@@ -151,14 +153,13 @@ def convergence(tables: Source, canvas: Canvas) -> Figure:
         axis.set_title(place)
     axes[0][0].set_ylabel("range of validation accuracy\nin the last epochs, points")
     method_key(figure, in_order(found["method"]))
-    note(
-        figure, f"{rows['statistic'].iloc[0].capitalize()}.", seeds_text(found), lost_text(tables.ends, found)
-    )
+    said = f"{rows['statistic'].iloc[0].capitalize()}."
+    note(figure, said, seeds_text(found), lost_text(tables.ends, plain(tables)))
     return figure
 
 
 def of_runs(runs: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Runs with the ``value`` and ``effect`` of the row that is about each of them."""
-    keys = {str(run): i for run in runs["run"] for i in rows.index if str(run) in str(rows.at[i, "group"])}
-    known = rows.loc[list(keys.values()), ["value", "effect"]].assign(run=list(keys))
-    return runs.drop(columns=["value", "effect"], errors="ignore").merge(known, on="run")
+    """Runs with the ``value`` and ``effect`` of the row that is about each of them, where there is one."""
+    known = rows[["value", "effect"]].assign(run=rows["group"].map(lambda text: text[text.rfind("(") :]))
+    left = runs.drop(columns=["value", "effect"], errors="ignore").assign(ending="(" + runs["run"] + ")")
+    return left.merge(known.rename(columns={"run": "ending"}), on="ending").drop(columns="ending")

@@ -18,6 +18,7 @@ from clipdrift.figures import (
     overview,
     relations,
     study_attention,
+    study_statistics,
 )
 from clipdrift.figures.look import Canvas, style
 from clipdrift.figures.source import NotDrawnError, Source
@@ -118,7 +119,7 @@ FIGURES: dict[str, Entry] = {
         "Blue: narrower attention than the backbone's, orange: wider.", ("runs", "history_blocks"),
     ),
     "baseline": Entry(
-        over_training.baseline, "Attention of the backbone",
+        over_blocks.baseline, "Attention of the backbone",
         "The untouched model on the probe images of each target, by block.", ("backbone_blocks",),
     ),
     "block_drift": Entry(
@@ -146,7 +147,7 @@ FIGURES: dict[str, Entry] = {
     "lora_ranks": Entry(options.lora_ranks, "Rank of the adapters", "What LoRA's rank does."),
     "weight_decay": Entry(options.weight_decay, "Weight decay", "What weight decay does."),
     "statistics": Entry(
-        relations.statistics, "Statistics",
+        study_statistics.statistics, "Statistics",
         "Correlations with the rate, effect sizes between methods, coefficients of the mixed model.",
         ("rate", "methods"),
     ),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from clipdrift.figures.look import GREY, Look, line_width, look, numbers, rate_axis, shade
+from clipdrift.figures.look import GREY, Look, few_ticks, levels, line_width, look, rate_axis, shade
+from clipdrift.figures.words import numbers
 
 
 def spread(part: pd.DataFrame, by: str | list[str], column: str) -> pd.DataFrame:
@@ -36,26 +38,26 @@ def over_rates(axis: Axes, runs: pd.DataFrame, column: str, *, xlabel: bool = Tr
         axis.scatter(part["learning_rate"] * shift, part[column], **_points(how))
         lost = runs[(runs["method"] == method) & (runs["status"] == "diverged")]
         if len(lost):
-            cross = {"marker": "x", "color": how.colour, "s": 18, "linewidth": 1.2}
+            cross: dict[str, Any] = {"marker": "x", "color": how.colour, "s": 18, "linewidth": 1.2}
             at = lost["learning_rate"].unique() * shift
-            axis.scatter(
-                at, np.full(len(at), 0.03), transform=axis.get_xaxis_transform(), clip_on=False, **cross
-            )
+            low = np.full(len(at), 0.03)
+            axis.scatter(at, low, transform=axis.get_xaxis_transform(), clip_on=False, **cross)
     rate_axis(axis, rates, xlabel)
+    few_ticks(axis)
 
 
 def bars(axis: Axes, x: np.ndarray, found: pd.DataFrame, how: Look, upright: bool = True) -> None:
     """± sd about means, where there is one."""
     known = found["std"].notna().to_numpy()
     place, mean, sd = x[known], found["mean"][known], found["std"][known]
-    style = {"fmt": "none", "ecolor": how.colour, "elinewidth": 0.9, "zorder": 3.5}
+    style: dict[str, Any] = {"fmt": "none", "ecolor": how.colour, "elinewidth": 0.9, "zorder": 3.5}
     if upright:
         axis.errorbar(place, mean, yerr=sd, **style)
     else:
         axis.errorbar(mean, place, xerr=sd, **style)
 
 
-def _points(how: Look) -> dict[str, object]:
+def _points(how: Look) -> dict[str, Any]:
     return {
         "s": 9, "marker": how.marker, "facecolor": "white", "edgecolor": how.colour, "linewidth": 0.7,
         "zorder": 4,
@@ -91,9 +93,9 @@ def along(
     points: pd.DataFrame,
     x: str,
     column: str,
-    colour: object,
+    colour: Any,
     level: float = 0.6,
-    line: object = "-",
+    line: Any = "-",
 ) -> None:
     """Mean over seeds along training or depth, with a band of ± sd."""
     found = spread(points, x, column).sort_index()
@@ -108,8 +110,6 @@ def by_rate(
     axis: Axes, points: pd.DataFrame, x: str, column: str, method: str, rates: Sequence[float]
 ) -> None:
     """:func:`along` for each rate of one method, light to dark."""
-    from clipdrift.figures.look import levels
-
     for rate, level in zip(rates, levels(len(rates)), strict=True):
         part = points[points["learning_rate"] == rate]
         if len(part):
@@ -125,10 +125,9 @@ def seeds_text(runs: pd.DataFrame, column: str | None = None) -> str:
     """What points, lines and bars are, and of how many seeds."""
     known = runs if column is None else runs.dropna(subset=[column])
     sizes = known.groupby(["place", "method", "learning_rate"]).size()
-    said = "Points: seeds; " if sizes.max() > 1 else "Points: runs; one seed, no spread; "
-    return f"{said}line: mean; bars: ± 1 sd over seeds ({numbers(sizes)} per cell)." if sizes.max() > 1 else (
-        f"Points: runs, one seed per cell ({numbers(sizes)})."
-    )  # fmt: skip
+    if sizes.max() > 1:
+        return f"Points: seeds; line: mean; bars: ± 1 sd over seeds ({numbers(sizes)} per cell)."
+    return f"Points: runs, one seed per cell ({numbers(sizes)})."
 
 
 def band_text(runs: pd.DataFrame) -> str:
@@ -139,11 +138,11 @@ def band_text(runs: pd.DataFrame) -> str:
     return f"Lines: one seed each ({numbers(sizes)})."
 
 
-def lost_text(ends: Mapping[str, int], runs: pd.DataFrame) -> str:
-    """What is not shown: runs that diverged, failed or are still to come."""
-    away = [
-        f"{ends[kind]} {kind}" for kind in ("failed", "running", "interrupted", "planned") if ends.get(kind)
-    ]
+def lost_text(ends: Mapping[str, int], runs: pd.DataFrame, crosses: bool = False) -> str:
+    """What is not shown: runs that diverged (unless crosses mark them), failed or are still to come."""
     diverged = int((runs["status"] == "diverged").sum())
-    said = f"Crosses: {diverged} diverged." if diverged else ""
+    kinds = ("failed", "running", "interrupted", "planned")
+    away = [f"{diverged} diverged"] if diverged and not crosses else []
+    away += [f"{ends[kind]} {kind}" for kind in kinds if ends.get(kind)]
+    said = f"Crosses: {diverged} diverged." if diverged and crosses else ""
     return " ".join(filter(None, [said, f"Not shown: {', '.join(away)}." if away else ""]))

@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from clipdrift.figures.look import Canvas, note, rate_text
+from clipdrift.figures.look import Canvas, note
 from clipdrift.figures.panels import ATTENTION, colour_bar
 from clipdrift.figures.source import NotDrawnError, Source, in_order, places, plain, rates
+from clipdrift.figures.words import rate_text
 
 SHOWN = 3
 """Images of a figure."""
