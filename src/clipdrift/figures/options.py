@@ -1,0 +1,138 @@
+"""Figures of a method's options: penalties, frozen blocks, LoRA's matrices and ranks, weight decay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from clipdrift.figures.look import GREY, Canvas, few_ticks, look, note
+from clipdrift.figures.seeds import in_categories, lost_text
+from clipdrift.figures.source import NotDrawnError, Source, done, retentions
+from clipdrift.figures.words import label, rate_text
+
+SAME = ("place", "method", "learning_rate")
+FREE = ("rank", "matrices", "frozen_blocks", "tuned_blocks", "weight_decay", "penalty", "penalty_weight")
+
+
+def _groups(runs: pd.DataFrame, free: tuple[str, ...]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Runs of one target, method and rate that differ in ``free`` (and seed) alone, if they do."""
+    held = [name for name in FREE if name in runs and name not in free]
+    keys = [runs[name].map(str) for name in (*SAME, *held)]
+    for _, part in runs.groupby(keys, sort=False):
+        if part[[name for name in free if name in part]].map(str).drop_duplicates().shape[0] > 1:
+            first = part.iloc[0]
+            yield f"{first['place']}, {first['method']}, {rate_text(first['learning_rate'])}", part
+
+
+def _panels(
+    tables: Source,
+    canvas: Canvas,
+    free: tuple[str, ...],
+    name: Callable[[pd.Series], str],
+    missing: str,
+    axis: str,
+) -> Figure:
+    """A row for each target, method and rate; panels of accuracy, entropy drift and retention."""
+    runs = done(tables)
+    groups = list(_groups(runs, free)) if free[0] in runs else []
+    if not groups:
+        raise NotDrawnError(missing)
+    columns = [c for c in ("accuracy", "entropy_drift") if c in runs and runs[c].notna().any()]
+    columns += retentions(runs)
+    named = [(title, _named(part, free, name)) for title, part in groups]
+    most = max(len(parts) for _, parts in named)
+    figure, axes = canvas.grid(len(named), len(columns), height=0.6 + 0.24 * most, extra=0.3, sharex="col")
+    for row, (title, parts) in zip(axes, named, strict=True):
+        how = look(str(next(iter(parts.values()))["method"].iloc[0]))
+        for panel, column in zip(row, columns, strict=True):
+            in_categories(panel, parts, column, how)
+            _standard(panel, parts, column)
+            if panel is not row[0]:
+                panel.set_yticklabels([])
+            panel.grid(axis="y", visible=False)
+            few_ticks(panel, x=4, y=None)
+        row[0].set_title(title)
+        row[0].set_ylabel(axis)
+    for panel, column in zip(axes[-1], columns, strict=True):
+        panel.set_xlabel(label(column))
+    sizes = sorted({len(part) for _, parts in named for part in parts.values()})
+    count = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    note(
+        figure, f"Small: seeds (n = {count}); filled: mean; bars: ± 1 sd.",
+        "Dotted: mean of the method as such." if tables.runs["plain"].any() else "",
+        lost_text(tables.ends, tables.runs),
+    )  # fmt: skip
+    return figure
+
+
+def _standard(panel: Axes, parts: dict[str, pd.DataFrame], column: str) -> None:
+    """A dotted line at the mean of the runs whose options are the usual ones."""
+    usual = pd.concat(parts.values()).query("plain")[column].mean()
+    if pd.notna(usual):
+        panel.axvline(usual, color=GREY, linewidth=0.7, linestyle=(0, (1, 1.5)), zorder=1)
+
+
+def _named(
+    part: pd.DataFrame, free: tuple[str, ...], name: Callable[[pd.Series], str]
+) -> dict[str, pd.DataFrame]:
+    """Runs by the option's name, in the option's order (words by their length), no option first."""
+    order = [c for c in free if c in part]
+    texts = {c for c in order if not pd.api.types.is_numeric_dtype(part[c])}
+    keys = pd.DataFrame({c: part[c].str.len() if c in texts - {"penalty"} else part[c] for c in order})
+    kept = part.loc[keys.sort_values(order, na_position="first", kind="stable").index]
+    names = kept.apply(name, axis=1)
+    return {str(k): kept[names == k] for k in dict.fromkeys(names)}
+
+
+def penalties(tables: Source, canvas: Canvas) -> Figure:
+    """Each penalty and weight beside none."""
+
+    def name(run: pd.Series) -> str:
+        return "none" if pd.isna(run["penalty"]) else f"{run['penalty']} {run['penalty_weight']:g}"
+
+    runs = tables.runs
+    if "penalty" not in runs or runs["penalty"].isna().all():
+        raise NotDrawnError("no run has a penalty")
+    return _panels(
+        tables,
+        canvas,
+        ("penalty", "penalty_weight"),
+        name,
+        "no penalised run has a counterpart",
+        "penalty, weight",
+    )
+
+
+def frozen_blocks(tables: Source, canvas: Canvas) -> Figure:
+    """How many first blocks were frozen."""
+    return _panels(
+        tables, canvas, ("frozen_blocks",), lambda run: f"{run['frozen_blocks']:g}",
+        "no runs differ in frozen blocks alone", "frozen blocks",
+    )  # fmt: skip
+
+
+def lora_targets(tables: Source, canvas: Canvas) -> Figure:
+    """Which matrices have an adapter."""
+    return _panels(
+        tables, canvas, ("matrices",), lambda run: str(run["matrices"]),
+        "no runs differ in the matrices of their adapters alone", "matrices",
+    )  # fmt: skip
+
+
+def lora_ranks(tables: Source, canvas: Canvas) -> Figure:
+    """Rank of the adapters."""
+    return _panels(
+        tables, canvas, ("rank",), lambda run: f"{run['rank']:g}",
+        "no runs differ in the rank of their adapters alone", "rank",
+    )  # fmt: skip
+
+
+def weight_decay(tables: Source, canvas: Canvas) -> Figure:
+    """Weight decay."""
+    return _panels(
+        tables, canvas, ("weight_decay",), lambda run: f"{run['weight_decay']:g}",
+        "no runs differ in weight decay alone", "weight decay",
+    )  # fmt: skip

@@ -1,0 +1,87 @@
+"""What figures call things: columns of the tables with their units, rates, numbers of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from clipdrift.listing import MEASURES
+
+_SHORT = {
+    "entropy": "entropy",
+    "normalised_entropy": "normalised entropy",
+    "erf95": "ERF 95",
+    "gini": "Gini",
+    "head_diversity": "head diversity",
+    "head_diversity_of_mean": "head diversity of mean",
+    "cls_self": "CLS to itself",
+    "sink_share": "sink share",
+    "sink_patches": "sink patches",
+    "rollout_entropy": "rollout entropy",
+    "rollout_erf95": "rollout ERF 95",
+    "rollout_gini": "rollout Gini",
+    "patch_entropy": "patch entropy",
+    "cka": "CKA",
+    "embedding_drift": "embedding drift",
+    "weight_drift": "weight drift",
+    "representation_drift": "1 − CKA",
+    "zero_shot_agreement": "zero-shot agreement",
+    "zero_shot_kl": "zero-shot KL",
+}
+_LABELS = {
+    "accuracy": "test accuracy, %",
+    "validation_accuracy": "validation accuracy, %",
+    "train_accuracy": "training accuracy, %",
+    "cka": "CKA (1: same)",
+    "embedding_drift": "embedding drift, 1 − cos",
+    "weight_drift": "weight drift, share",
+    "representation_drift": "1 − CKA (0: same)",
+    "learning_rate": "learning rate",
+}
+
+
+def short(column: str) -> str:
+    """A column for ticks: without unit."""
+    for prefix, said in (("epoch1_", ", epoch 1"), ("last_", ", last epoch")):
+        if column.startswith(prefix):
+            return short(column.removeprefix(prefix)) + said
+    if column in _SHORT:
+        return _SHORT[column]
+    if column.startswith(("retention_", "zero_shot_")):
+        return column.removeprefix("zero_shot_").replace("retention_", "retention ")
+    base = column.removesuffix("_drift")
+    return _SHORT.get(base, base.replace("_", " "))
+
+
+def label(column: str, blocks: bool = False) -> str:
+    """A column for an axis: with its unit.
+
+    Args:
+        blocks: it is a measure's value, not its drift.
+    """
+    if column in _LABELS:
+        return _LABELS[column]
+    if column.startswith("retention_"):
+        return f"retention {column.removeprefix('retention_')}, %"
+    if column.startswith("zero_shot_"):
+        return f"zero-shot {column.removeprefix('zero_shot_')}, %"
+    if column.endswith("_drift") and not blocks:
+        return f"{short(column)} drift, %"
+    unit = MEASURES[column].unit if column in MEASURES else ""
+    return f"{short(column)}, {unit}" if unit else f"{short(column)} (0 to 1)"
+
+
+def rate_text(rate: float) -> str:
+    """``1e-5``, not ``1e-05``."""
+    mantissa, _, power = f"{rate:.3g}".partition("e")
+    if power:
+        return f"{mantissa}e{int(power)}"
+    exact = f"{rate:.2e}".partition("e")
+    return f"{float(exact[0]):g}e{int(exact[2])}" if rate < 0.1 else mantissa
+
+
+def numbers(sizes: Iterable[int]) -> str:
+    """``n = 5``, or ``n = 3 to 5`` where cells differ."""
+    found = sorted({int(s) for s in sizes})
+    if len(found) > 1:
+        return f"n = {found[0]} to {found[-1]}"
+    return f"n = {found[0] if found else 0}"

@@ -1,0 +1,257 @@
+"""All tables of a study, each made when first asked for and once: what figures, pages and reports take."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clipdrift.analysis import analyse
+from clipdrift.analysis.runs import NEEDED, prepared
+from clipdrift.errors import ClipdriftError
+from clipdrift.frame import (
+    OPTIONS,
+    Record,
+    blocks_frame,
+    cells_frame,
+    history_blocks_frame,
+    history_frame,
+    records_in,
+    runs_frame,
+)
+from clipdrift.layout import CONFIG
+from clipdrift.maps import Maps
+from clipdrift.runstate import read_state
+from clipdrift.studied import MANIFEST, Manifest, read_manifest
+
+MAPS = "maps.npz"
+"""In a run's folder: attention of some probe images."""
+PATHS = "paths.csv"
+"""In a study's folder: what lies between backbone and adapted models."""
+
+
+class ResultsError(ClipdriftError):
+    """A folder without finished runs, or a table that is none of runs."""
+
+
+class Tables:
+    """A study's tables. Nothing is read before it is asked for; nothing is computed twice.
+
+    Made by :meth:`of`, :meth:`from_csv` or :meth:`open`.
+
+    Attributes:
+        folder: where the runs are; None for a table made elsewhere.
+        manifest: the study's plan, where there is one.
+        problems: records that could not be read, one line each.
+    """
+
+    def __init__(
+        self,
+        frame: pd.DataFrame,
+        folder: Path | None = None,
+        manifest: Manifest | None = None,
+        problems: Iterable[str] = (),
+    ) -> None:
+        self._frame = frame
+        self.folder, self.manifest, self.problems = folder, manifest, tuple(problems)
+        self._of_measure: dict[str, pd.DataFrame] = {}
+        self._answers: dict[str, pd.DataFrame] = {}
+
+    @classmethod
+    def of(cls, folder: str | Path) -> Tables:
+        """The tables of a study's folder, or of any folder of runs.
+
+        Raises:
+            ResultsError: no finished run there.
+        """
+        root, problems = Path(folder), list[str]()
+        manifest = read_manifest(root) if (root / MANIFEST).is_file() else None
+        keys, labels = (manifest.keys, manifest.labels) if manifest else (None, None)
+        frame = runs_frame(records_in(root, keys, problems.append), labels)
+        if frame.empty:
+            why = f" ({problems[0]})" if problems else ""
+            raise ResultsError(f"{root}: no finished run here{why}; `clipdrift study run NAME --out {root}`")
+        return cls(frame, root, manifest, problems)
+
+    @classmethod
+    def from_csv(cls, path: str | Path) -> Tables:
+        """A table of runs made elsewhere, with the columns of :func:`clipdrift.frame.runs_frame` it has.
+
+        Raises:
+            ResultsError: cannot be read, or lacks ``target``, ``method`` or ``learning_rate``.
+        """
+        try:
+            frame = pd.read_csv(path)
+        except (OSError, ValueError) as error:
+            raise ResultsError(f"{path}: no table of runs ({error})") from None
+        for name in NEEDED:
+            if name not in frame:
+                raise ResultsError(f"{path}: no column {name}; a table of runs has {', '.join(NEEDED)}")
+        if not pd.api.types.is_numeric_dtype(frame["learning_rate"]):
+            raise ResultsError(f"{path}: learning_rate holds words, not numbers")
+        if frame.empty:
+            raise ResultsError(f"{path}: no run in this table")
+        for name, value in (("backbone", ""), ("seed", 0), ("status", "done")):
+            if name not in frame:
+                frame[name] = value
+        if "run" not in frame:
+            frame["run"] = [f"run {i}" for i in range(1, len(frame) + 1)]
+        return cls(frame)
+
+    @classmethod
+    def open(cls, place: str | Path) -> Tables:
+        """:meth:`of` a folder, :meth:`from_csv` of a file."""
+        return cls.from_csv(place) if Path(place).is_file() else cls.of(place)
+
+    def only(self, target: str) -> Tables:
+        """The tables of one target's runs.
+
+        Raises:
+            ResultsError: no run has this target.
+        """
+        kept = self._frame[self._frame["target"] == target]
+        if kept.empty:
+            names = ", ".join(map(str, dict.fromkeys(self._frame["target"])))
+            raise ResultsError(f"no run has the target {target}; there are {names}")
+        return Tables(kept.reset_index(drop=True), self.folder, self.manifest, self.problems)
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """One row per finished run: the columns of :func:`clipdrift.frame.runs_frame` and
+
+        - ``place``: the target, and the backbone where there are several;
+        - ``variant``: the method and the options that vary, as analysis names it;
+        - ``plain``: no penalty, and the options that most of the method's runs have in this place.
+        """
+        runs = self._frame.copy()
+        several = runs["backbone"].nunique() > 1
+        runs["place"] = runs["target"].astype(str) + (
+            ", " + runs["backbone"].map(_last_part) if several else ""
+        )
+        named = prepared(runs).set_index("run")["variant"]
+        runs["variant"] = runs["run"].map(named).fillna(runs["method"])
+        runs["plain"] = _plain(runs)
+        return runs
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """One row per cell, as :func:`clipdrift.frame.cells_frame` has it; empty where runs have no cell."""
+        return cells_frame(self._frame) if "cell" in self._frame else pd.DataFrame()
+
+    @cached_property
+    def blocks(self) -> pd.DataFrame:
+        """``run, measure, block, value, drift`` at the chosen epoch."""
+        return blocks_frame(self._records())
+
+    @cached_property
+    def backbone_blocks(self) -> pd.DataFrame:
+        """The same of the backbone (no drift): a run of each place stands for all."""
+        first = set(self.runs.drop_duplicates("place")["run"])
+        return blocks_frame((r for r in self._records() if r["key"] in first), "backbone")
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """One row per run and look at the model during training."""
+        return history_frame(self._records())
+
+    def history_blocks(self, measure: str) -> pd.DataFrame:
+        """``run, epoch, step, block, value, drift`` of one measure during training."""
+        if measure not in self._of_measure:
+            self._of_measure[measure] = history_blocks_frame(self._records(), measure)
+        return self._of_measure[measure]
+
+    @cached_property
+    def paths(self) -> pd.DataFrame:
+        """``run, alpha, accuracy, retention_<set>`` from ``paths.csv``; empty where there is none."""
+        file = self.folder / PATHS if self.folder else None
+        if file is None or not file.is_file():
+            return pd.DataFrame(columns=["run", "alpha"])
+        found = pd.read_csv(file, dtype={"run": str})
+        return found[found["run"].isin(self._frame["run"])].reset_index(drop=True)
+
+    @cached_property
+    def ends(self) -> Mapping[str, int]:
+        """How many planned runs ended how; without a plan, of the runs in the table."""
+        if self.manifest is None or self.folder is None:
+            return Counter(str(s) for s in self._frame["status"])
+        here = set(self._frame["run"])
+        every = set(self._frame["target"])
+        counts: Counter[str] = Counter()
+        for key in self.manifest.keys:
+            if key in here or _target(self.folder / key) in (None, *every):
+                counts[read_state(self.folder / key).kind] += 1
+        return counts
+
+    def maps(self, run: str) -> Maps | None:
+        """Attention of some probe images, backbone and adapted; None where the run kept none."""
+        file = self.folder / run / MAPS if self.folder else None
+        return read_run_maps(file) if file is not None and file.is_file() else None
+
+    def rows(self, question: str) -> pd.DataFrame:
+        """The analysis' answer to one question, one row per test.
+
+        Raises:
+            AnalyseError: no such question.
+        """
+        if question not in self._answers:
+            given: dict[str, Any] = {}
+            if self.folder is not None:
+                given = {"blocks": self.blocks} if question == "depth" else {}
+                given |= {"history": self.history} if question in ("onset", "convergence") else {}
+                given |= {"paths": self.paths} if question == "interpolation" else {}
+            self._answers |= analyse(self._frame, [question], **given)
+        return self._answers[question]
+
+    def _records(self) -> Iterator[Record]:
+        """Read anew for each table, so that thousands of runs need no memory between."""
+        if self.folder is None:
+            return iter(())
+        return records_in(self.folder, list(self._frame["run"]))
+
+
+def read_run_maps(file: Path) -> Maps:
+    """Attention that a run kept: ``images``, and ``backbone`` and ``adapted`` as bytes times ``scale``.
+
+    Raises:
+        ResultsError: damaged, or a grid that is no square.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as found:
+            images, scale = found["images"], found["scale"].astype(np.float32)
+            before, after = (found[name] * scale for name in ("backbone", "adapted"))
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise ResultsError(f"{file}: damaged ({error})") from None
+    side = math.isqrt(before.shape[-1])
+    if side * side != before.shape[-1]:
+        raise ResultsError(f"{file}: {before.shape[-1]} patches are no square")
+    return Maps(images, ("",) * len(images), before, after, (side, side))
+
+
+def _plain(runs: pd.DataFrame) -> pd.Series:
+    known = [name for name in OPTIONS if name in runs]
+    options = runs[known].map(str).agg(" | ".join, axis=1) if known else pd.Series("", index=runs.index)
+    free = runs["penalty"].isna() if "penalty" in runs else pd.Series(True, index=runs.index)
+    chosen = pd.Series(False, index=runs.index)
+    pick: Callable[[pd.Series], object] = lambda part: part.groupby(part, sort=False).size().idxmax()  # noqa: E731
+    for _, part in options[free].groupby([runs["place"], runs["method"]], sort=False):
+        chosen |= free & (options == pick(part)) & options.index.isin(part.index)
+    return chosen
+
+
+def _last_part(name: str) -> str:
+    return str(name).rsplit("/", 1)[-1]
+
+
+def _target(folder: Path) -> str | None:
+    """What an unfinished run is fine-tuned on; None where it has not begun."""
+    try:
+        return str(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["data"]["target"]["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
