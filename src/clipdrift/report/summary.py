@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from clipdrift.results import Tables
 
 from clipdrift.analysis.runs import accuracy, retentions
 from clipdrift.pages.cells import Cell, number
 from clipdrift.report.printed import KEY, Printed, p_value
+from clipdrift.results import Tables
 
 LEVEL = 0.05
 """Of p-values after correction."""

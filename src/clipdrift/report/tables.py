@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pandas as pd
-from clipdrift.results import Tables
 
 from clipdrift.analysis.rows import COLUMNS
 from clipdrift.listing import MEASURES
@@ -22,6 +21,7 @@ from clipdrift.report.printed import (
     three,
     word,
 )
+from clipdrift.results import Tables
 from clipdrift.study import QUESTIONS
 
 SHOWN = (
