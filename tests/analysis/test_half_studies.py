@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
 from made_studies import everything, sound, study
 
-from clipdrift.analysis import analyse
+from clipdrift.analysis import against_published, analyse
 from clipdrift.analysis.runs import prepared
 
 
@@ -78,3 +80,14 @@ def test_arms_are_told_apart_by_what_varies() -> None:
     assert list(ready.variant) == ["lora rank=4", "lora rank=4", "lora rank=8", "lora rank=8 penalty=apr"]
     assert list(ready.place) == ["pets a"] * 3 + ["pets b"]
     assert ready.cell.nunique() == 3
+
+
+def test_hundreds_of_columns() -> None:
+    """A table put together column by column, of which pandas warns, and here a warning is an error."""
+    runs = small()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for i in range(150):
+            runs[f"remark {i}"] = float(i)
+    sound(analyse(runs, ["methods", "choosing"]))
+    assert (against_published(runs).comparable != "").all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -30,6 +32,16 @@ def test_exact_against_scipy(kind, oracle) -> None:
     assert found.value == pytest.approx(theirs.statistic)
     assert found.p == pytest.approx(theirs.pvalue, abs=2e-3)  # SciPy's tolerance for ties is coarser
     assert found.method == "exact permutation"
+
+
+@pytest.mark.parametrize("n", [3, 4, 6, 7])
+def test_every_order_once(n: int) -> None:
+    """The same p as going through the orders one by one."""
+    x, y = np.random.default_rng(n).integers(0, 5, (2, n)) + np.arange(n) * 0.5
+    found = correlate(x, y, draws=draws())
+    orders = np.array(list(itertools.permutations(y)))
+    each = [abs(np.corrcoef(x, order)[0, 1]) >= abs(found.value) - 1e-9 for order in orders]
+    assert found.p == pytest.approx(np.mean(each))
 
 
 def test_nine_values_are_gone_through() -> None:

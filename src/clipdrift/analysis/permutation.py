@@ -74,8 +74,8 @@ def correlate(
     value = float(np.clip(a @ b / size, -1.0, 1.0))
     limit = abs(value) - SAME
     if labels.max() == 0 and n <= EXHAUSTIVE:
-        found = np.abs(b[_orders(n)] @ a) / size
-        return Correlation(value, float(np.mean(found >= limit)), n, "exact permutation")
+        p = float(np.mean(np.abs(_all_products(a, b)) / size >= limit))
+        return Correlation(value, p, n, "exact permutation")
     orders = draws.orders(labels)
     beyond = int(np.sum(np.abs(b[orders] @ a) / size >= limit))
     return Correlation(value, (beyond + 1) / (len(orders) + 1), n, f"permutation, {len(orders)} draws")
@@ -102,8 +102,21 @@ def _centred(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return out
 
 
+def _all_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Sum of a times b in all n! orders of b, (splits, h!, (n - h)!).
+
+    An order is a choice of h places of ``b`` for the first h of ``a``, an order of these and one of the rest,
+    so n! sums are additions of a few.
+    """
+    first, rest = _splits(len(a))
+    half = first.shape[-1]
+    return (b[first] @ a[:half])[:, :, None] + (b[rest] @ a[half:])[:, None, :]
+
+
 @functools.cache
-def _orders(n: int) -> np.ndarray:
-    """All orders of 0..n-1, (n!, n)."""
-    flat = itertools.chain.from_iterable(itertools.permutations(range(n)))
-    return np.fromiter(flat, dtype=np.intp, count=n * math.factorial(n)).reshape(-1, n)
+def _splits(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every choice of half of 0..n-1, in all its orders, and in the same place all orders of the others."""
+    chosen = list(itertools.combinations(range(n), (n + 1) // 2))
+    others = [[i for i in range(n) if i not in one] for one in chosen]
+    first, rest = ([list(itertools.permutations(one)) for one in side] for side in (chosen, others))
+    return np.array(first), np.array(rest)

@@ -43,7 +43,7 @@ def prepared(frame: pd.DataFrame) -> pd.DataFrame:
     """
     if missing := [name for name in NEEDED if name not in frame]:
         raise AnalyseError(f"the table of runs has no column {missing[0]}; it needs {', '.join(NEEDED)}")
-    runs = frame.reset_index(drop=True)
+    runs = frame.reset_index(drop=True).copy()  # whole, or pandas warns of many columns put in one by one
     if "run" not in runs:
         runs["run"] = [f"run {i}" for i in range(1, len(runs) + 1)]
     if runs["run"].duplicated().any():
@@ -74,7 +74,7 @@ def prepared(frame: pd.DataFrame) -> pd.DataFrame:
         new[f"{name.removesuffix('cka')}representation_drift"] = 1 - pd.to_numeric(runs[name])
     texts = [name for name in runs if isinstance(runs[name].dtype, pd.StringDtype)]
     runs[texts] = runs[texts].astype(object)  # Arrow's texts are slow to take apart, a thousand times
-    runs = pd.concat([runs.drop(columns=[c for c in new if c in runs]), pd.DataFrame(new)], axis=1)
+    runs = pd.concat([runs.drop(columns=[c for c in new if c in runs]), pd.DataFrame(new)], axis=1).copy()
     runs.attrs = {"left_out": left_out}
     return runs
 
