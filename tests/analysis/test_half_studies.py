@@ -71,13 +71,15 @@ def test_someone_elses_table(tmp_path) -> None:
 
 
 def test_arms_are_told_apart_by_what_varies() -> None:
-    """An option is named where it varies within a method on a target, and two backbones are two places."""
+    """An option is named where it is not the usual one of a method on a target; two backbones are two places."""
     runs = study(targets=("pets",), methods=("lora",), rates=(1e-5,), seeds=(1, 2, 3, 4))
     runs = runs.assign(
         rank=[4, 4, 8, 8], epochs=30, backbone=["a", "a", "a", "b"], penalty=[*[None] * 3, "apr"]
     )
     ready = prepared(runs)
-    assert list(ready.variant) == ["lora rank=4", "lora rank=4", "lora rank=8", "lora rank=8 penalty=apr"]
+    assert list(ready.variant) == ["lora", "lora", "lora rank=8", "lora penalty=apr"]
+    even = prepared(runs.assign(backbone="a"))  # two of each: none is the usual one
+    assert list(even.variant) == ["lora rank=4", "lora rank=4", "lora rank=8", "lora rank=8 penalty=apr"]
     assert list(ready.place) == ["pets a"] * 3 + ["pets b"]
     assert ready.cell.nunique() == 3
 

@@ -171,3 +171,16 @@ def test_analyse_loads_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout == "[]\n"
+
+
+def test_declared_signals_have_families_of_their_own() -> None:
+    """Looking at a hundred measures more must not change what is said of the declared seven."""
+    few = study(targets=("pets",))
+    many = few.assign(**{f"other{i}_drift": few["entropy_drift"] * (i + 1) for i in range(5)})
+    for question in ("rate", "predictors", "measures"):
+        small, large = (analyse(frame, [question])[question] for frame in (few, many))
+        assert len(large) > len(small)
+        declared = [t[~t["family"].str.contains("further") & t["p"].notna()] for t in (small, large)]
+        assert len(declared[0]) > 0
+        assert list(declared[0]["p_corrected"]) == pytest.approx(list(declared[1]["p_corrected"]), abs=0.02)
+        assert not declared[1]["statistic"].str.contains("other|epoch1_").any()

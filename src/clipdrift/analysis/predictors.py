@@ -16,7 +16,7 @@ from clipdrift.analysis.contrasts import filled
 from clipdrift.analysis.draws import Draws
 from clipdrift.analysis.permutation import Kind, UndeterminedError, correlate
 from clipdrift.analysis.rows import Row
-from clipdrift.analysis.runs import RISES_WITH_LOSS, cell_means, retentions, signals
+from clipdrift.analysis.runs import PRIMARY, RISES_WITH_LOSS, cell_means, retentions, signals
 
 KINDS: tuple[Kind, ...] = ("Pearson", "Spearman")
 LOST_BELOW = 50.0
@@ -116,7 +116,8 @@ def measures(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
 
 def _correlation(question: str, group: str, both: Columns, kind: Kind, draws: Draws) -> Row:
     name = f"{kind} of {both.first} with {both.second}"
-    row = Row(question, group, name, both.unit, str(len(both.x)), kind, family=f"{question}, {kind}")
+    family = f"{question}, {kind}" + ("" if _primary(both) else ", further signals")
+    row = Row(question, group, name, both.unit, str(len(both.x)), kind, family=family)
 
     def fill() -> dict[str, Any]:
         found = correlate(both.x, both.y, kind, draws=draws, strata=both.within)
@@ -127,6 +128,13 @@ def _correlation(question: str, group: str, both: Columns, kind: Kind, draws: Dr
         return out | _span(correlation_of(both.x, both.y, kind), list(both.cells), draws)
 
     return filled(row, fill)
+
+
+def _primary(both: Columns) -> bool:
+    """Whether all signals of a correlation are declared ones, read at the chosen epoch."""
+    others = ("log_rate",)
+    names = [n for n in (both.first, both.second) if n not in others and not n.startswith("retention_")]
+    return all(name in PRIMARY for name in names)
 
 
 def _span(statistic: Statistic, units: list[object], draws: Draws) -> dict[str, Any]:

@@ -15,6 +15,13 @@ PREFIXES = ("last_", "best_", "epoch1_", "backbone_")
 UNFINISHED = ("diverged", "failed", "interrupted", "running", "planned")
 """Values of ``status`` that leave a run out."""
 
+PRIMARY = (
+    "entropy_drift", "erf95_drift", "gini_drift", "head_diversity_drift", "representation_drift",
+    "embedding_drift", "weight_drift",
+)  # fmt: skip
+"""Signals whose tests make a family of their own: declared beforehand, so that the many others, which are
+looked at as well, cost them no power."""
+
 RISES_WITH_LOSS = {
     "representation_drift": 1, "embedding_drift": 1, "weight_drift": 1, "zero_shot_kl": 1,
     "entropy_drift": -1, "erf95_drift": -1, "gini_drift": 1, "zero_shot_agreement": -1,
@@ -90,19 +97,27 @@ def _joined(runs: pd.DataFrame, names: list[str], by: str = " | ") -> pd.Series:
 
 
 def _variants(runs: pd.DataFrame) -> list[str]:
-    """Method and options in words; an option that all runs of a method on a target share is left out.
+    """Method and options in words, as in ``lora rank=4``.
 
-    A penalty is always named.
+    An option is named where a run's value is not the usual one of its method on that target, which is the one
+    that most runs have; where none is, each is named. A penalty is always named.
     """
     options = [name for name in OPTIONS if name in runs]
-    words = {name: runs[name].map(_word) for name in options}
     place = _joined(runs, ["target", "backbone", "method"])
-    telling = [n for n in options if n == "penalty" or words[n].groupby(place).nunique().max() > 1]
-    named = [
-        runs["method"].map(str),
-        *(words[n].map(lambda w, n=n: f"{n}={w}" if w else "") for n in telling),
-    ]
+    named = [runs["method"].map(str)]
+    for name in options:
+        words = runs[name].map(_word)
+        if name not in ("penalty", "penalty_weight"):
+            usual = place.map(words.groupby(place).agg(_most_frequent))
+            words = words.where(words != usual, "")
+        named.append(words.map(lambda word, name=name: f"{name}={word}" if word else ""))
     return [" ".join(filter(None, row)) for row in zip(*named, strict=True)]
+
+
+def _most_frequent(words: pd.Series) -> str | None:
+    """The most frequent word; None where two are."""
+    counts = words.value_counts()
+    return None if len(counts) > 1 and counts.iloc[0] == counts.iloc[1] else str(counts.index[0])
 
 
 def _word(value: object) -> str:

@@ -1,9 +1,10 @@
-"""The page of a study: one HTML file with everything inside. Arranges what a report found; computes nothing."""
+"""The page of a study: one HTML file with everything inside. Arranges what a report found."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +47,8 @@ class StudyPage:
         title: of the study. facts: what was fine-tuned on what, one line each.
         sentences: lists of words and cells, with whether tests tell (None: nothing was tested).
         notes: what must be known before anything is read.
-        cells, runs: the printed tables. tests: those of the questions. published: beside the published values.
+        cells, runs: the printed tables. tests: those of the questions.
+        published: ours beside the published values.
         figures: by name.
         courses: what the page draws of each run: see :mod:`clipdrift.report.courses`.
         viewer: attention of some runs, as :func:`clipdrift.pages.viewer.pack_runs` packs it; said: of it.
@@ -73,6 +75,13 @@ class StudyPage:
 
     def some(self, names: Sequence[str]) -> list[Shown]:
         return [self.figures[name] for name in names if name in self.figures]
+
+    @property
+    def headed(self) -> list[tuple[str, list[Any]]]:
+        """The sentences by heading, in their order."""
+        return [
+            (head, list(part)) for head, part in itertools.groupby(self.sentences, lambda s: str(s.heading))
+        ]
 
     @property
     def others(self) -> list[Shown]:

@@ -56,8 +56,8 @@ def report(
     """Tables, figures, statistics and the page of a study, from its records alone.
 
     Args:
-        place: the folder of a study or of any runs, or a CSV file of runs made elsewhere: one row per run with
-            ``target``, ``method``, ``learning_rate`` and as many other columns of
+        place: the folder of a study or of any runs, or a CSV file of runs made elsewhere: one row per run
+            with ``target``, ``method``, ``learning_rate`` and as many other columns of
             :func:`clipdrift.frame.runs_frame` as there are.
         out: folder of the report; default ``report`` in the study's folder, or beside the CSV file.
         published: lay the runs beside the published values.
@@ -168,8 +168,9 @@ def _facts(tables: Tables) -> list[str]:
     runs = tables.runs
     backbones = [str(name) for name in dict.fromkeys(runs["backbone"]) if name]
     sets = [str(c).removeprefix("retention_") for c in runs if str(c).startswith("retention_")]
+    targets = [str(name) for name in dict.fromkeys(runs["target"])]
     facts = [
-        f"Target{'s' * (runs['target'].nunique() > 1)}: {', '.join(map(str, dict.fromkeys(runs['target'])))}. "
+        f"Target{'s' * (len(targets) > 1)}: {', '.join(targets)}. "
         + (f"Backbone{'s' * (len(backbones) > 1)}: {', '.join(backbones)}. " if backbones else "")
         + (f"Zero-shot transfer: {', '.join(sets)}. " if sets else "")
     ]

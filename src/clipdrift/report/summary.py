@@ -1,6 +1,6 @@
 """What a study found, in sentences: each made from rows of tests, and never saying more than those.
 
-A contrast is called found where its p-value after Holm's correction is below :data:`LEVEL`; else it is called not
+A difference is stated where its p-value after Holm's correction is below :data:`LEVEL`; else it is called not
 resolved. Where a row has no number, the sentence says why.
 """
 
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from clipdrift.analysis.runs import accuracy, retentions
-from clipdrift.pages.cells import Cell, number
+from clipdrift.pages.cells import Cell, number, percent_text
 from clipdrift.report.printed import KEY, Printed, p_value
 from clipdrift.results import Tables
 
@@ -33,10 +33,12 @@ class Sentence:
 
     Attributes:
         resolved: False where the tests do not tell; None where nothing was tested.
+        heading: what it is about.
     """
 
     parts: tuple[Part, ...]
     resolved: bool | None = None
+    heading: str = ""
 
     @property
     def text(self) -> str:
@@ -50,16 +52,15 @@ def summary(tables: Tables, rows: Rows) -> list[Sentence]:
         rows: of :func:`clipdrift.report.tables.tests_tables`, by question.
     """
     found = [_ends(tables)]
-    if "methods" in rows:
-        found += _contrasts(tables, rows["methods"])
-    if "rate" in rows:
-        found += _rates(tables, rows["rate"])
-    if "predictors" in rows:
-        found += _predictors(tables, rows["predictors"])
-    if "choosing" in rows:
-        found += _choosing(tables, rows["choosing"])
-    if "penalties" in rows:
-        found += _penalties(rows["penalties"])
+    for question, heading, ask in (
+        ("methods", "Methods", lambda printed: _contrasts(tables, printed)),
+        ("rate", "Learning rate and drift", lambda printed: _rates(tables, printed)),
+        ("predictors", "What goes with what is kept", lambda printed: _predictors(tables, printed)),
+        ("choosing", "Choosing a run", lambda printed: _choosing(tables, printed)),
+        ("penalties", "Penalties", _penalties),
+    ):
+        if question in rows:
+            found += [replace(sentence, heading=heading) for sentence in ask(rows[question])]
     return found
 
 
@@ -76,63 +77,65 @@ def _ends(tables: Tables) -> Sentence:
 def _plain(tables: Tables) -> list[tuple[str, list[str]]]:
     """Place -> the variants that are compared first: each method without penalty, with its usual options."""
     runs = tables.runs
-    plain = runs[runs["plain"]]
-    return [
-        (str(p), list(dict.fromkeys(map(str, part["variant"]))))
-        for p, part in plain.groupby("place", sort=False)
-    ]
+    plain = runs[runs["plain"]].groupby("place", sort=False)
+    return [(str(place), list(dict.fromkeys(map(str, part["variant"])))) for place, part in plain]
+
+
+MATCHED = {
+    "matched rate": "at the same rate and seed",
+    "matched weight drift": "at the same weight drift",
+    "matched accuracy": "at the same accuracy",
+}
 
 
 def _contrasts(tables: Tables, printed: Printed) -> Iterator[Sentence]:
     """Of each target, what the methods keep and learn at the same rate, drift and accuracy."""
-    outcomes = [*retentions(tables.runs), accuracy(tables.runs)]
+    kept = retentions(tables.runs)
     for place, variants in _plain(tables):
-        wanted = {f"{place}: {a} - {b}" for a in variants for b in variants}
-        for matched, words in (
-            ("matched rate", "at the same learning rate and seed"),
-            ("matched weight drift", "at the same weight drift"),
-            ("matched accuracy", "at the same accuracy"),
-        ):
+        for matched, words in MATCHED.items():
+            groups = [f"{place}: {a} - {b}, {matched}" for a in variants for b in variants]
+            outcomes = kept if matched == "matched accuracy" else [*kept, accuracy(tables.runs)]
             for outcome in outcomes:
-                if matched == "matched accuracy" and outcome not in retentions(tables.runs):
-                    continue
-                groups = [f"{sides}, {matched}" for sides in wanted]
                 for row in _find(printed, groups, "paired t", outcome):
-                    yield _contrast(printed, row, place, outcome, words, matched)
+                    if row["n"] != "0":  # no two runs that could be compared: not asked
+                        yield _contrast(printed, row, outcome, words, matched)
 
 
-def _contrast(
-    printed: Printed, row: dict[str, Any], place: str, outcome: str, words: str, matched: str
-) -> Sentence:
-    sides = str(row["group"]).removeprefix(f"{place}: ").removesuffix(f", {matched}")
+def _contrast(printed: Printed, row: dict[str, Any], outcome: str, words: str, matched: str) -> Sentence:
+    place, sides = str(row["group"]).removesuffix(f", {matched}").split(": ", 1)
     first, second = sides.split(" - ", 1)
     what = _named(outcome)
-    start = f"{place}: {words}, "
     mean = _MEAN.search(str(row["note"]))
     if mean is None or pd.isna(row["p_corrected"]):
         reason = str(row["note"]) or "too few runs"
-        return Sentence((f"{start}{first} and {second} cannot be compared in {what}: {reason}.",), False)
+        return Sentence(
+            (f"{place}, {words}: {first} and {second} cannot be compared in {what} ({reason}).",), False
+        )
     value = float(mean[1])
-    size = Cell(number(abs(value)), f"{printed.name}.csv:{row[KEY]}/note", value)
+    size = Cell(percent_text(abs(value)), f"{printed.name}.csv:{row[KEY]}/note", value)
+    more = "less" if value < 0 else "more"
     tail: tuple[Part, ...] = (
-        f" ({row['n']} pairs; paired t, p after Holm ",
+        f" ({row['n']} pairs, paired t, p after Holm ",
         _cell(printed, row, "p_corrected", p_value(row["p_corrected"])),
         *_interval(printed, row),
         ").",
     )
     if row["p_corrected"] >= LEVEL:
-        head = (f"{start}a difference in {what} between {first} and {second} is not resolved: ", size)
-        return Sentence((*head, " points ", "less" if value < 0 else "more", f" with {first}", *tail), False)
-    verb = "less" if value < 0 else "more"
-    kept = "keeps" if outcome.startswith("retention_") else "reaches"
-    return Sentence((f"{start}{first} {kept} ", size, f" points {verb} {what} than {second}", *tail), True)
+        head: tuple[Part, ...] = (
+            f"{place}, {words}: not resolved whether {first} and {second} differ in {what}; ",
+        )
+        return Sentence((*head, "on average ", size, f" points {more} with {first}", *tail), False)
+    verb = "keeps" if outcome.startswith("retention_") else "reaches"
+    return Sentence(
+        (f"{place}, {words}: {first} {verb} ", size, f" points {more} {what} than {second}", *tail), True
+    )
 
 
 def _interval(printed: Printed, row: dict[str, Any]) -> tuple[Part, ...]:
-    """``; d_z -1.20 [-1.9, -0.5]``, or without what there is not."""
+    """``, d_z -1.20 [-1.9, -0.5]``, or without what there is not."""
     if pd.isna(row["effect"]):
         return ()
-    parts: tuple[Part, ...] = (f"; {row['effect_name']} ", _cell(printed, row, "effect"))
+    parts: tuple[Part, ...] = (f", {row['effect_name']} ", _cell(printed, row, "effect"))
     if pd.isna(row["low"]):
         return parts
     return (*parts, " [", _cell(printed, row, "low"), ", ", _cell(printed, row, "high"), "]")
@@ -187,13 +190,15 @@ def _predictors(tables: Tables, printed: Printed) -> Iterator[Sentence]:
             and pd.notna(row["value"])
         ]
         if not rows:
-            yield Sentence((f"What goes with {_named(outcome)} cannot be told: too few cells.",), False)
+            yield Sentence(
+                (f"What goes with what is kept {_named(outcome)} cannot be told: too few cells.",), False
+            )
             continue
         rows.sort(key=lambda row: -abs(row["value"]))
         best = rows[0]
         resolved = pd.notna(best["p_corrected"]) and bool(best["p_corrected"] < LEVEL)
         parts: list[Part] = [
-            f"Over all cells, {_signal(best)} goes best with {_named(outcome)} (",
+            f"Over all cells, {_signal(best)} goes closest with what is kept {_named(outcome)} (",
             *_rho(printed, best),
             ")",
         ]
@@ -215,31 +220,21 @@ def _rho(printed: Printed, row: dict[str, Any]) -> tuple[Part, ...]:
 
 
 def _choosing(tables: Tables, printed: Printed) -> Iterator[Sentence]:
-    """What is lost by picking runs by accuracy alone, and by the best label-free signal."""
-    for row in printed.rows():
-        found = re.fullmatch(r"regret in (\S+) of the pick by validation_accuracy", str(row["statistic"]))
-        if not found or pd.isna(row["value"]):
+    """What is lost by picking runs by accuracy alone, and by the drift of the representation."""
+    rows = {(str(row["group"]), str(row["statistic"])): row for row in printed.rows()}
+    for (group, statistic), row in rows.items():
+        found = re.fullmatch(r"regret in (\S+) of the pick by validation_accuracy", statistic)
+        other = rows.get((group, statistic.replace("validation_accuracy", "representation_drift")))
+        if not found or other is None or pd.isna(row["value"]) or pd.isna(other["value"]):
             continue
-        others = [
-            other
-            for other in printed.rows()
-            if other["group"] == row["group"]
-            and str(other["statistic"]).startswith(f"regret in {found[1]} of the pick by ")
-            and other is not row
-            and pd.notna(other["value"])
-            and other[KEY] != row[KEY]
-        ]
-        if not others:
-            continue
-        best = min(others, key=lambda other: other["value"])
-        signal = str(best["statistic"]).rsplit(" ", 1)[-1]
         yield Sentence(
             (
-                f"{row['group']}: of the runs close to the best validation accuracy, picking by it alone loses ",
-                _cell(printed, row, "value"),
-                f" points of {_named(found[1])} against the best of them, picking by {_named(signal)} ",
-                _cell(printed, best, "value"),
-                " (a description, not a test).",
+                f"{group}: among runs close to the best validation accuracy, picking by it alone loses ",
+                _cell(printed, row, "value", percent_text(row["value"])),
+                f" points {_named(found[1])} against the best of them; picking by the smallest representation "
+                "drift loses ",
+                _cell(printed, other, "value", percent_text(other["value"])),
+                ". A description of these runs, not a test.",
             )
         )
 
@@ -290,7 +285,7 @@ def _signal(row: dict[str, Any]) -> str:
 def _named(column: str) -> str:
     """A column in words."""
     if column.startswith("retention_"):
-        return f"zero-shot accuracy on {column.removeprefix('retention_')} (% of before)"
+        return f"of the backbone's zero-shot accuracy on {column.removeprefix('retention_')}"
     return {
         "representation_drift": "representation drift (1 − CKA)",
         "accuracy": "accuracy",

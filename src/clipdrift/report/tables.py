@@ -1,4 +1,4 @@
-"""The tables of a report, from a study's results. Means and spreads over seeds; everything else is looked up."""
+"""The tables of a report, from a study's results: means and spreads over seeds, the rest is looked up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pandas as pd
 
 from clipdrift.analysis.rows import COLUMNS
-from clipdrift.listing import MEASURES
 from clipdrift.pages.cells import number, percent_text
 from clipdrift.report.printed import (
     KEY,
@@ -41,7 +40,7 @@ SHOWN = (
 
 
 def numbers(frame: pd.DataFrame) -> list[Column]:
-    """The columns of :data:`SHOWN` that a table of runs has; validation accuracy only without test accuracy."""
+    """The columns of :data:`SHOWN` that a table of runs has; of the accuracies one."""
     found = []
     for name, head, text in SHOWN:
         if name == "validation_accuracy" and "accuracy" in frame:
@@ -135,8 +134,3 @@ def _any(column: pd.Series) -> bool:
 
 def _note(question: str) -> str:
     return "Intervals are 95 %. Corrected p: Holm within the family named."
-
-
-def units() -> dict[str, str]:
-    """Unit of each measure, as the listing has it."""
-    return {name: entry.unit for name, entry in MEASURES.items()}
