@@ -71,7 +71,7 @@ def test_someone_elses_table(tmp_path) -> None:
 
 
 def test_arms_are_told_apart_by_what_varies() -> None:
-    """An option is named where it is not the usual one of a method on a target; two backbones are two places."""
+    """An option is named where it is not the usual one of its method and target; backbones are places."""
     runs = study(targets=("pets",), methods=("lora",), rates=(1e-5,), seeds=(1, 2, 3, 4))
     runs = runs.assign(
         rank=[4, 4, 8, 8], epochs=30, backbone=["a", "a", "a", "b"], penalty=[*[None] * 3, "apr"]

@@ -12,6 +12,7 @@ from clipdrift import __version__
 from clipdrift.cli.comparing import compare
 from clipdrift.cli.options import Cache, Checkpoints, Device, Out, Sets, SkipBad, Track
 from clipdrift.cli.repairing import interpolate, rewind, soften
+from clipdrift.cli.reporting import report
 from clipdrift.cli.studying import study
 from clipdrift.errors import ClipdriftError, Interrupted
 from clipdrift.store import cache_folder
@@ -114,6 +115,7 @@ def train(
 
 app.command()(compare)
 app.add_typer(study, name="study")
+app.command()(report)
 app.command()(interpolate)
 app.command()(rewind)
 app.command()(soften)
@@ -121,31 +123,27 @@ app.command()(soften)
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Where runs, pictures and the page go.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[Path, typer.Option("--out", help="Where runs and their report go.")] = Path("runs/demo"),
     cache: Cache = None,
     device: Device = "auto",
 ) -> None:
-    """See it work, with no download and no GPU: the study `quickstart`, its table, and a page.
+    """See it work, with no download and no GPU: the study `quickstart`, its table, and its report.
 
     Fine-tunes `clipdrift/mini` on the generated land-cover set `terrain-10`, in full and with LoRA, at four
     rates with two seeds, and tests what is left of its zero-shot ability on `objects-100`. Takes some five
     minutes on two cores; interrupted, the same command goes on.
     """
     from clipdrift.cli.light_study import results
-    from clipdrift.cli.show import comparison_table, console
+    from clipdrift.cli.reporting import write_report
+    from clipdrift.cli.show import console
     from clipdrift.cli.show_study import StudyDisplay
     from clipdrift.demo import STUDY, run_demo
 
     with StudyDisplay(STUDY) as display:
         result = run_demo(out, cache_folder(cache), device, display)
-    if result.records:
-        console.print(comparison_table(result.records))
     results(out)
-    console.print(
-        f"page      {result.page}\npictures  " + ", ".join(str(p) for p in result.pictures), soft_wrap=True
-    )
+    if not result.runs.empty:
+        write_report(out)
     if any(outcome.ending == "failed" for outcome in result.outcomes):
         console.print(f"some runs failed; `clipdrift study status {out}` says why", style="red")
         raise typer.Exit(1)

@@ -50,7 +50,7 @@ class StudyPage:
         cells, runs: the printed tables. tests: those of the questions.
         published: ours beside the published values.
         figures: by name.
-        courses: what the page draws of each run: see :mod:`clipdrift.report.courses`.
+        courses: what the page draws of each run: see :mod:`clipdrift.reporting.courses`.
         viewer: attention of some runs, as :func:`clipdrift.pages.viewer.pack_runs` packs it; said: of it.
         environment: names and values, with the number of runs that share them.
         commands: how to do it again.

@@ -13,16 +13,20 @@ from clipdrift.files import write_text
 from clipdrift.maps import Maps
 from clipdrift.pages.study import Shown, StudyPage, write_study_page
 from clipdrift.pages.viewer import pack_runs
-from clipdrift.report.courses import blocks_table, courses, environments, history_table
-from clipdrift.report.printed import Printed
-from clipdrift.report.published import published_table
-from clipdrift.report.summary import summary
-from clipdrift.report.tables import cells_table, runs_table, tests_tables
+from clipdrift.reporting.courses import blocks_table, courses, environments, history_table
+from clipdrift.reporting.printed import Printed
+from clipdrift.reporting.published import published_table
+from clipdrift.reporting.summary import summary
+from clipdrift.reporting.tables import cells_table, runs_table, tests_tables
 from clipdrift.results import Tables
 
 PAGE = "index.html"
 FOLDER = "report"
 """Of a study's folder, unless another is named."""
+_DPI = 150
+"""Of the page's pictures, twice what a screen of usual sharpness shows."""
+_LETTERS = 3_000_000
+"""Of base64, at most, for attention."""
 _SHOWN_RUNS = 24
 """Runs, one of each cell, whose attention the page holds."""
 
@@ -134,7 +138,7 @@ def _figures(
             shown[name] = Shown(name, entry.title, entry.text, None, str(error))
             continue
         for kind in dict.fromkeys(("png", *formats)):
-            files.append(write(figure, folder / f"{name}.{kind}", kind))
+            files.append(write(figure, folder / f"{name}.{kind}", kind, _DPI))
         shown[name] = Shown(name, entry.title, entry.text, folder / f"{name}.png")
     return shown, files
 
@@ -154,7 +158,7 @@ def _viewer(tables: Tables) -> tuple[dict[str, object] | None, list[str]]:
                 break
     if not found:
         return None, []
-    data, said = pack_runs(found)
+    data, said = pack_runs(found, _LETTERS)
     said = ["Of each cell the first run with kept attention is here.", *said]
     return data, [*said, f"{left} cells are left out."] if left else said
 

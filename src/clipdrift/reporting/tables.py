@@ -8,7 +8,7 @@ import pandas as pd
 
 from clipdrift.analysis.rows import COLUMNS
 from clipdrift.pages.cells import number, percent_text
-from clipdrift.report.printed import (
+from clipdrift.reporting.printed import (
     KEY,
     Column,
     Printed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from clipdrift.analysis.against import against_published
 from clipdrift.frame import blocks_frame
 from clipdrift.pages.cells import number
-from clipdrift.report.printed import KEY, Column, Printed, count, signed, word
+from clipdrift.reporting.printed import KEY, Column, Printed, count, signed, word
 from clipdrift.results import Tables
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipdrift.report.printed import KEY
+from clipdrift.reporting.printed import KEY
 from clipdrift.results import Tables
 
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (

@@ -15,7 +15,7 @@ import pandas as pd
 
 from clipdrift.analysis.runs import accuracy, retentions
 from clipdrift.pages.cells import Cell, number, percent_text
-from clipdrift.report.printed import KEY, Printed, p_value
+from clipdrift.reporting.printed import KEY, Printed, p_value
 from clipdrift.results import Tables
 
 LEVEL = 0.05
@@ -49,7 +49,7 @@ def summary(tables: Tables, rows: Rows) -> list[Sentence]:
     """The sentences of a study, most important first.
 
     Args:
-        rows: of :func:`clipdrift.report.tables.tests_tables`, by question.
+        rows: of :func:`clipdrift.reporting.tables.tests_tables`, by question.
     """
     found = [_ends(tables)]
     for question, heading, ask in (
@@ -105,11 +105,12 @@ def _contrast(printed: Printed, row: dict[str, Any], outcome: str, words: str, m
     place, sides = str(row["group"]).removesuffix(f", {matched}").split(": ", 1)
     first, second = sides.split(" - ", 1)
     what = _named(outcome)
+    differ = f"what they keep {what}" if outcome.startswith("retention_") else what
     mean = _MEAN.search(str(row["note"]))
     if mean is None or pd.isna(row["p_corrected"]):
         reason = str(row["note"]) or "too few runs"
         return Sentence(
-            (f"{place}, {words}: {first} and {second} cannot be compared in {what} ({reason}).",), False
+            (f"{place}, {words}: {first} and {second} cannot be compared in {differ} ({reason}).",), False
         )
     value = float(mean[1])
     size = Cell(percent_text(abs(value)), f"{printed.name}.csv:{row[KEY]}/note", value)
@@ -231,8 +232,8 @@ def _choosing(tables: Tables, printed: Printed) -> Iterator[Sentence]:
             (
                 f"{group}: among runs close to the best validation accuracy, picking by it alone loses ",
                 _cell(printed, row, "value", percent_text(row["value"])),
-                f" points {_named(found[1])} against the best of them; picking by the smallest representation "
-                "drift loses ",
+                f" points {_named(found[1])} against the best of them; picking by the smallest "
+                "representation drift loses ",
                 _cell(printed, other, "value", percent_text(other["value"])),
                 ". A description of these runs, not a test.",
             )
