@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clipdrift.figures.look import Canvas, few_ticks, note, rate_key, tidy
+from clipdrift.figures.look import IN_A_ROW, Canvas, few_ticks, method_panels, note, rate_key, tidy
 from clipdrift.figures.seeds import band_text, by_rate, lost_text, zero
 from clipdrift.figures.source import NotDrawnError, Source, in_order, places, rates
 from clipdrift.figures.words import label
@@ -30,9 +30,8 @@ def by_method(
     if not known:
         raise NotDrawnError(f"no record of {' or '.join(columns)} by {xlabel.split()[0]}")
     names, methods, found = in_order(points["place"]), in_order(points["method"]), rates(points)
-    rows = len(names) * len(known)
-    figure, axes = canvas.grid(rows, len(methods), height=1.45, extra=0.6, sharex="all", sharey="row")
-    row = iter(axes)
+    figure, axes, rows = method_panels(canvas, len(names) * len(known), len(methods), 1.45)
+    row = iter(rows)
     for place, part in places(points):
         for column in known:
             panels = next(row)
@@ -42,7 +41,8 @@ def by_method(
                 no_change(axis, column)
                 axis.set_title(f"{place}, {method}")
             few_ticks(panels[0], y=4)
-            panels[0].set_ylabel(label(column))
+            for axis in panels[::IN_A_ROW]:
+                axis.set_ylabel(label(column))
     tidy(axes, xlabel)
     rate_key(figure, found)
     runs = tables.runs

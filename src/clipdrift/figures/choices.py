@@ -78,7 +78,7 @@ def choosing(tables: Source, canvas: Canvas) -> Figure:
                 axis.set_title(f"{_place(tables.runs, group)}, n = {here['n'].iloc[0]} runs")
             axis.set_yticks(range(len(signals)), [short(s) for s in signals])
             axis.set_ylim(len(signals) - 0.4, -0.6)
-            axis.set_xlim(left=0)
+            axis.set_xlim(0, 1.12 * float(here[["value", "effect"]].max().max()) or 1)
             axis.set_xlabel(f"regret, points of\n{label(column)}")
             axis.grid(axis="y", visible=False)
             axis.grid(axis="x")

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -122,6 +123,10 @@ def levels(count: int) -> list[float]:
     return [0.6] if count == 1 else [float(x) for x in np.linspace(0, 1, count)]
 
 
+IN_A_ROW = 4
+"""Most methods side by side; more go on in the next row."""
+
+
 @dataclass(frozen=True)
 class Canvas:
     """The paper a figure is drawn on.
@@ -165,6 +170,25 @@ class Canvas:
         return figure, figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
 
 
+def method_panels(
+    canvas: Canvas, rows: int, methods: int, height: float
+) -> tuple[Figure, NDArray[Any], list[list[Axes]]]:
+    """For each row a panel for each method, at most :data:`IN_A_ROW` side by side; y is shared in a row.
+
+    Returns:
+        the figure, all its axes as they stand, and for each row its panels (methods without one vanish by
+        :func:`tidy`).
+    """
+    lines, side = -(-methods // IN_A_ROW), min(methods, IN_A_ROW)
+    figure, axes = canvas.grid(rows * lines, side, height=height, extra=0.6, sharex="all")
+    groups = [list(axes[i * lines : (i + 1) * lines].ravel()[:methods]) for i in range(rows)]
+    for first, *others in groups:
+        for place, axis in enumerate(others, start=1):
+            axis.sharey(first)
+            axis.tick_params(labelleft=place % side == 0)
+    return figure, axes, groups
+
+
 def rate_axis(axis: Axes, values: Iterable[float], label: bool = True) -> None:
     """A logarithmic axis with a tick at each rate."""
     ticks = sorted(set(values))
@@ -175,7 +199,7 @@ def rate_axis(axis: Axes, values: Iterable[float], label: bool = True) -> None:
     apart = min([float(np.log10(b / a)) for a, b in itertools.pairwise(ticks)], default=1.0)
     inches = apart / (span + 2 * pad) * panel_width(axis)
     axis.set_xticks(ticks, [rate_text(t) for t in ticks])
-    if inches < 0.36:  # the labels of two neighbours would touch
+    if inches < 0.27:  # the labels of two neighbours would touch
         axis.tick_params(axis="x", labelrotation=90 if inches < 0.16 else 45)
     axis.set_xlim(ticks[0] / 10**pad, ticks[-1] * 10**pad)
     if label:
@@ -193,7 +217,7 @@ def few_ticks(axis: Axes, x: int | None = None, y: int | None = 5) -> None:
     """At most so many steps on linear axes, so that labels keep apart in small panels."""
     for part, count in ((axis.xaxis, x), (axis.yaxis, y)):
         if count is not None:
-            part.set_major_locator(MaxNLocator(count))
+            part.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]))
 
 
 def tidy(axes: NDArray[Any], xlabel: str) -> None:
@@ -215,7 +239,7 @@ def method_key(figure: Figure, methods: Sequence[str], *more: Line2D) -> None:
         Line2D([], [], color=look(m).colour, marker=look(m).marker, linestyle=look(m).line, label=m)
         for m in methods
     ]
-    _above(figure, [*handles, *more])
+    above(figure, [*handles, *more])
 
 
 def rate_key(figure: Figure, found: Sequence[float], *more: Line2D) -> None:
@@ -225,7 +249,7 @@ def rate_key(figure: Figure, found: Sequence[float], *more: Line2D) -> None:
         for rate, level in zip(found, levels(len(found)), strict=True)
     ]
     title = Line2D([], [], linestyle="none", label="learning rate")
-    _above(figure, [title, *handles, *more])
+    above(figure, [title, *handles, *more])
 
 
 def line_width(level: float) -> float:
@@ -233,10 +257,17 @@ def line_width(level: float) -> float:
     return 0.8 + 1.0 * level
 
 
-def _above(figure: Figure, handles: list[Line2D]) -> None:
-    width = figure.get_figwidth()
-    columns = max(1, min(len(handles), int(width / 1.0)))
-    figure.legend(handles=handles, loc="outside upper left", ncols=columns, columnspacing=1.4)
+def above(figure: Figure, handles: Sequence[Artist], entry: float = 1.05) -> None:
+    """A legend above all panels, in rows of equal length.
+
+    Args:
+        entry: inches that one entry takes.
+    """
+    most = max(1, int(figure.get_figwidth() / entry))
+    rows = -(-len(handles) // most)
+    figure.legend(
+        handles=list(handles), loc="outside upper left", ncols=-(-len(handles) // rows), columnspacing=1.4
+    )
 
 
 DOTS = "Dots: an increase (for reading in grey)."

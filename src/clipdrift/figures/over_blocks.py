@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from clipdrift.figures.by_method import by_method
 from clipdrift.figures.look import DOTS, GREY, INK, Canvas, dots, few_ticks, note
 from clipdrift.figures.panels import CHANGE, SCALE, block_places, colour_bar, heat_map
-from clipdrift.figures.seeds import band_text, lost_text
+from clipdrift.figures.seeds import lost_text
 from clipdrift.figures.source import NotDrawnError, Source, in_order, joined, needed, places, rates
-from clipdrift.figures.words import label, rate_text
+from clipdrift.figures.words import label, numbers, rate_text
 
 KINDS: dict[str, Colormap] = {"entropy_drift": CHANGE, "gini_drift": CHANGE, "cka": SCALE}
 
@@ -65,15 +65,16 @@ def rate_blocks(tables: Source, canvas: Canvas) -> Figure:
         axis.set_ylabel("learning rate")
     runs = tables.runs
     note(
-        figure, f"Mean over seeds ({count_text(points)} per row of a map). {DOTS}",
+        figure, f"{seed_means(points)} {DOTS}",
         lost_text(tables.ends, runs[runs["plain"]]),
     )  # fmt: skip
     return figure
 
 
-def count_text(points: pd.DataFrame) -> str:
-    """``n = 5``: seeds of a place, method and rate."""
-    return band_text(points).partition("(")[2].rpartition(" per")[0]
+def seed_means(points: pd.DataFrame) -> str:
+    """Of how many seeds the cells of a heat map are means."""
+    sizes = points.groupby(["place", "method", "learning_rate"])["run"].nunique()
+    return f"Colours: {'mean over seeds' if sizes.max() > 1 else 'one seed'} ({numbers(sizes)})."
 
 
 def baseline(tables: Source, canvas: Canvas) -> Figure:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from clipdrift.figures.look import INK, Canvas, Look, look, method_key, note
+from clipdrift.figures.look import INK, Canvas, Look, above, look, method_key, note
 from clipdrift.figures.seeds import bars, lost_text, over_rates, seeds_text, spread, zero
 from clipdrift.figures.source import (
     NotDrawnError,
@@ -88,8 +88,9 @@ def representation_sweep(tables: Source, canvas: Canvas) -> Figure:
 def matched_rates(tables: Source, canvas: Canvas) -> Figure:
     """Accuracy, entropy drift and retention at matched rates."""
     runs = plain(tables)
-    columns = _known(runs, ("accuracy", "entropy_drift"))
-    return rate_panels(runs, [*columns, *retentions(runs)], canvas, dict(tables.ends))
+    kept = [str(c) for c in runs if str(c).startswith("retention_")]
+    columns = _known(runs, ("accuracy", "entropy_drift", *kept))
+    return rate_panels(runs, columns, canvas, dict(tables.ends))
 
 
 def zero_shot(tables: Source, canvas: Canvas) -> Figure:
@@ -112,7 +113,7 @@ def zero_shot(tables: Source, canvas: Canvas) -> Figure:
         for i, m in enumerate(methods)
     ]
     line = Line2D([], [], color=INK, linewidth=0.9, linestyle="--", label="backbone")
-    figure.legend(handles=[*keys, line], loc="outside upper left", ncols=min(6, len(keys) + 1))
+    above(figure, [*keys, line])
     said = seeds_text(runs[runs["status"] == "done"]).replace("line: mean; bars:", "bars: mean; whiskers:")
     note(figure, said, lost_text(tables.ends, runs))
     return figure

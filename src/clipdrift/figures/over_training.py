@@ -15,19 +15,22 @@ from matplotlib.ticker import MaxNLocator
 from clipdrift.figures.by_method import by_method
 from clipdrift.figures.look import (
     DOTS,
+    IN_A_ROW,
     INK,
     Canvas,
+    above,
     dots,
     few_ticks,
     levels,
     line_width,
     look,
+    method_panels,
     note,
     rate_key,
     shade,
     tidy,
 )
-from clipdrift.figures.over_blocks import count_text
+from clipdrift.figures.over_blocks import seed_means
 from clipdrift.figures.over_rates import of_runs
 from clipdrift.figures.panels import CHANGE, block_places, colour_bar, heat_map
 from clipdrift.figures.seeds import along, band_text, lost_text, zero
@@ -53,7 +56,7 @@ def _over_time(tables: Source, canvas: Canvas, columns: Sequence[str]) -> Figure
 def _from_zero(axes: Sequence[Axes]) -> None:
     for axis in axes:
         axis.set_xlim(left=0)
-        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
 
 
 def training(tables: Source, canvas: Canvas) -> Figure:
@@ -74,23 +77,23 @@ def gini_erf(tables: Source, canvas: Canvas) -> Figure:
 def trajectories(tables: Source, canvas: Canvas) -> Figure:
     """Methods against each other: entropy drift by epoch, a panel for each rate."""
     points = epochs(joined(tables, tables.history, "entropy_drift"))
-    names, found, methods = in_order(points["place"]), rates(points), in_order(points["method"])
-    figure, axes = canvas.grid(len(names), len(found), height=1.55, sharex="all", sharey="row")
+    at = {place: rates(part) for place, part in places(points)}
+    methods = in_order(points["method"])
+    figure, axes = canvas.grid(len(at), max(map(len, at.values())), height=1.55, sharex="all", sharey="row")
     for row, (place, part) in zip(axes, places(points), strict=True):
-        for axis, rate in zip(row, found, strict=True):
+        for axis, rate in zip(row, at[place], strict=False):
             for method, those in part[part["learning_rate"] == rate].groupby("method", sort=False):
                 how = look(str(method))
                 for _, one in those.groupby("run"):
                     axis.plot(one["time"], one["entropy_drift"], color=how.colour, linewidth=0.4, alpha=0.55)
                 along(axis, those, "time", "entropy_drift", how.colour, line=how.line)
-            if axis.has_data():
-                zero(axis)
+            zero(axis)
             axis.set_title(f"{place}, {rate_text(rate)}")
         row[0].set_ylabel(label("entropy_drift"))
     tidy(axes, "epoch")
     _from_zero(list(axes.ravel()))
     keys = [Line2D([], [], color=look(m).colour, linestyle=look(m).line, label=m) for m in methods]
-    figure.legend(handles=keys, loc="outside upper left", ncols=min(6, len(keys)))
+    above(figure, keys)
     note(figure, "Thin lines: runs.", band_text(points), lost_text(tables.ends, plain(tables)))
     return figure
 
@@ -102,17 +105,18 @@ def onset(tables: Source, canvas: Canvas) -> Figure:
     rows = rows[rows["statistic"].str.startswith("step at which")].dropna(subset=["value"])
     marks = of_runs(plain(tables), rows)
     names, methods, found = in_order(points["place"]), in_order(points["method"]), rates(points)
-    figure, axes = canvas.grid(len(names), len(methods), height=1.8, sharey="row", sharex="row")
-    for row, (place, part) in zip(axes, places(points), strict=True):
-        for axis, method in zip(row, methods, strict=True):
+    figure, axes, rows_ = method_panels(canvas, len(names), len(methods), 1.8)
+    for panels, (place, part) in zip(rows_, places(points), strict=True):
+        for axis, method in zip(panels, methods, strict=True):
             for rate, level in zip(found, levels(len(found)), strict=True):
                 _courses(axis, part, marks, method, rate, level)
             if axis.has_data():
                 zero(axis)
                 axis.axhline(FALL, color=INK, linewidth=0.6, linestyle=(0, (4, 2)))
             axis.set_title(f"{place}, {method}")
-        row[0].set_ylabel(label("entropy_drift"))
-        few_ticks(row[0])
+        for axis in panels[::IN_A_ROW]:
+            axis.set_ylabel(label("entropy_drift"))
+        few_ticks(panels[0])
     tidy(axes, "step")
     _from_zero(list(axes.ravel()))
     mark = Line2D([], [], linestyle="none", marker="v", color="white", markeredgecolor=INK, label="onset")
@@ -143,19 +147,19 @@ def entropy_heat(tables: Source, canvas: Canvas) -> Figure:
     """Entropy drift of every block (down) by epoch (across): mean over seeds, one colour scale."""
     points = epochs(joined(tables, tables.history_blocks("entropy"), "drift"))
     means = points.groupby(["place", "method", "learning_rate", "time", "block"], sort=False)["drift"].mean()
-    cells = dict(list(means.groupby(level=[0, 1, 2])))
-    rows = [(place, method) for place, part in places(points) for method in in_order(part["method"])]
-    found, most = rates(points), float(means.abs().max())
-    figure, axes = canvas.grid(len(rows), len(found), height=1.2, extra=0.45)
-    for row, (place, method) in zip(axes, rows, strict=True):
-        for axis, rate in zip(row, found, strict=True):
-            if (place, method, rate) in cells:
-                shown = _heat(axis, cells[place, method, rate], most)
-                axis.set_title(f"{place}, {method}, {rate_text(rate)}", fontsize=6.8)
-        next(axis for axis in row if axis.has_data()).set_ylabel("block")
+    rows = [part for _, part in means.groupby(level=[0, 1], sort=False)]
+    most = float(means.abs().max())
+    widest = max(part.index.unique(2).size for part in rows)
+    figure, axes = canvas.grid(len(rows), widest, height=1.2, extra=0.45)
+    for row, part in zip(axes, rows, strict=True):
+        cells = list(part.groupby(level=[0, 1, 2]))
+        for axis, ((place, method, rate), drift) in zip(row, cells, strict=False):
+            shown = _heat(axis, drift, most)
+            axis.set_title(f"{place}, {method}, {rate_text(rate)}", fontsize=6.8)
+        row[0].set_ylabel("block")
     tidy(axes, "epoch")
     colour_bar(figure, shown, list(axes.ravel()), label("entropy_drift"), aspect=40)
-    said = f"Mean over seeds ({count_text(points)} per panel). {DOTS}"
+    said = f"{seed_means(points)} {DOTS}"
     note(figure, said, lost_text(tables.ends, plain(tables)))
     return figure
 

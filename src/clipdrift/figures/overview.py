@@ -23,7 +23,7 @@ def dashboard(tables: Source, canvas: Canvas) -> Figure:
     if not columns:
         raise NotDrawnError("no run has accuracy, drift or retention")
     names = in_order(runs["place"])
-    figure = canvas.figure(7.2, 3.3 * len(names) + 0.6)
+    figure = canvas.figure(7.2, 3.5 * len(names) + 0.6)
     parts = figure.subfigures(len(names), 1, squeeze=False)[:, 0]
     for sub, (place, part) in zip(parts, places(runs), strict=True):
         axes = sub.subplots(2, 4)
@@ -37,10 +37,10 @@ def dashboard(tables: Source, canvas: Canvas) -> Figure:
         for axis in [*spare[:-4], *spare[-4:][drawn:]]:
             axis.axis("off")
     method_key(figure, in_order(runs["method"]))
-    said = "Training and depth: mean over seeds at the highest rate, bands ± 1 sd. Last: runs, darker at "
+    done = runs[runs["status"] == "done"]
     note(
-        figure, seeds_text(runs[runs["status"] == "done"]), f"{said}higher rates.",
-        lost_text(tables.ends, runs, crosses=True),
+        figure, seeds_text(done), "Training and depth: the highest rate in common, mean over seeds ± 1 sd.",
+        "Last panel: runs, darker at higher rates.", lost_text(tables.ends, runs, crosses=True),
     )  # fmt: skip
     return figure
 
@@ -49,7 +49,8 @@ def _second(axes: list[Axes], tables: Source, place: str, kept: list[str]) -> in
     """Training, depth and the trade into the panels; how many of them were there to draw."""
     here = plain(tables)
     here = here[here["place"] == place]
-    top = max(rates(here))
+    shared = here.groupby("learning_rate")["method"].nunique()
+    top = max(rates(here), key=lambda rate: (shared[rate], rate))
     left = iter(axes)
     count = 0
 

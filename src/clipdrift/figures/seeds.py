@@ -78,10 +78,13 @@ def in_categories(
         known = part[column].dropna() if column in part else pd.Series(dtype=float)
         if known.empty:
             continue
-        axis.scatter(known, np.full(len(known), place + 0.16), **_points(style))
+        alone = len(known) == 1
+        if not alone:
+            axis.scatter(known, np.full(len(known), place + 0.16), **_points(style))
         found = pd.DataFrame({"mean": [known.mean()], "std": [known.std()]})
-        axis.plot([known.mean()], [place - 0.12], marker=style.marker, color=style.colour, linestyle="none")
-        bars(axis, np.array([place - 0.12]), found, style, upright=False)
+        at = place - 0.12 * (not alone)
+        axis.plot([known.mean()], [at], marker=style.marker, color=style.colour, linestyle="none")
+        bars(axis, np.array([at]), found, style, upright=False)
     axis.set_yticks(range(len(groups)), list(groups))
     axis.set_ylim(len(groups) - 0.45, -0.55)
     axis.grid(axis="x")

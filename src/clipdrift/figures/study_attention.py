@@ -28,7 +28,7 @@ def side_by_side(
             image have one scale.
     """
     count, columns = len(images), 1 + len(maps)
-    figure = canvas.figure(0.5 + 1.25 * columns, 1.22 * count + 0.45)
+    figure = canvas.figure(0.75 + 1.25 * columns, 1.22 * count + 0.45)
     axes = figure.subplots(count, columns, squeeze=False)
     for row, image in zip(range(count), images, strict=True):
         axes[row, 0].imshow(image, interpolation="nearest")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -32,20 +30,20 @@ def statistics(tables: Source, canvas: Canvas) -> Figure:
     most = max(len(lines) for _, _, lines in parts)
     figure, axes = canvas.grid(1, len(parts), width=2.6, height=0.75 + 0.15 * most, extra=0.2)
     for axis, (title, said, lines) in zip(axes[0], parts, strict=True):
-        _forest(axis, lines)
+        _forest(axis, lines, most)
         axis.set_title(title)
         axis.set_xlabel(said)
-    n = ", ".join(f"{part[0]} {part[2][0][1]['unit']}s" for part in parts)
-    note(figure, f"Bars: 95 % intervals. Sampling units: {n}.", lost_text(tables.ends, tables.runs))
+    units = ", ".join(dict.fromkeys(str(row["unit"]) for _, _, lines in parts for _, row, _ in lines))
+    note(figure, f"Bars: 95 % intervals. Sampling unit: {units}.", lost_text(tables.ends, tables.runs))
     return figure
 
 
-def _forest(axis: Axes, lines: list[Line]) -> None:
+def _forest(axis: Axes, lines: list[Line], most: int) -> None:
     axis.axvline(0, color=GREY, linewidth=0.6)
     for place, (_, row, how) in enumerate(lines):
         interval(axis, row, place, how.colour, how.marker)
     axis.set_yticks(range(len(lines)), [name for name, _, _ in lines], fontsize=6.3)
-    axis.set_ylim(len(lines) - 0.4, -0.6)
+    axis.set_ylim(most - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="y", visible=False)
     axis.grid(axis="x")
@@ -53,7 +51,7 @@ def _forest(axis: Axes, lines: list[Line]) -> None:
     low, high = axis.get_xlim()
     if lines[0][1]["effect_name"] == "Cohen's d" and max(-low, high) > _WIDE:
         axis.set_xscale("symlog", linthresh=1)
-        ticks = [t for t in (-100, -10, -3, -1, 0, 1, 3, 10, 100) if low <= t <= high]
+        ticks = [t for t in (-100, -10, -1, 0, 1, 10, 100) if low <= t <= high]
         axis.set_xticks(ticks, [f"{t}".replace("-", "−") for t in ticks])
         axis.minorticks_off()
 
@@ -83,13 +81,15 @@ def _rates(tables: Source) -> tuple[str, str, list[Line]]:
 def _methods(tables: Source) -> tuple[str, str, list[Line]]:
     rows = tables.rows("methods")
     rows = _indexed(rows[rows["effect"].notna() & (rows["test"] == "Welch t")])
-    pairs = [(a, b) for a, b in itertools.combinations(_variants(tables), 2) if a[0] == b[0]]
+    known = _variants(tables)
+    first = {a[0]: a for a in reversed(known)}  # the others are compared with a target's first method
+    pairs = [(first[b[0]], b) for b in known if b is not first[b[0]]]
     several = len({(a[1], b[1]) for a, b in pairs}) > 1
     out: list[Line] = []
     name = "methods"
     for outcome in dict.fromkeys(str(s).removeprefix("t of ") for _, s in rows.index):
-        for (target, one, first), (_, two, second) in pairs:
-            for a, b, said in ((one, two, f"{first} - {second}"), (two, one, f"{second} - {first}")):
+        for (target, one, left), (_, two, right) in pairs:
+            for a, b, said in ((one, two, f"{left} - {right}"), (two, one, f"{right} - {left}")):
                 for scope in ("all common rates", *_only_rate(rows, f"{target}: {said}, rate ")):
                     key = (f"{target}: {said}, {scope}", f"t of {outcome}")
                     if key in rows.index:
@@ -115,4 +115,4 @@ def _mixed(tables: Source) -> tuple[str, str, list[Line]]:
             term = str(row["statistic"]).removeprefix(about)
             term = term.replace("log_rate", "per decade").replace(" x ", " × ")
             out.append((f"{short(signal)}: {term}", row, _NEUTRAL))
-    return "mixed model", "coefficient, points of drift in %", out
+    return "mixed model", "drift in %, coefficient", out
