@@ -49,7 +49,7 @@ def summary(tables: Tables, rows: Rows) -> list[Sentence]:
     """The sentences of a study, most important first.
 
     Args:
-        rows: of :func:`clipdrift.reporting.tables.tests_tables`, by question.
+        rows: of :func:`clipdrift.reporting.tables.questions_tables`, by question.
     """
     found = [_ends(tables)]
     for question, heading, ask in (
@@ -69,7 +69,9 @@ def _ends(tables: Tables) -> Sentence:
     ends = dict(tables.ends)
     planned, done = sum(ends.values()), ends.pop("done", 0)
     rest = ", ".join(f"{n} {kind}" for kind, n in sorted(ends.items()) if n)
-    words = f"{done} of {planned} runs are finished" if planned != done else f"All {done} runs are finished"
+    words = f"{done} of {planned} runs are finished"
+    if planned == done:
+        words = f"All {done} runs are finished" if done > 1 else "The only run is finished"
     left = "; statements below are about those that finished" if rest else ""
     return Sentence((f"{words}{f' ({rest}){left}' if rest else ''}.",))
 

@@ -105,7 +105,7 @@ def cells_table(tables: Tables) -> Printed:
     )
 
 
-def tests_tables(tables: Tables) -> Iterator[Printed]:
+def questions_tables(tables: Tables) -> Iterator[Printed]:
     """For each question one row per test."""
     asked = (
         list(tables.manifest.questions) if tables.manifest and tables.manifest.questions else list(QUESTIONS)
