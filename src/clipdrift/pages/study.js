@@ -221,7 +221,7 @@
       const shown = rows().filter((row) => !row.hidden);
       const place = shown.findIndex((row) => runOf(row) === chosen);
       const next = shown[(place + by + shown.length) % shown.length];
-      if (next) showRun(next.dataset.run);
+      if (next) showRun(runOf(next));
     };
     byId("run-before").addEventListener("click", step(-1));
     byId("run-after").addEventListener("click", step(1));
