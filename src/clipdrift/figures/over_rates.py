@@ -98,7 +98,8 @@ def zero_shot(tables: Source, canvas: Canvas) -> Figure:
     runs = plain(tables)
     columns = [c.replace("retention_", "zero_shot_") for c in retentions(runs)]
     names, methods = in_order(runs["place"]), in_order(runs["method"])
-    figure, axes = canvas.grid(len(columns), len(names), height=1.9, width=2.3, sharey="row")
+    wide = max(2.3, 0.6 + 0.12 * len(methods) * len(rates(runs)))
+    figure, axes = canvas.grid(len(columns), len(names), height=1.9, width=wide, sharey="row")
     for axis_row, column in zip(axes, columns, strict=True):
         for axis, (place, part) in zip(axis_row, places(runs), strict=True):
             _bars(axis, part, column, methods)
