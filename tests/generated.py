@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 
 from clipdrift.config import RunConfig
-from clipdrift.files import write_atomically
 from clipdrift.listing import MEASURES
+from clipdrift.maps import Maps
 from clipdrift.record import Backbone, DataFacts, Images, ModelFacts, Point, Record, Transfer, Values
 from clipdrift.store import Store
 from clipdrift.studied import Entry, Manifest, write_manifest
@@ -356,14 +356,11 @@ def _path(config: RunConfig, blocks: int) -> pd.DataFrame:
 
 
 def _write_maps(path: Path, blocks: int, moved: float) -> None:
-    """Three images, attention of backbone and adapted model as bytes with one scale for each row."""
+    """Three images with attention of backbone and adapted model."""
     images, before, after = attention_of(blocks, moved)
-    parts: dict[str, np.ndarray] = {"images": images}
-    largest = np.maximum(before.max(-1, keepdims=True), after.max(-1, keepdims=True))
-    for name, found in (("backbone", before), ("adapted", after)):
-        parts[name] = np.round(255 * found / largest).astype(np.uint8)
-    parts["scale"] = (largest / 255).astype(np.float32)
-    write_atomically(path, lambda stream: np.savez_compressed(stream, **parts))
+    side = math.isqrt(before.shape[-1])
+    titles = tuple(f"blob {i}" for i in range(1, len(images) + 1))
+    Maps(images, titles, before.astype(np.float32), after.astype(np.float32), (side, side)).save(path)
 
 
 def attention_of(

@@ -24,6 +24,7 @@ import small_runs
 from clipdrift.data.splits import balanced
 from clipdrift.data.worlds import WORLDS, generate
 from clipdrift.listing import MEASURES
+from clipdrift.maps import read_maps
 from clipdrift.measures import FLOW
 from clipdrift.model.clip import load
 from clipdrift.record import Point, Record, RecordError
@@ -192,6 +193,25 @@ def test_saved_weights_reproduce_the_test_accuracy(finished: Finished, lab: Lab,
     guess = (embeddings @ head["weight"].T + head["bias"]).argmax(-1).numpy()
     assert record.best is not None
     assert record.best.test_accuracy == pytest.approx(100 * float(np.mean(guess == labels)), abs=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@torch.no_grad()
+def test_kept_attention_is_that_of_the_saved_model(finished: Finished, lab: Lab, method: str) -> None:
+    """Oracle: transformers' eager attention of backbone and saved weights on the images that were kept."""
+    record, folder = finished[method]
+    maps = read_maps(folder.path / record.artefacts["maps"])
+    assert len(maps.images) == len(set(maps.titles)) == 4
+    assert set(maps.titles) <= set(record.target.classes)
+    processor = CLIPImageProcessorPil.from_pretrained(lab.model)
+    pixels = processor(as_pictures(maps.images), return_tensors="pt")["pixel_values"]
+    models = (CLIPModel.from_pretrained(lab.model), plain_model(record, folder, lab.model))
+    for model, kept in zip(models, (maps.before, maps.after), strict=True):
+        model.set_attn_implementation("eager")
+        seen = model.eval().vision_model(pixels, output_attentions=True).attentions
+        rows = torch.stack(seen, 1)[:, :, :, 0, 1:]
+        assert np.allclose(kept, (rows / rows.sum(-1, keepdim=True)).numpy(), atol=2e-3)
+    assert np.array_equal(maps.before, maps.after) == (method == "linear_probe")
 
 
 @pytest.mark.parametrize("method", METHODS)

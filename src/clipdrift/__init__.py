@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from clipdrift.record import Record
     from clipdrift.repair import interpolate, rewind, soften
     from clipdrift.repaired import Repaired
+    from clipdrift.reporting import Report, report
     from clipdrift.runner import train
     from clipdrift.study import Study, load_study
 
@@ -31,6 +32,7 @@ __all__ = [
     "Measurement",
     "Record",
     "Repaired",
+    "Report",
     "RunConfig",
     "Study",
     "Traced",
@@ -43,6 +45,7 @@ __all__ = [
     "load_config",
     "load_study",
     "measure",
+    "report",
     "rewind",
     "run_study",
     "soften",
@@ -56,6 +59,7 @@ _HOMES = {
     "Measurement": "clipdrift.comparing.measuring",
     "Record": "clipdrift.record",
     "Repaired": "clipdrift.repaired",
+    "Report": "clipdrift.reporting",
     "RunConfig": "clipdrift.config",
     "Study": "clipdrift.study",
     "Traced": "clipdrift.model.trace",
@@ -66,6 +70,7 @@ _HOMES = {
     "load_config": "clipdrift.config",
     "load_study": "clipdrift.study",
     "measure": "clipdrift.comparing.measuring",
+    "report": "clipdrift.reporting",
     "rewind": "clipdrift.repair",
     "run_study": "clipdrift.engines.running",
     "soften": "clipdrift.repair",

@@ -13,12 +13,13 @@ from typing import Literal
 import torch
 
 from clipdrift.adapt import Adapted, Setting, adapt, build
+from clipdrift.album import Album
 from clipdrift.checkpoint import CheckpointError
 from clipdrift.config import RunConfig
 from clipdrift.course import Course, Keeper, Rhythm
 from clipdrift.files import storage
 from clipdrift.fitting import fit
-from clipdrift.layout import CHECKPOINT, MANIFEST, WEIGHTS
+from clipdrift.layout import CHECKPOINT, MANIFEST, MAPS, WEIGHTS
 from clipdrift.listing import MEASURES
 from clipdrift.manifest import write_manifest
 from clipdrift.measures import MeasureError, accuracy
@@ -63,6 +64,7 @@ def attempt(config: RunConfig, job: Job) -> Record:
         reporter.stage("measuring the backbone")
         observer = Observer.of(stage, config)
         backbone = observer.backbone()
+        album = Album.of(stage, config.evaluation.shown_images)
     classes, prompts = stage.target.classes, stage.target.prompts[:1]
     features = class_features(stage.clip, classes, prompts) if config.penalty else None  # the backbone's
     texts = tuple(prompts[0].format(name) for name in classes)
@@ -87,10 +89,13 @@ def attempt(config: RunConfig, job: Job) -> Record:
         with clock("final"), named(config, job.device, "measuring"):
             reporter.stage("testing the last and the chosen epoch")
             best, last = _test(stage, config, adapted, observer, course)
-        if job.save:
-            with clock("save"):
+        with clock("save"):
+            if job.save:
                 reporter.stage("saving")
                 artefacts = _save(adapted, folder)
+            if album is not None:
+                adapted.eval()
+                artefacts |= {"maps": album.save(adapted.clip, folder.path / MAPS)}
     record = Record(
         key=config.key,
         status=status,

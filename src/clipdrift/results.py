@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from clipdrift.analysis import analyse
@@ -26,13 +24,11 @@ from clipdrift.frame import (
     records_in,
     runs_frame,
 )
-from clipdrift.layout import CONFIG
-from clipdrift.maps import Maps
+from clipdrift.layout import CONFIG, MAPS
+from clipdrift.maps import Maps, read_maps
 from clipdrift.runstate import read_state
 from clipdrift.studied import MANIFEST, Manifest, read_manifest
 
-MAPS = "maps.npz"
-"""In a run's folder: attention of some probe images."""
 PATHS = "paths.csv"
 """In a study's folder: what lies between backbone and adapted models."""
 
@@ -101,8 +97,8 @@ class Tables:
         for name, value in (("backbone", ""), ("seed", 0), ("status", "done")):
             if name not in frame:
                 frame[name] = value
-        if "run" not in frame:
-            frame["run"] = [f"run {i}" for i in range(1, len(frame) + 1)]
+        named = "run" in frame
+        frame["run"] = frame["run"].map(str) if named else [f"run {i}" for i in range(1, len(frame) + 1)]
         return cls(frame)
 
     @classmethod
@@ -148,23 +144,23 @@ class Tables:
     @cached_property
     def blocks(self) -> pd.DataFrame:
         """``run, measure, block, value, drift`` at the chosen epoch."""
-        return blocks_frame(self._records())
+        return blocks_frame(self.records())
 
     @cached_property
     def backbone_blocks(self) -> pd.DataFrame:
         """The same of the backbone (no drift): a run of each place stands for all."""
         first = set(self.runs.drop_duplicates("place")["run"])
-        return blocks_frame((r for r in self._records() if r["key"] in first), "backbone")
+        return blocks_frame((r for r in self.records() if r["key"] in first), "backbone")
 
     @cached_property
     def history(self) -> pd.DataFrame:
         """One row per run and look at the model during training."""
-        return history_frame(self._records())
+        return history_frame(self.records())
 
     def history_blocks(self, measure: str) -> pd.DataFrame:
         """``run, epoch, step, block, value, drift`` of one measure during training."""
         if measure not in self._of_measure:
-            self._of_measure[measure] = history_blocks_frame(self._records(), measure)
+            self._of_measure[measure] = history_blocks_frame(self.records(), measure)
         return self._of_measure[measure]
 
     @cached_property
@@ -192,7 +188,12 @@ class Tables:
     def maps(self, run: str) -> Maps | None:
         """Attention of some probe images, backbone and adapted; None where the run kept none."""
         file = self.folder / run / MAPS if self.folder else None
-        return read_run_maps(file) if file is not None and file.is_file() else None
+        if file is None or not file.is_file():
+            return None
+        try:
+            return read_maps(file)
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise ResultsError(f"{file}: damaged ({error}); delete it, or repeat the run") from None
 
     def rows(self, question: str) -> pd.DataFrame:
         """The analysis' answer to one question, one row per test.
@@ -209,29 +210,11 @@ class Tables:
             self._answers |= analyse(self._frame, [question], **given)
         return self._answers[question]
 
-    def _records(self) -> Iterator[Record]:
-        """Read anew for each table, so that thousands of runs need no memory between."""
+    def records(self) -> Iterator[Record]:
+        """Every finished run's record, read anew each time: thousands need no memory between."""
         if self.folder is None:
             return iter(())
         return records_in(self.folder, list(self._frame["run"]))
-
-
-def read_run_maps(file: Path) -> Maps:
-    """Attention that a run kept: ``images``, and ``backbone`` and ``adapted`` as bytes times ``scale``.
-
-    Raises:
-        ResultsError: damaged, or a grid that is no square.
-    """
-    try:
-        with np.load(file, allow_pickle=False) as found:
-            images, scale = found["images"], found["scale"].astype(np.float32)
-            before, after = (found[name] * scale for name in ("backbone", "adapted"))
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise ResultsError(f"{file}: damaged ({error})") from None
-    side = math.isqrt(before.shape[-1])
-    if side * side != before.shape[-1]:
-        raise ResultsError(f"{file}: {before.shape[-1]} patches are no square")
-    return Maps(images, ("",) * len(images), before, after, (side, side))
 
 
 def _plain(runs: pd.DataFrame) -> pd.Series:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from clipdrift.reporter import Reporter, Silent
 from clipdrift.signals import stops
 from clipdrift.stage import pick_device, resolve
 from clipdrift.store import RunFolder, Store, cache_folder
+from clipdrift.trackers import Tracked, known
 
 __all__ = ["Rhythm", "run", "train"]
 
@@ -37,6 +38,7 @@ def run(
     keep_checkpoint: bool = False,
     auto_batch: bool = False,
     rhythm: Rhythm | None = None,
+    track: Sequence[str] = (),
 ) -> tuple[Record, RunFolder]:
     """Do one run, go on with one that was interrupted, or return its record where it is done already.
 
@@ -51,6 +53,7 @@ def run(
         keep_checkpoint: leave the last checkpoint, where one was written, beside the record.
         auto_batch: where memory does not suffice, go on with half as many images at a time.
         rhythm: how often a checkpoint is written.
+        track: ``tensorboard``, ``wandb``, ``mlflow``: who else is told. One that fails is left out.
 
     Raises:
         ConfigError, ModelError, DataError, MeasureError, InactiveAdapterError: in one line what is wrong.
@@ -60,6 +63,7 @@ def run(
         StorageError: a full or read-only disk; the same call goes on.
     """
     reporter = reporter or Silent()
+    trackers = known(track)
     config = resolve(config)
     folder = Store(out).folder(config.key)
     record = None if again or folder.left_in_haste else _done(folder, Silent())
@@ -78,9 +82,15 @@ def run(
                 reporter.warn(damage)
             if again and folder.finished:
                 folder.forget_checkpoint()  # of the run that is to be repeated
-            pulse = Pulse(reporter, folder.path / PULSE, asked)
+            tracked = Tracked.of(reporter, trackers, config, folder.path)
+            pulse = Pulse(tracked, folder.path / PULSE, asked)
             job = Job(folder, cache, place, pulse, asked, save, keep_checkpoint, rhythm or Rhythm())
-            return _until_it_fits(config, job, auto_batch), folder
+            try:
+                record = _until_it_fits(config, job, auto_batch)
+                tracked.end(record)
+                return record, folder
+            finally:
+                tracked.close()
         except Exception as error:
             folder.fail(error)
             raise
@@ -128,6 +138,7 @@ def train(
     reporter: Reporter | None = None,
     again: bool = False,
     auto_batch: bool = False,
+    track: Sequence[str] = (),
 ) -> Record:
     """Fine-tune once: :func:`run` for callers outside the package, and what `clipdrift train` does.
 
@@ -139,6 +150,7 @@ def train(
         reporter: told how it goes.
         again: repeat a run that is done already.
         auto_batch: where memory does not suffice, go on with half as many images at a time.
+        track: ``tensorboard``, ``wandb``, ``mlflow``: who else is told; one that fails is left out.
 
     Returns:
         The record; it also lies in ``out/<key>/record.json``, the weights beside it. A run that was
@@ -160,5 +172,6 @@ def train(
         reporter=reporter,
         again=again,
         auto_batch=auto_batch,
+        track=track,
     )
     return found

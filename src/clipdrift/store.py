@@ -17,7 +17,18 @@ from pydantic import ValidationError
 from clipdrift.config import RunConfig
 from clipdrift.errors import BusyError, Interrupted, StorageError
 from clipdrift.files import storage, sweep, write_text
-from clipdrift.layout import CHECKPOINT, CONFIG, FAILURE, MANIFEST, METRICS, OWNER, PULSE, RECORD, WEIGHTS
+from clipdrift.layout import (
+    CHECKPOINT,
+    CONFIG,
+    FAILURE,
+    MANIFEST,
+    MAPS,
+    METRICS,
+    OWNER,
+    PULSE,
+    RECORD,
+    WEIGHTS,
+)
 from clipdrift.locks import claim
 from clipdrift.manifest import damaged
 from clipdrift.record import Point, Record, read_record
@@ -71,7 +82,7 @@ class RunFolder:
         """Start afresh: the configuration stands, metrics are empty, no record, no checkpoint."""
         with storage(self.path):
             # the record last: until it is gone the run is finished, then nothing old is left to go on from
-            for name in (CHECKPOINT, MANIFEST, RECORD):
+            for name in (CHECKPOINT, MANIFEST, MAPS, RECORD):
                 (self.path / name).unlink(missing_ok=True)
         self.open(config)
         write_text(self.path / METRICS, "")

@@ -7,6 +7,9 @@ import itertools
 import numpy as np
 import pandas as pd
 
+from clipdrift.analysis import analyse
+from clipdrift.analysis.rows import COLUMNS
+
 RATES = (1e-6, 5e-6, 1e-5, 5e-5)
 
 
@@ -40,6 +43,11 @@ def study(
     return pd.DataFrame(rows)
 
 
+def named(runs: pd.DataFrame) -> list[str]:
+    """The runs' names; a table without them is counted through."""
+    return list(runs["run"]) if "run" in runs else [f"run {i + 1}" for i in range(len(runs))]
+
+
 def with_penalty() -> pd.DataFrame:
     """The same with an arm of full_ft under a penalty."""
     return pd.concat([study(), study(methods=("full_ft",), penalty="apr")], ignore_index=True)
@@ -49,7 +57,7 @@ def blocks(runs: pd.DataFrame) -> pd.DataFrame:
     """Late blocks drift more."""
     return pd.DataFrame(
         {"run": run, "measure": "entropy", "block": b, "value": 3.0, "drift": 0.1 * (b % 3) - (b > 8)}
-        for run in runs["run"]
+        for run in named(runs)
         for b in range(1, 13)
     )
 
@@ -59,7 +67,7 @@ def history(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {"run": run, "step": 10 * e, "ends_epoch": e > 0, "epoch": e, "entropy_drift": -0.5 * e,
          "validation_accuracy": 90 - 1 / (e + 1)}
-        for run in runs["run"] for e in range(6)
+        for run in named(runs) for e in range(6)
     )  # fmt: skip
 
 
@@ -67,6 +75,25 @@ def paths(runs: pd.DataFrame) -> pd.DataFrame:
     """Retention bulges above the line, most in the middle."""
     return pd.DataFrame(
         {"run": run, "alpha": a, "accuracy": 50 + 40 * a, "retention_cifar100": 100 - 80 * a * a}
-        for run in runs["run"]
+        for run in named(runs)
         for a in (0.0, 0.25, 0.5, 0.75, 1.0)
     )
+
+
+def everything(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Every question, with all tables."""
+    return analyse(runs, blocks=blocks(runs), history=history(runs), paths=paths(runs))
+
+
+def sound(tables: dict[str, pd.DataFrame]) -> None:
+    """Each row has a number or says why not; names its unit; intervals and p are in range."""
+    for name, table in tables.items():
+        assert tuple(table.columns) == COLUMNS
+        assert len(table), name
+        assert (table.question == name).all()
+        assert (table.unit != "").all()
+        assert (table.value.notna() | (table.note != "")).all(), name
+        assert table.p.dropna().between(0, 1).all()
+        assert (table.p_corrected.dropna() >= table.p[table.p_corrected.notna()]).all()
+        assert ((table.low <= table.high) | table.low.isna()).all()
+        assert (table.interval[table.low.notna()] != "").all()

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
+from made_studies import study
 from scipy import stats
+from statsmodels.formula.api import mixedlm
 from statsmodels.stats.multitest import multipletests
 
 from clipdrift.analysis.effects import cohens_d, d_interval, d_z, mann_whitney, paired_t, welch, wilcoxon
+from clipdrift.analysis.models import mixed
+from clipdrift.analysis.pairing import Sides, same_accuracy, same_weight_drift
 from clipdrift.analysis.permutation import UndeterminedError
+from clipdrift.analysis.predictors import auc_of
 from clipdrift.analysis.rows import Row, holm, table
+from clipdrift.analysis.runs import prepared
 
 # R's data set `sleep`: t.test(extra ~ group) gives t = -1.8608, p = 0.07939; paired t = -4.0621, p = 0.002833
 FIRST = np.array([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0])
@@ -85,3 +92,41 @@ def test_what_is_undetermined(ask) -> None:
     """One value, no variance: no number."""
     with pytest.raises(UndeterminedError):
         ask()
+
+
+def test_auc_is_the_share_of_u() -> None:
+    """Of SciPy's Mann-Whitney U, with ties; weights count a value as often as it stands."""
+    rng = np.random.default_rng(2)
+    values, lost = rng.integers(0, 6, 30).astype(float), rng.uniform(size=30) < 0.4
+    u = stats.mannwhitneyu(values[lost], values[~lost]).statistic
+    assert auc_of(values, lost)(np.ones((1, 30)))[0] == pytest.approx(u / (lost.sum() * (~lost).sum()))
+    twice = np.concatenate([values, values[:5]])
+    doubled = auc_of(twice, np.concatenate([lost, lost[:5]]))(np.ones((1, 35)))[0]
+    weights = np.where(np.arange(30) < 5, 2.0, 1.0)[None]
+    assert auc_of(values, lost)(weights)[0] == pytest.approx(doubled)
+
+
+def test_mixed_model_in_small_units() -> None:
+    """Terms and intervals of statsmodels' own formula; a drift in other units changes them in proportion."""
+    runs = prepared(study(targets=("pets", "eurosat"), seeds=(1, 2)))
+    shift = {"pets 1": 0.3, "pets 2": -0.4, "eurosat 1": 0.5, "eurosat 2": -0.2}
+    runs["group"] = runs["target"] + " " + runs["seed"].map(str)
+    runs["entropy_drift"] += runs["group"].map(shift)
+    found = {row.statistic: row for row in mixed(runs, "entropy_drift")}
+    row = found["mixed model of entropy_drift: log_rate"]
+    runs["centred"] = runs["log_rate"] - runs["log_rate"].mean()
+    theirs = mixedlm("entropy_drift ~ centred * C(method) + C(target)", runs, groups="group").fit()
+    assert row.value == pytest.approx(theirs.params["centred"], rel=1e-3)
+    assert (row.low, row.high) == pytest.approx(tuple(theirs.conf_int().loc["centred"]), rel=1e-3)
+    small = next(mixed(runs.assign(entropy_drift=runs.entropy_drift * 1e-4), "entropy_drift"))
+    assert (small.value, small.low) == pytest.approx((row.value * 1e-4, row.low * 1e-4), rel=1e-3)
+
+
+def test_pairs_are_as_many_as_can_be() -> None:
+    """Taking the nearest pair first would leave the others without a partner."""
+    first, second = pd.DataFrame({"accuracy": [90.0, 91.0]}), pd.DataFrame({"accuracy": [90.9, 91.9, np.nan]})
+    left, right = same_accuracy(Sides("", first, second), "accuracy")
+    assert (left.tolist(), right.tolist()) == ([0, 1], [0, 1])
+    far = pd.DataFrame({"weight_drift": [0.0, 0.1, 0.2]})
+    left, right = same_weight_drift(Sides("", far, pd.DataFrame({"weight_drift": [0.0, 0.126, 0.17]})))
+    assert (left.tolist(), right.tolist()) == ([2], [2])

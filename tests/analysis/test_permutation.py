@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from clipdrift.analysis.bootstrap import correlation_of, d_of, interval, mean_of
+from clipdrift.analysis.draws import Draws
 from clipdrift.analysis.effects import cohens_d
 from clipdrift.analysis.permutation import UndeterminedError, correlate
 
 
-def rng() -> np.random.Generator:
-    return np.random.default_rng(1)
+def draws(**many: int) -> Draws:
+    return Draws(np.random.default_rng(1), **many)
 
 
 X = [1.0, 2.0, 2.0, 4.0, 5.0, 6.5]
@@ -22,7 +25,7 @@ Y = [2.0, 1.0, 3.0, 3.0, 5.0, 4.0]
 @pytest.mark.parametrize(("kind", "oracle"), [("Pearson", stats.pearsonr), ("Spearman", stats.spearmanr)])
 def test_exact_against_scipy(kind, oracle) -> None:
     """Value and p of SciPy's own exhaustive permutation test, with ties."""
-    found = correlate(X, Y, kind, rng=rng())
+    found = correlate(X, Y, kind, draws=draws())
     theirs = stats.permutation_test(
         (Y,), lambda y: oracle(X, y).statistic, permutation_type="pairings", n_resamples=np.inf
     )
@@ -31,35 +34,45 @@ def test_exact_against_scipy(kind, oracle) -> None:
     assert found.method == "exact permutation"
 
 
+@pytest.mark.parametrize("n", [3, 4, 6, 7])
+def test_every_order_once(n: int) -> None:
+    """The same p as going through the orders one by one."""
+    x, y = np.random.default_rng(n).integers(0, 5, (2, n)) + np.arange(n) * 0.5
+    found = correlate(x, y, draws=draws())
+    orders = np.array(list(itertools.permutations(y)))
+    each = [abs(np.corrcoef(x, order)[0, 1]) >= abs(found.value) - 1e-9 for order in orders]
+    assert found.p == pytest.approx(np.mean(each))
+
+
 def test_nine_values_are_gone_through() -> None:
     """A monotone list of nine has exactly two orders as far out."""
-    found = correlate(np.arange(9), np.arange(9), "Spearman", rng=rng())
+    found = correlate(np.arange(9), np.arange(9), "Spearman", draws=draws())
     assert found.p == pytest.approx(2 / 362880)
 
 
 def test_monte_carlo_is_never_zero_and_near_the_truth() -> None:
     """Ten values or more: (b + 1) / (draws + 1); near the asymptotic p for many normal values."""
-    assert correlate(np.arange(30), np.arange(30), rng=rng(), draws=999).p == pytest.approx(1 / 1000)
+    assert correlate(np.arange(30), np.arange(30), draws=draws(orders=999)).p == pytest.approx(1 / 1000)
     values = np.random.default_rng(4).normal(size=(2, 60))
-    found = correlate(values[0], values[1], rng=rng(), draws=4000)
+    found = correlate(values[0], values[1], draws=draws(orders=4000))
     assert found.p == pytest.approx(stats.pearsonr(*values).pvalue, abs=0.03)
 
 
 def test_order_and_scale_do_not_matter() -> None:
     """Permuting the pairs, scaling a list."""
-    order = rng().permutation(6)
+    order = np.random.default_rng(1).permutation(6)
     x, y = np.array(X), np.array(Y)
-    one, other = correlate(x, y, rng=rng()), correlate(3 * x[order] - 7, y[order], rng=rng())
+    one, other = correlate(x, y, draws=draws()), correlate(3 * x[order] - 7, y[order], draws=draws())
     assert (one.value, one.p) == pytest.approx((other.value, other.p))
-    assert correlate(x, -y, rng=rng()).value == pytest.approx(-one.value)
+    assert correlate(x, -y, draws=draws()).value == pytest.approx(-one.value)
 
 
 def test_strata_hide_what_lies_between_them() -> None:
     """Simpson's paradox: up between, down within."""
     x = [1, 2, 3, 11, 12, 13]
     y = [3, 2, 1, 13, 12, 11]
-    assert correlate(x, y, rng=rng()).value > 0.9
-    assert correlate(x, y, rng=rng(), strata=list("aaabbb")).value == pytest.approx(-1)
+    assert correlate(x, y, draws=draws()).value > 0.9
+    assert correlate(x, y, draws=draws(), strata=list("aaabbb")).value == pytest.approx(-1)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +86,7 @@ def test_strata_hide_what_lies_between_them() -> None:
 def test_what_is_undetermined(x, y, why) -> None:
     """No number is made up."""
     with pytest.raises(UndeterminedError, match=why):
-        correlate(x, y, rng=rng())
+        correlate(x, y, draws=draws())
 
 
 def test_bca_against_scipy() -> None:
@@ -81,15 +94,17 @@ def test_bca_against_scipy() -> None:
     data = np.random.default_rng(3).exponential(size=(2, 40))
     data[1] += data[0]
     units = list(range(40))
-    ours = interval(mean_of(data[0]), units, rng=rng(), named="cell", resamples=9999)
-    theirs = stats.bootstrap((data[0],), np.mean, rng=rng(), method="BCa").confidence_interval
-    assert ours.method.startswith("BCa bootstrap over cells")
+    ours = interval(mean_of(data[0]), units, draws=draws(resamples=9999), named="cell")
+    theirs = stats.bootstrap(
+        (data[0],), np.mean, rng=np.random.default_rng(1), method="BCa"
+    ).confidence_interval
+    assert ours.method.startswith("BCa bootstrap over 40 cells")
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
     for kind, oracle in (("Pearson", stats.pearsonr), ("Spearman", stats.spearmanr)):
-        ours = interval(correlation_of(*data, kind), units, rng=rng(), named="cell", resamples=4000)
+        ours = interval(correlation_of(*data, kind), units, draws=draws(resamples=4000), named="cell")
         theirs = stats.bootstrap(
             tuple(data), lambda a, b, f=oracle: f(a, b).statistic, paired=True, vectorized=False,
-            n_resamples=1000, rng=rng(), method="BCa",
+            n_resamples=1000, rng=np.random.default_rng(1), method="BCa",
         ).confidence_interval  # fmt: skip
         assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.05)
 
@@ -97,9 +112,11 @@ def test_bca_against_scipy() -> None:
 def test_cells_are_drawn_whole() -> None:
     """Ten copies of each value say no more than the value: the interval is that of the cells."""
     values = np.random.default_rng(3).normal(size=12)
-    by_cell = interval(mean_of(np.repeat(values, 10)), np.repeat(np.arange(12), 10), rng=rng(), named="cell")
-    alone = interval(mean_of(values), np.arange(12), rng=rng(), named="cell")
-    as_runs = interval(mean_of(np.repeat(values, 10)), np.arange(120), rng=rng(), named="run")
+    by_cell = interval(
+        mean_of(np.repeat(values, 10)), np.repeat(np.arange(12), 10), draws=draws(), named="cell"
+    )
+    alone = interval(mean_of(values), np.arange(12), draws=draws(), named="cell")
+    as_runs = interval(mean_of(np.repeat(values, 10)), np.arange(120), draws=draws(), named="run")
     assert by_cell.high - by_cell.low == pytest.approx(alone.high - alone.low, rel=0.1)
     assert as_runs.high - as_runs.low < 0.5 * (by_cell.high - by_cell.low)
 
@@ -109,13 +126,13 @@ def test_d_over_strata() -> None:
     values = np.random.default_rng(3).normal(size=20) + np.repeat([0.0, 3.0], 10)
     first = np.repeat([False, True], 10)
     assert d_of(values, first)(np.ones((1, 20)))[0] == pytest.approx(cohens_d(values[10:], values[:10]))
-    found = interval(d_of(values, first), range(20), rng=rng(), named="run", strata=first)
+    found = interval(d_of(values, first), range(20), draws=draws(), named="run", strata=first)
     assert 0 < found.low < cohens_d(values[10:], values[:10]) < found.high
 
 
 def test_too_few_units() -> None:
     """Three cells give ten different resamples: no interval."""
     with pytest.raises(UndeterminedError, match="fewer than 4 cells"):
-        interval(mean_of(np.arange(9.0)), list("aaabbbccc"), rng=rng(), named="cell")
+        interval(mean_of(np.arange(9.0)), list("aaabbbccc"), draws=draws(), named="cell")
     with pytest.raises(UndeterminedError, match="no variance"):
-        interval(correlation_of(np.ones(5), np.arange(5.0)), range(5), rng=rng(), named="cell")
+        interval(correlation_of(np.ones(5), np.arange(5.0)), range(5), draws=draws(), named="cell")

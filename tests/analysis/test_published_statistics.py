@@ -10,10 +10,12 @@ import pytest
 from published_values import published, statistic
 from scipy import stats
 
+from clipdrift.analysis import analyse
+from clipdrift.analysis.draws import Draws
 from clipdrift.analysis.permutation import correlate
 from clipdrift.analysis.rows import holm
 
-RNG = np.random.default_rng(0)
+DRAWS = Draws(np.random.default_rng(0), orders=200)
 
 
 @pytest.mark.parametrize(("kind", "name"), [("Pearson", "rate_pearson"), ("Spearman", "rate_spearman")])
@@ -21,7 +23,7 @@ def test_rate_and_drift(kind: str, name: str) -> None:
     """Five rates: value and exact p as published."""
     runs = published("exploratory_runs").set_index("id")
     runs = runs.loc[["A1-1e-6", "A1-5e-6", "E2", "A1-5e-5", "A1-1e-4"]]
-    found = correlate(np.log10(runs.learning_rate), runs.entropy_drift, kind, rng=RNG)
+    found = correlate(np.log10(runs.learning_rate), runs.entropy_drift, kind, draws=DRAWS)
     assert found.value == pytest.approx(statistic(name).value, abs=5e-4)
     assert found.p == pytest.approx(statistic(name).p, abs=5e-5)
     assert found.method == "exact permutation"
@@ -61,7 +63,7 @@ def test_grid_correlations(target: str, column: str, name: str) -> None:
     """Published over 40 runs, found over their 8 cell means to 0.01."""
     cells = published("matched_grid_cells")
     cells = cells[cells.dataset == target]
-    found = correlate(cells.entropy_drift, cells[column], rng=RNG)
+    found = correlate(cells.entropy_drift, cells[column], draws=DRAWS)
     assert round(found.value, 2) == pytest.approx(statistic(f"grid_{target}_{name}").value, abs=0.0101)
 
 
@@ -103,6 +105,8 @@ def test_cka() -> None:
 
     assert p(statistic("cka_spearman").value) == pytest.approx(statistic("cka_spearman").p, abs=5e-4)
     assert p(statistic("cka_pearson").value) < statistic("cka_pearson").p / 2
+    assert p(statistic("cka_block_4_spearman").value) < 5e-5  # printed as 0.0000
+    assert p(statistic("cka_block_4_pearson").value) < 5e-5
 
 
 def _exploratory() -> pd.DataFrame:
@@ -136,7 +140,7 @@ def test_correlations_between_measures_do_not_follow(
 ) -> None:
     """What the published table of 21 runs gives is not what is printed."""
     runs = _exploratory()
-    found = correlate(runs[first], runs[second], rng=RNG, draws=200)
+    found = correlate(runs[first], runs[second], draws=DRAWS)
     assert found.value == pytest.approx(follows, abs=1e-3)
     assert abs(found.value - statistic(name).value) > 0.02
 
@@ -145,7 +149,7 @@ def test_head_diversity_hangs_on_two_runs() -> None:
     """Without the two highest rates its correlation with entropy changes sign."""
     runs = _exploratory()
     runs = runs[~runs.id.isin(["A1-5e-5", "A1-1e-4"])]
-    assert 0.5 < correlate(runs.entropy_drift, runs.head_diversity_drift, rng=RNG, draws=200).value < 0.7
+    assert 0.5 < correlate(runs.entropy_drift, runs.head_diversity_drift, draws=DRAWS).value < 0.7
 
 
 def test_mean_cka_without_the_encoder_input() -> None:
@@ -153,3 +157,55 @@ def test_mean_cka_without_the_encoder_input() -> None:
     means = published("auxiliary").set_index("id").mean_cka_13_layers * 13 / 12
     assert means["E2"] == pytest.approx(0.752, abs=1e-3)
     assert means["E5"] == pytest.approx(0.883, abs=1e-3)
+
+
+def test_through_the_questions() -> None:
+    """The exploratory table as a frame of runs: the question of the rate gives the published answer."""
+    runs = published("exploratory_runs").rename(
+        columns={"id": "run", "dataset": "target", "lora_rank": "rank", "lora_targets": "matrices",
+                 "frozen_layers": "frozen_blocks", "regularizer": "penalty",
+                 "regularizer_weight": "penalty_weight"}
+    )  # fmt: skip
+    table = analyse(runs, ["rate"])["rate"]
+    found = table[(table.n == "5") & table.statistic.str.endswith(" with entropy_drift")]
+    assert list(found.value) == pytest.approx([-0.893, -1], abs=5e-4)
+    assert list(found.p) == pytest.approx([0.0333, 0.0167], abs=5e-5)
+
+
+def test_asymptotic_p_of_the_rate() -> None:
+    """0.041 beside the exact 0.0333: SciPy's."""
+    runs = published("exploratory_runs").set_index("id")
+    runs = runs.loc[["A1-1e-6", "A1-5e-6", "E2", "A1-5e-5", "A1-1e-4"]]
+    found = stats.pearsonr(np.log10(runs.learning_rate), runs.entropy_drift)
+    assert found.pvalue == pytest.approx(0.041, abs=5e-4)
+
+
+def test_36_blocks_of_three_lora_runs() -> None:
+    """The middle of the printed interval of LoRA's blocks is the mean of ranks 4, 8 and 16, not of one."""
+    drift = published("exploratory_runs").set_index("id").entropy_drift
+    middle = (0.268 + 1.065) / 2
+    assert drift[["E4", "E5", "E6"]].mean() == pytest.approx(middle, abs=5e-3)
+    assert abs(drift[["E4", "E5", "E6"]] - middle).min() > 0.05
+
+
+def test_accuracies_are_counts_of_test_images() -> None:
+    """Each printed accuracy is a whole number of the 2,700 or 3,669 test images: all were read."""
+    runs = published("exploratory_runs")
+    images = runs.dataset.map({"eurosat": 2700, "pets": 3669})
+    whole = 100 * (runs.best_val_acc / 100 * images).round() / images
+    assert (whole - runs.best_val_acc).abs().max() < 0.0051
+
+
+def test_backbones_repeat_the_exploratory_runs() -> None:
+    """The B/32 rows of the comparison of backbones are E2 and E5."""
+    runs = published("exploratory_runs").set_index("id")
+    rows = published("backbones").query("backbone.str.endswith('32')").set_index("method")
+    for method, run in (("full_ft", "E2"), ("lora", "E5")):
+        for column in ("entropy_drift", "erf95_drift", "gini_drift", "best_val_acc"):
+            assert rows.loc[method, column] == runs.loc[run, column]
+
+
+def test_one_run_has_two_zero_shot_accuracies() -> None:
+    """E2 was evaluated twice, with results 3 points apart: more than the rounding of either."""
+    rows = published("zero_shot").query("id == 'E2'").set_index("evaluation").cifar100_acc
+    assert rows["first"] - rows["second"] == pytest.approx(3.28, abs=0.01)

@@ -9,9 +9,8 @@ import pytest
 
 from clipdrift.data.worlds import WORLDS
 from clipdrift.engines.here import run_here
-from clipdrift.engines.jobs import How, Job, Outcome, jobs_of, manifest_of
+from clipdrift.engines.jobs import How, Unwatched, jobs_of, manifest_of
 from clipdrift.frame import blocks_frame, cells_frame, records_in, runs_frame
-from clipdrift.reporter import Reporter, Silent
 from clipdrift.studied import write_manifest
 from clipdrift.study import load_study
 
@@ -24,17 +23,6 @@ SHRUNK = [
     "data.probe_per_class=1",
 ]
 STRICT = "data.validation_per_class=1"
-
-
-class Nobody:
-    def plan(self, jobs: tuple[Job, ...]) -> None:
-        pass
-
-    def begins(self, job: Job) -> Reporter:
-        return Silent()
-
-    def ends(self, job: Job, outcome: Outcome) -> None:
-        pass
 
 
 CASES = {
@@ -66,7 +54,7 @@ def test_a_shrunk_study_runs_to_its_end(
     assert len(jobs) <= count
     write_manifest(out, manifest_of(study, jobs))
     how = How(out=out, cache=Path(tmp_path_factory.getbasetemp()) / "cache", device="cpu")
-    outcomes = run_here(jobs, how, Nobody())
+    outcomes = run_here(jobs, how, Unwatched())
     assert {outcome.ending for outcome in outcomes} <= {"done", "diverged"}, outcomes
     assert sum(outcome.ending == "done" for outcome in outcomes) >= len(outcomes) - 2
     frame = runs_frame(records_in(out, [job.key for job in jobs]))

@@ -15,24 +15,12 @@ import pytest
 from clipdrift.config import ConfigError
 from clipdrift.engines import on_ray, pick_engine
 from clipdrift.engines.here import run_here
-from clipdrift.engines.jobs import How, Job, Outcome, jobs_of
+from clipdrift.engines.jobs import How, Job, Unwatched, jobs_of
 from clipdrift.engines.on_ray import OnRay
 from clipdrift.layout import CHECKPOINT, OWNER
-from clipdrift.reporter import Reporter, Silent
 from clipdrift.store import Store
 from clipdrift.study import study_of
 from small_runs import Lab, settings, write_folder
-
-
-class Notes:
-    def plan(self, jobs: tuple[Job, ...]) -> None:
-        pass
-
-    def begins(self, job: Job) -> Reporter:
-        return Silent()
-
-    def ends(self, job: Job, outcome: Outcome) -> None:
-        pass
 
 
 @pytest.fixture
@@ -73,7 +61,7 @@ def test_a_killed_workers_run_goes_on_in_another(lab: Lab, tmp_path: Path) -> No
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     wanted = jobs(lab, epochs=40)
     here, there = tmp_path / "here", tmp_path / "there"
-    plain = run_here(wanted, How(out=here, cache=lab.cache, device="cpu"), Notes())
+    plain = run_here(wanted, How(out=here, cache=lab.cache, device="cpu"), Unwatched())
     assert [outcome.ending for outcome in plain] == ["done"] * 4
     ray.init(num_cpus=2, logging_level="ERROR", log_to_driver=False, include_dashboard=False)
     killed: list[str] = []
@@ -82,7 +70,7 @@ def test_a_killed_workers_run_goes_on_in_another(lab: Lab, tmp_path: Path) -> No
     try:
         killer.start()
         how = How(out=there, cache=lab.cache, device="cpu", checkpoint_every=0.5)
-        outcomes = OnRay(cpus=1.0)(wanted, how, Notes())
+        outcomes = OnRay(cpus=1.0)(wanted, how, Unwatched())
         killer.join()
     finally:
         ray.shutdown()
@@ -101,9 +89,9 @@ def test_what_the_cluster_cannot_hold_is_refused(lab: Lab, tmp_path: Path) -> No
     how = How(out=tmp_path, cache=lab.cache, device="cpu")
     try:
         with pytest.raises(ConfigError, match=r"--gpus-per-run 0.5: the Ray cluster has 0 GPU in all"):
-            OnRay(gpus=0.5)(jobs(lab, 1), how, Notes())
+            OnRay(gpus=0.5)(jobs(lab, 1), how, Unwatched())
         with pytest.raises(ConfigError, match=r"--cpus-per-run 9: the Ray cluster has 1 CPU in all"):
-            OnRay(cpus=9)(jobs(lab, 1), how, Notes())
+            OnRay(cpus=9)(jobs(lab, 1), how, Unwatched())
     finally:
         ray.shutdown()
 

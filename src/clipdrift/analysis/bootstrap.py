@@ -6,16 +6,17 @@ to (R,) numbers. So all resamples are one product of matrices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
+from clipdrift.analysis.draws import Draws
 from clipdrift.analysis.permutation import Kind, UndeterminedError
 
 Statistic = Callable[[np.ndarray], np.ndarray]
-RESAMPLES = 1000
 MIN_UNITS = 4
 """With fewer units there are too few different resamples for an interval that means anything."""
 
@@ -33,16 +34,16 @@ def interval(
     statistic: Statistic,
     units: Sequence[object],
     *,
-    rng: np.random.Generator,
+    draws: Draws,
     named: str,
     strata: Sequence[object] | None = None,
     level: float = 0.95,
-    resamples: int = RESAMPLES,
 ) -> Interval:
     """BCa interval of a statistic, resampling units (Efron 1987); percentile where BCa is undefined.
 
     Args:
         units: for each value the unit it belongs to; values of one unit are drawn together.
+        draws: where the resamples come from.
         named: what a unit is, for the method's name.
         strata: for each value its stratum, such as the method; units are drawn within strata. A unit lies
             in one stratum.
@@ -52,59 +53,79 @@ def interval(
             resamples do not determine.
     """
     n = len(units)
-    layers = [0] * n if strata is None else list(map(str, strata))
-    names, place = np.unique(
+    layers = ["0"] * n if strata is None else list(map(str, strata))
+    names, unit = np.unique(
         [f"{s}\0{u}" for s, u in zip(layers, map(str, units), strict=True)], return_inverse=True
     )
-    member = np.eye(len(names))[place].T  # (units, values)
-    layer = np.array([name.split("\0")[0] for name in names])
-    groups = [np.flatnonzero(layer == one) for one in np.unique(layer)]
-    if min(map(len, groups), default=0) < MIN_UNITS:
+    stratum = np.unique([name.split("\0")[0] for name in names], return_inverse=True)[1]
+    sizes = np.bincount(stratum) if len(names) else np.zeros(1, dtype=int)
+    if sizes.min() < MIN_UNITS:
         raise UndeterminedError(f"fewer than {MIN_UNITS} {named}s to resample")
-    counts = np.zeros((resamples, len(names)))
-    for group in groups:
-        counts[:, group] = rng.multinomial(len(group), np.full(len(group), 1 / len(group)), size=resamples)
     with np.errstate(all="ignore"):
-        drawn = statistic(counts @ member)
+        drawn = statistic(draws.weights(unit, stratum))
         found = float(statistic(np.ones((1, n)))[0])
-        left_out = statistic((1 - np.eye(len(names))) @ member)
+        left_out = statistic(1.0 - np.eye(len(names))[:, unit])
     kept = drawn[np.isfinite(drawn)]
-    if len(kept) < 0.9 * resamples or not np.isfinite(found):
+    if len(kept) < 0.9 * draws.resamples or not np.isfinite(found):
         raise UndeterminedError("more than a tenth of the resamples have no variance")
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
-    method = f"percentile bootstrap over {named}s"
+    kind = "percentile"
     below = float(np.mean(kept < found) + 0.5 * np.mean(kept == found))
-    spread = left_out.mean() - left_out
-    if 0 < below < 1 and np.all(np.isfinite(spread)) and float(np.sum(spread**2)) > 0:
-        bias = norm.ppf(below)
-        pull = float(np.sum(spread**3) / (6 * np.sum(spread**2) ** 1.5))
-        z = bias + norm.ppf(tails)
-        tails = norm.cdf(bias + z / (1 - pull * z))
-        method = f"BCa bootstrap over {named}s"
+    pull = _acceleration(left_out, stratum)
+    if 0 < below < 1 and np.isfinite(pull):
+        bias = ndtri(below)
+        z = bias + ndtri(tails)
+        if np.all(pull * z < 1):
+            tails = ndtr(bias + z / (1 - pull * z))
+            kind = "BCa"
     low, high = np.quantile(kept, tails)
-    return Interval(float(low), float(high), f"{method}, {resamples} resamples")
+    many = "+".join(map(str, sizes))
+    return Interval(
+        float(low), float(high), f"{kind} bootstrap over {many} {named}s, {draws.resamples} resamples"
+    )
+
+
+def _acceleration(left_out: np.ndarray, stratum: np.ndarray) -> float:
+    """BCa's acceleration from the statistic without each unit, stratum by stratum; nan where undefined."""
+    cubes = squares = 0.0
+    for one in np.unique(stratum):
+        group = left_out[stratum == one]
+        spread = (group.mean() - group) * (1 - 1 / len(group))
+        cubes += float(np.sum(spread**3))
+        squares += float(np.sum(spread**2))
+    return cubes / (6 * squares**1.5) if np.isfinite(cubes) and squares > 0 else math.nan
 
 
 def correlation_of(x: np.ndarray, y: np.ndarray, kind: Kind = "Pearson") -> Statistic:
     """Correlation of two lists as a statistic of weights; ranks are taken anew in every resample."""
 
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        a, b = (
-            _midranks(v, weights) if kind == "Spearman" else np.broadcast_to(v, weights.shape) for v in (x, y)
-        )
+    def ranks(weights: np.ndarray) -> np.ndarray:
         total = weights.sum(1, keepdims=True)
-        a, b = (v - (weights * v).sum(1, keepdims=True) / total for v in (a, b))
-        xx, yy, xy = ((weights * v).sum(1) for v in (a * a, b * b, a * b))
-        flat = (xx <= 1e-20) | (yy <= 1e-20)
-        return np.where(flat, np.nan, xy / np.sqrt(np.where(flat, 1.0, xx * yy)))
+        a, b = (v - (weights * v).sum(1, keepdims=True) / total for v in _midranks(x, y, weights))
+        return _ratio(*(np.einsum("ij,ij,ij->i", weights, v, w) for v, w in ((a, a), (b, b), (a, b))))
 
-    return statistic
+    a, b = x - x.mean(), y - y.mean()  # sums of products lose digits far from 0
+    products = np.stack([np.ones_like(a), a, b, a * a, b * b, a * b], axis=1)
+
+    def plain(weights: np.ndarray) -> np.ndarray:
+        total, sa, sb, saa, sbb, sab = (weights @ products).T
+        flat = 1e-14 * (a @ a), 1e-14 * (b @ b)
+        return _ratio(saa - sa**2 / total, sbb - sb**2 / total, sab - sa * sb / total, *flat)
+
+    return ranks if kind == "Spearman" else plain
 
 
-def _midranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    lower = (values[:, None] < values[None, :]).astype(float)
-    equal = (values[:, None] == values[None, :]).astype(float)
-    return weights @ lower + 0.5 * (weights @ equal) + 0.5
+def _ratio(
+    xx: np.ndarray, yy: np.ndarray, xy: np.ndarray, least_x: float = 1e-12, least_y: float = 1e-12
+) -> np.ndarray:
+    flat = (xx <= least_x) | (yy <= least_y)
+    return np.where(flat, np.nan, xy / np.sqrt(np.where(flat, 1.0, xx * yy)))
+
+
+def _midranks(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Iterator[np.ndarray]:
+    for values in (x, y):
+        below = (values[:, None] < values[None, :]) + 0.5 * (values[:, None] == values[None, :])
+        yield weights @ below + 0.5
 
 
 def mean_of(values: np.ndarray) -> Statistic:

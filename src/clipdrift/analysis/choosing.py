@@ -15,25 +15,25 @@ MARGIN = 1.0
 """Runs within so many points of the best validation accuracy are chosen among."""
 
 
-def choosing(runs: pd.DataFrame, rng: np.random.Generator) -> Iterator[Row]:
+def choosing(runs: pd.DataFrame) -> Iterator[Row]:
     """By target and backbone: regret in points of retention of every signal's pick, and the Pareto set."""
-    del rng
     judge = "validation_accuracy" if "validation_accuracy" in runs else accuracy(runs)
     if not retentions(runs) or judge not in runs:
         note = "the table needs a retention and validation_accuracy"
         yield Row("choosing", "all", "regret", "run", "0", "none", note=note)
         return
+    gained = accuracy(runs)
     note = "chosen by test accuracy: optimistic" if judge == "accuracy" else ""
     for kept in retentions(runs):
-        for (target, backbone), here in runs.groupby(["target", "backbone"], sort=False):
-            group = f"{target} {backbone}".strip()
+        for place, here in runs.groupby("place", sort=False):
+            group = str(place)
             whole = here.dropna(subset=[kept, judge])
             if len(whole) < 2:
                 why = f"{len(whole)} run{'s' if len(whole) != 1 else ''}; 2 are needed"
                 yield Row("choosing", group, f"regret in {kept}", "run", str(len(whole)), "none", note=why)
                 continue
             yield from _regrets(group, whole, kept, judge, note)
-            yield from _front(group, whole, kept, accuracy(whole))
+            yield from _front(group, whole, kept, gained)
 
 
 def _regrets(group: str, runs: pd.DataFrame, kept: str, judge: str, note: str) -> Iterator[Row]:

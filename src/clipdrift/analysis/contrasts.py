@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,15 +11,22 @@ import pandas as pd
 
 from clipdrift.analysis import effects
 from clipdrift.analysis.bootstrap import d_of, interval
+from clipdrift.analysis.draws import Draws
+from clipdrift.analysis.pairing import (
+    Pairs,
+    Sides,
+    methods_side_by_side,
+    penalties_side_by_side,
+    same_accuracy,
+    same_rate_and_seed,
+    same_weight_drift,
+)
 from clipdrift.analysis.permutation import UndeterminedError
 from clipdrift.analysis.rows import Row
-from clipdrift.analysis.runs import ARM, accuracy, outcomes
+from clipdrift.analysis.runs import accuracy, outcomes
 
-TwoSamples = Callable[[effects.Values, effects.Values], effects.Tested]
-DRIFT_WITHIN = 0.25
-"""Runs count as of equal weight drift where the larger exceeds the smaller by at most this share."""
-ACCURACY_WITHIN = 1.0
-"""Runs count as of equal accuracy within so many points."""
+TWO_SAMPLES = ((effects.welch, "Welch t"), (effects.mann_whitney, "Mann-Whitney U"))
+PAIRED = ((effects.paired_t, "paired t"), (effects.wilcoxon, "Wilcoxon signed rank"))
 
 
 def filled(row: Row, fill: Callable[[], dict[str, Any]]) -> Row:
@@ -31,141 +37,161 @@ def filled(row: Row, fill: Callable[[], dict[str, Any]]) -> Row:
         return replace(row, note=str(error))
 
 
-def methods(runs: pd.DataFrame, rng: np.random.Generator) -> Iterator[Row]:
+def methods(runs: pd.DataFrame, blocks: pd.DataFrame | None, draws: Draws) -> Iterator[Row]:
     """Arms of different methods on the same target and backbone, without penalty, two at a time."""
-    plain = runs[runs["penalty"].isna()] if "penalty" in runs else runs
     asked = False
-    for where, here in plain.groupby(["target", "backbone"], sort=False):
-        arms = [arm for _, arm in here.groupby("arm", sort=False)]
-        for first, second in itertools.combinations(arms, 2):
-            if first["method"].iloc[0] != second["method"].iloc[0]:
-                asked = True
-                yield from _pair(f"{where[0]}: {_name(first)} - {_name(second)}", first, second, rng)
+    for sides in methods_side_by_side(runs):
+        asked = True
+        yield from _at_rates("methods", sides, outcomes(runs), draws)
+        yield from _paired("methods", sides, "matched rate", outcomes(runs), same_rate_and_seed(sides))
+        yield from _by_block("methods", sides, blocks)
+        judge = accuracy(runs)
+        for matched, column, pairs in (
+            ("matched weight drift", "weight_drift", same_weight_drift),
+            ("matched accuracy", judge, lambda both, judge=judge: same_accuracy(both, judge)),
+        ):
+            if column in outcomes(runs):
+                yield from _paired("methods", sides, matched, outcomes(runs), pairs(sides))
+            else:
+                yield _nothing("methods", f"{sides.name}, {matched}", f"the table has no {column}")
     if not asked:
-        yield Row("methods", "all", "difference", "run", "0", "none", note="no two methods on one target")
+        yield _nothing("methods", "all", "no two methods on one target")
 
 
-def penalties(runs: pd.DataFrame, rng: np.random.Generator) -> Iterator[Row]:
+def penalties(runs: pd.DataFrame, blocks: pd.DataFrame | None, draws: Draws) -> Iterator[Row]:
     """Each penalised arm against the arm that differs in the penalty alone, at the same rates."""
-    penalised = runs[runs["penalty"].notna()] if "penalty" in runs else runs.iloc[:0]
-    if penalised.empty:
-        yield Row("penalties", "all", "difference", "run", "0", "none", note="no run has a penalty")
-    for _, arm in penalised.groupby("arm", sort=False):
-        plain = runs[runs["penalty"].isna() & (_without_penalty(runs) == _without_penalty(arm).iloc[0])]
-        group = f"{arm['target'].iloc[0]}: {_name(arm)} - none"
-        if plain.empty:
-            yield Row("penalties", group, "difference", "run", "0", "none", note="no run without the penalty")
-        else:
-            yield from _at_rates("penalties", group, arm, plain, rng)
-            yield from _paired(
-                "penalties", group, "matched rate", arm, plain, _same_rate_and_seed(arm, plain)
-            )
+    asked = False
+    for sides in penalties_side_by_side(runs):
+        asked = True
+        if sides.second.empty:
+            yield _nothing("penalties", sides.name, "no run without the penalty")
+            continue
+        yield from _at_rates("penalties", sides, outcomes(runs), draws)
+        yield from _paired("penalties", sides, "matched rate", outcomes(runs), same_rate_and_seed(sides))
+        yield from _by_block("penalties", sides, blocks)
+    if not asked:
+        yield _nothing("penalties", "all", "no run has a penalty")
 
 
-def _without_penalty(runs: pd.DataFrame) -> pd.Series:
-    names = [name for name in ARM if name in runs and name not in ("penalty", "penalty_weight")]
-    return runs[names].map(str).agg(" | ".join, axis=1)
+def _nothing(question: str, group: str, why: str) -> Row:
+    return Row(question, group, "difference", "run", "0", "none", note=why)
 
 
-def _name(arm: pd.DataFrame) -> str:
-    return str(arm["variant"].iloc[0])
-
-
-def _pair(group: str, first: pd.DataFrame, second: pd.DataFrame, rng: np.random.Generator) -> Iterator[Row]:
-    yield from _at_rates("methods", group, first, second, rng)
-    yield from _paired("methods", group, "matched rate", first, second, _same_rate_and_seed(first, second))
-    for matched, column, distance, most in (
-        ("matched weight drift", "weight_drift", np.log, float(np.log1p(DRIFT_WITHIN))),
-        ("matched accuracy", accuracy(first), np.asarray, ACCURACY_WITHIN),
-    ):
-        if column in first:
-            pairs = _nearest(first, second, column, distance, most)
-            yield from _paired("methods", group, matched, first, second, pairs)
-        else:
-            note = f"the table has no {column}"
-            yield Row("methods", f"{group}, {matched}", "difference", "pair of runs", "0", "none", note=note)
-
-
-def _at_rates(
-    question: str, group: str, first: pd.DataFrame, second: pd.DataFrame, rng: np.random.Generator
-) -> Iterator[Row]:
+def _at_rates(question: str, sides: Sides, measured: list[str], draws: Draws) -> Iterator[Row]:
     """Two samples at each rate in common, and over all of them."""
-    rates = sorted(set(first["learning_rate"]) & set(second["learning_rate"]))
-    if not rates:
-        yield Row(question, group, "difference", "run", "0", "none", note="no learning rate in common")
+    if not sides.rates:
+        yield _nothing(question, sides.name, "no learning rate in common")
         return
-    scopes = [(f"rate {rate:g}", [rate]) for rate in rates]
-    if len(rates) > 1:
-        scopes.append(("all common rates", rates))
-    for (scope, chosen), outcome in itertools.product(scopes, outcomes(first)):
-        a, b = (side[side["learning_rate"].isin(chosen)].dropna(subset=[outcome]) for side in (first, second))
-        for test, name in ((effects.welch, "Welch t"), (effects.mann_whitney, "Mann-Whitney U")):
-            yield _two_samples(question, f"{group}, {scope}", outcome, a, b, test, name, len(chosen) > 1, rng)
+    scopes = [(f"rate {rate:g}", [rate]) for rate in sides.rates]
+    if len(sides.rates) > 1:
+        scopes.append(("all common rates", sides.rates))
+    for scope, rates in scopes:
+        a, b = (arm[arm["learning_rate"].isin(rates)] for arm in (sides.first, sides.second))
+        for outcome in measured:
+            left, right = (arm[outcome].to_numpy(dtype=float) for arm in (a, b))
+            cells = None if len(rates) == 1 else (a["cell"].to_numpy(), b["cell"].to_numpy())
+            yield from _two_samples(question, f"{sides.name}, {scope}", outcome, (left, right), cells, draws)
 
 
 def _two_samples(
     question: str,
     group: str,
     outcome: str,
-    a: pd.DataFrame,
-    b: pd.DataFrame,
-    test: TwoSamples,
-    name: str,
-    several_cells: bool,
-    rng: np.random.Generator,
-) -> Row:
-    size = f"{len(a)}+{len(b)}"
-    row = Row(question, group, outcome, "run", size, name, family=f"{question}, matched rate, {name}")
+    values: tuple[np.ndarray, np.ndarray],
+    cells: tuple[np.ndarray, np.ndarray] | None,
+    draws: Draws,
+) -> Iterator[Row]:
+    """Both tests with Cohen's d; its interval over cells, where there are several a side."""
+    known = [np.isfinite(side) for side in values]
+    a, b = (side[there] for side, there in zip(values, known, strict=True))
+    size: dict[str, Any] | None = None
 
-    def fill() -> dict[str, Any]:
-        found = test(a[outcome].to_numpy(), b[outcome].to_numpy())
-        d = effects.cohens_d(a[outcome].to_numpy(), b[outcome].to_numpy())
-        out = {"statistic": f"{found.statistic} of {outcome}", "value": found.value, "p": found.p}
-        out |= {"effect": d, "effect_name": "Cohen's d"}
-        if several_cells:
-            both = pd.concat([a, b])
-            is_first = np.arange(len(both)) < len(a)
-            try:
-                span = interval(
-                    d_of(both[outcome].to_numpy(), is_first), list(both["cell"]),
-                    rng=rng, named="cell", strata=list(is_first),
-                )  # fmt: skip
-            except UndeterminedError as error:
-                return out | {"note": f"no interval: {error}"}
-            return out | {"low": span.low, "high": span.high, "interval": f"of d: {span.method}"}
-        return out | _noncentral("d", d, len(a), len(b))
+    def sized() -> dict[str, Any]:
+        d = effects.cohens_d(a, b)
+        out = {"effect": d, "effect_name": "Cohen's d"}
+        if cells is None:
+            return out | _noncentral("d", d, len(a), len(b))
+        units = np.concatenate([side[there] for side, there in zip(cells, known, strict=True)])
+        first = np.arange(len(units)) < len(a)
+        try:
+            span = interval(
+                d_of(np.concatenate([a, b]), first),
+                list(units),
+                draws=draws,
+                named="cell",
+                strata=list(first),
+            )
+        except UndeterminedError as error:
+            return out | {"note": f"no interval: {error}"}
+        return out | {"low": span.low, "high": span.high, "interval": f"of d: {span.method}"}
 
-    return filled(row, fill)
+    for test, name in TWO_SAMPLES:
+        row = Row(
+            question, group, outcome, "run", f"{len(a)}+{len(b)}", name,
+            family=f"{question}, matched rate, {name}",
+        )  # fmt: skip
+        try:
+            found = test(a, b)
+            size = sized() if size is None else size
+        except UndeterminedError as error:
+            yield replace(row, note=str(error))
+            continue
+        said: dict[str, Any] = {
+            "statistic": f"{found.statistic} of {outcome}",
+            "value": found.value,
+            "p": found.p,
+        }
+        yield replace(row, **said, **size)
 
 
 def _paired(
-    question: str,
-    group: str,
-    matched: str,
-    first: pd.DataFrame,
-    second: pd.DataFrame,
-    pairs: list[tuple[int, int]],
+    question: str, sides: Sides, matched: str, measured: list[str], pairs: Pairs, unit: str = "pair of runs"
 ) -> Iterator[Row]:
-    for outcome in outcomes(first):
-        differences = np.array([first.at[i, outcome] - second.at[j, outcome] for i, j in pairs], dtype=float)
-        differences = differences[np.isfinite(differences)]
-        for test, name in ((effects.paired_t, "paired t"), (effects.wilcoxon, "Wilcoxon signed rank")):
-            row = Row(
-                question, f"{group}, {matched}", outcome, "pair of runs", str(len(differences)), name,
-                family=f"{question}, {matched}, {name}",
-            )  # fmt: skip
-            yield filled(row, lambda t=test, d=differences, o=outcome: _of_differences(t, d, o))  # type: ignore[misc]
+    for outcome in measured:
+        left, right = (
+            arm[outcome].to_numpy(dtype=float)[places]
+            for arm, places in zip((sides.first, sides.second), pairs, strict=True)
+        )
+        yield from _of_differences(question, f"{sides.name}, {matched}", matched, outcome, unit, left - right)
 
 
 def _of_differences(
-    test: Callable[[effects.Values], effects.Tested], differences: np.ndarray, outcome: str
-) -> dict[str, Any]:
-    found, size = test(differences), effects.d_z(differences)
-    mean = f"mean difference {differences.mean():.6g}"
-    span = _noncentral("d_z", size, len(differences))
-    out = {"statistic": f"{found.statistic} of {outcome}", "value": found.value, "p": found.p}
-    note = "; ".join(filter(None, [mean, span.get("note", "")]))
-    return out | {"effect": size, "effect_name": "d_z"} | span | {"note": note}
+    question: str, group: str, matched: str, outcome: str, unit: str, differences: np.ndarray
+) -> Iterator[Row]:
+    """Both paired tests with d_z and its interval from the noncentral t."""
+    d = differences[np.isfinite(differences)]
+    for test, name in PAIRED:
+        row = Row(question, group, outcome, unit, str(len(d)), name, family=f"{question}, {matched}, {name}")
+
+        def fill(test: effects.Test = test) -> dict[str, Any]:
+            found, size = test(d), effects.d_z(d)
+            span = _noncentral("d_z", size, len(d))
+            note = "; ".join(filter(None, [f"mean difference {d.mean():.6g}", span.get("note", "")]))
+            out = {"statistic": f"{found.statistic} of {outcome}", "value": found.value, "p": found.p}
+            return out | {"effect": size, "effect_name": "d_z"} | span | {"note": note}
+
+        yield filled(row, fill)
+
+
+def _by_block(question: str, sides: Sides, blocks: pd.DataFrame | None) -> Iterator[Row]:
+    """Entropy drift block by block, at each rate in common: as published, a description.
+
+    The blocks of a model depend on each other, so p says less than it seems to.
+    """
+    if blocks is None:
+        return
+    entropy = blocks[blocks["measure"] == "entropy"]
+    for rate in sides.rates:
+        a, b = (
+            entropy[entropy["run"].isin(arm.loc[arm["learning_rate"] == rate, "run"])]
+            .groupby("block")["drift"]
+            .mean()
+            for arm in (sides.first, sides.second)
+        )
+        yield from _of_differences(
+            question, f"{sides.name}, rate {rate:g}, by block", "blocks (descriptive)", "entropy drift",
+            "block (descriptive)", (a - b).to_numpy(dtype=float),
+        )  # fmt: skip
 
 
 def _noncentral(name: str, size: float, first: int, second: int | None = None) -> dict[str, Any]:
@@ -174,28 +200,3 @@ def _noncentral(name: str, size: float, first: int, second: int | None = None) -
     except UndeterminedError as error:
         return {"note": f"no interval: {error}"}
     return {"low": low, "high": high, "interval": f"of {name}: noncentral t"}
-
-
-def _same_rate_and_seed(first: pd.DataFrame, second: pd.DataFrame) -> list[tuple[int, int]]:
-    keys = ["learning_rate", "seed"]
-    left = {tuple(row): i for i, row in zip(first.index, first[keys].to_numpy().tolist(), strict=True)}
-    right = {tuple(row): i for i, row in zip(second.index, second[keys].to_numpy().tolist(), strict=True)}
-    return [(left[key], right[key]) for key in left if key in right]
-
-
-def _nearest(
-    first: pd.DataFrame, second: pd.DataFrame, column: str, scale: Callable[[Any], Any], most: float
-) -> list[tuple[int, int]]:
-    """Pairs whose scaled values differ least, each run once, none further apart than ``most``."""
-    with np.errstate(all="ignore"):
-        a, b = (scale(side[column].to_numpy(dtype=float)) for side in (first, second))
-        apart = np.abs(a[:, None] - b[None, :])
-    pairs: list[tuple[int, int]] = []
-    left, right = set(range(len(a))), set(range(len(b)))
-    for flat in np.argsort(apart, axis=None, kind="stable"):
-        i, j = divmod(int(flat), len(b))
-        if i in left and j in right and apart[i, j] <= most:
-            pairs.append((first.index[i], second.index[j]))
-            left.discard(i)
-            right.discard(j)
-    return pairs

@@ -23,11 +23,11 @@ def depth(runs: pd.DataFrame, blocks: pd.DataFrame) -> Iterator[Row]:
 
     Blocks of one tower are no independent samples: F and its p describe, they test nothing.
     """
-    known = blocks.merge(runs[["run", "cell", "target", "variant", "learning_rate"]], on="run")
+    known = blocks.merge(runs[["run", "cell", "place", "variant", "learning_rate"]], on="run")
     known = known.dropna(subset=["drift"])
     for (_, measure), part in known.groupby(["cell", "measure"], sort=False):
         one = part.iloc[0]
-        group = f"{one['target']}: {one['variant']}, rate {one['learning_rate']:g}"
+        group = f"{one['place']}: {one['variant']}, rate {one['learning_rate']:g}"
         drift = part.groupby("block")["drift"].mean().sort_index()
         size = f"{len(drift)} of {part['run'].nunique()} run(s)"
         if len(drift) < 6:
@@ -61,9 +61,8 @@ def onset(runs: pd.DataFrame, history: pd.DataFrame, fall: float = FALL) -> Iter
     if "entropy_drift" not in history:
         yield Row("onset", "all", "onset", "run", "0", "none", note="the history has no entropy_drift")
         return
-    for group, part in _courses(runs, history, "entropy_drift"):
-        size: dict[str, Any] = {"unit": "run", "n": f"1, {len(part)} moments", "test": "description"}
-        steps, drift = part["step"].to_numpy(dtype=float), part["entropy_drift"].to_numpy(dtype=float)
+    for group, steps, drift in _courses(runs, history, "entropy_drift"):
+        size: dict[str, Any] = {"unit": "run", "n": f"1, {len(steps)} moments", "test": "description"}
         name = f"step at which entropy has fallen by {fall:g} %"
         below = np.flatnonzero(drift <= -fall)
         if len(steps) == 0:
@@ -91,12 +90,9 @@ def convergence(runs: pd.DataFrame, history: pd.DataFrame, last: int = LAST_EPOC
         yield Row("convergence", "all", "spread", "run", "0", "none", note=note)
         return
     ends = history[history["ends_epoch"].astype(bool)] if "ends_epoch" in history else history
-    for group, part in _courses(runs, ends, "validation_accuracy"):
-        name, size = (
-            f"spread of the last {last} epochs' validation accuracy, points",
-            f"1, {len(part)} epochs",
-        )
-        values = part["validation_accuracy"].to_numpy(dtype=float)[-last:]
+    name = f"spread of the last {last} epochs' validation accuracy, points"
+    for group, steps, course in _courses(runs, ends, "validation_accuracy"):
+        size, values = f"1, {len(steps)} epochs", course[-last:]
         if len(values) < last:
             note = f"{len(values)} epochs; {last} are needed"
             yield Row("convergence", group, name, "run", size, "none", note=note)
@@ -112,13 +108,13 @@ def interpolation(runs: pd.DataFrame, paths: pd.DataFrame) -> Iterator[Row]:
             note = f"the paths have no {column}"
             yield Row("interpolation", "all", column, "run", "0", "none", note=note)
             continue
-        for group, part in _courses(runs, paths, column, along="alpha"):
-            name, size = f"{column}: most above the line between the ends, points", f"1, {len(part)} steps"
-            if len(part) < 3 or float(np.ptp(part["alpha"])) == 0:
+        name = f"{column}: most above the line between the ends, points"
+        for group, alpha, value in _courses(runs, paths, column, along="alpha"):
+            size = f"1, {len(alpha)} steps"
+            if len(alpha) < 3 or float(np.ptp(alpha)) == 0:
                 note = "three steps of the path are needed"
                 yield Row("interpolation", group, name, "run", size, "none", note=note)
                 continue
-            alpha, value = part["alpha"].to_numpy(dtype=float), part[column].to_numpy(dtype=float)
             above = value - np.interp(alpha, alpha[[0, -1]], value[[0, -1]])
             most = int(np.argmax(above))
             yield Row("interpolation", group, name, "run", size, "description", value=float(above[most]),
@@ -127,8 +123,14 @@ def interpolation(runs: pd.DataFrame, paths: pd.DataFrame) -> Iterator[Row]:
 
 def _courses(
     runs: pd.DataFrame, points: pd.DataFrame, column: str, along: str = "step"
-) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Every run with its points in order; an empty table for a run without points."""
-    for run in runs.itertuples(index=False):
-        part = points[points["run"] == run.run].dropna(subset=[column, along]).sort_values(along)
-        yield f"{run.target}: {run.variant}, rate {run.learning_rate:g}, seed {run.seed} ({run.run})", part
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Every run with its points in order, where and how much; empty for a run without points."""
+    known = points[["run", along, column]].dropna().sort_values(along, kind="stable")
+    parts = {
+        run: (part[along].to_numpy(dtype=float), part[column].to_numpy(dtype=float))
+        for run, part in known.groupby("run", sort=False)
+    }
+    none = np.empty(0), np.empty(0)
+    for run in runs[["run", "place", "variant", "learning_rate", "seed"]].itertuples(index=False):
+        name = f"{run.place}: {run.variant}, rate {run.learning_rate:g}, seed {run.seed} ({run.run})"
+        yield name, *parts.get(run.run, none)

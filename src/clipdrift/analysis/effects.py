@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
-from scipy.optimize import brentq
+from scipy.special import nctdtrinc
 
 from clipdrift.analysis.permutation import UndeterminedError
 
@@ -25,6 +25,10 @@ class Tested:
     test: str
 
 
+Test = Callable[[Values], Tested]
+"""A test of paired differences."""
+
+
 def welch(first: Values, second: Values) -> Tested:
     """Welch's t of two samples with unequal variances (Welch 1947); positive where the first is higher.
 
@@ -32,7 +36,9 @@ def welch(first: Values, second: Values) -> Tested:
         UndeterminedError: a sample of fewer than two, or both without variance.
     """
     a, b = _two(first, second)
-    result = stats.ttest_ind(a, b, equal_var=False)
+    # from the moments: for one sample without variance, SciPy's test of the values warns
+    moments = [m for v in (a, b) for m in (v.mean(), v.std(ddof=1), len(v))]
+    result = stats.ttest_ind_from_stats(*moments, equal_var=False)
     return Tested("t", float(result.statistic), float(result.pvalue), "Welch t")
 
 
@@ -108,26 +114,13 @@ def d_interval(d: float, first: int, second: int | None = None, level: float = 0
         scale, freedom = math.sqrt(first), first - 1
     else:
         scale, freedom = math.sqrt(first * second / (first + second)), first + second - 2
-    t = d * scale
-
-    def beyond(nc: float, tail: float) -> float:
-        found = float(stats.nct.cdf(t, freedom, nc)) - tail
-        if not math.isfinite(found):
-            raise UndeterminedError("the noncentral t cannot be computed so far out")
-        return found
-
-    def end(tail: float) -> float:
-        # the cdf falls with nc: step outwards until it has passed the tail, no further than needed
-        side, reach = (-1.0 if tail > 0.5 else 1.0), 0.5
-        while side * beyond(t + side * reach, tail) > 0 and reach < 1e4:
-            reach *= 1.3
-        low, high = sorted((t - side * 0.5, t + side * reach))
-        if beyond(low, tail) * beyond(high, tail) > 0:
-            raise UndeterminedError("the noncentral t cannot be computed so far out")
-        return float(brentq(beyond, low, high, args=(tail,), xtol=1e-8)) / scale
-
+    tails = np.array([(1 + level) / 2, (1 - level) / 2])
     with np.errstate(all="ignore"):
-        return end((1 + level) / 2), end((1 - level) / 2)
+        ends = nctdtrinc(freedom, tails, d * scale)
+        missed = np.abs(stats.nct.cdf(d * scale, freedom, ends) - tails)
+    if not np.all(missed < 1e-3) or ends[0] > ends[1]:  # it gives a wrong end rather than an error
+        raise UndeterminedError("the noncentral t cannot be computed so far out")
+    return float(ends[0] / scale), float(ends[1] / scale)
 
 
 def _two(first: Values, second: Values) -> tuple[np.ndarray, np.ndarray]:

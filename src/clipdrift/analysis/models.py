@@ -21,7 +21,7 @@ def mixed(runs: pd.DataFrame, signal: str) -> Iterator[Row]:
     """
     plain = runs[runs["penalty"].isna()] if "penalty" in runs else runs
     known = plain.dropna(subset=["log_rate", signal])
-    groups = known["target"].astype(str) + " " + known["seed"].astype(str)
+    groups = known["place"].astype(str) + " " + known["seed"].astype(str)
     unit = "run"
     size = f"{len(known)} in {groups.nunique()} groups"
     about = f"mixed model of {signal}"
@@ -37,15 +37,17 @@ def mixed(runs: pd.DataFrame, signal: str) -> Iterator[Row]:
     for method in sorted(known["method"].astype(str).unique())[1:]:
         chosen = (known["method"] == method).astype(float)
         design[method], design[f"log_rate x {method}"] = chosen, chosen * design["log_rate"]
-    for target in sorted(known["target"].astype(str).unique())[1:]:
-        design[f"target {target}"] = (known["target"] == target).astype(float)
+    for target in sorted(known["place"].astype(str).unique())[1:]:
+        design[f"target {target}"] = (known["place"] == target).astype(float)
     values = known[signal].to_numpy(dtype=float)
+    scale = float(np.std(values)) or 1.0  # the optimiser's tolerances are absolute
+    values = values / scale
     if np.linalg.matrix_rank(design.to_numpy()) < design.shape[1] or len(known) <= design.shape[1] + 1:
         yield without("missing cells: rates, methods and targets cannot be told apart")
         return
     fitted, *_ = np.linalg.lstsq(design.to_numpy(), values, rcond=None)
     residual = values - design.to_numpy() @ fitted
-    if float(np.std(residual)) <= 1e-9 * max(1e-12, float(np.std(values))):
+    if float(np.std(residual)) <= 1e-9:
         yield without("no variance that rate, method and target leave")
         return
     from statsmodels.regression.mixed_linear_model import MixedLM  # half a second: only when it is asked for
@@ -53,11 +55,12 @@ def mixed(runs: pd.DataFrame, signal: str) -> Iterator[Row]:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            result = MixedLM(values, design, groups=groups.to_numpy()).fit(reml=True)
+            model = MixedLM(values, design, groups=groups.to_numpy())
+            result = model.fit(reml=True, method=["bfgs", "powell"])
         except (np.linalg.LinAlgError, ValueError) as error:
             yield without(f"the model cannot be fitted: {error}")
             return
-    variance = float(np.asarray(result.cov_re).item())
+    variance = float(np.asarray(result.cov_re).item()) * scale**2
     notes = [f"variance between groups {variance:.4g}"]
     if not result.converged:
         notes.append("did not converge")
@@ -65,8 +68,11 @@ def mixed(runs: pd.DataFrame, signal: str) -> Iterator[Row]:
         notes.append("variance between groups at its bound")
     ends = result.conf_int()
     for name in [c for c in design if c != "intercept" and not c.startswith("target ")]:
-        numbers = {"value": float(result.fe_params[name]), "p": float(result.pvalues[name])}
-        numbers |= {"low": float(ends.loc[name].iloc[0]), "high": float(ends.loc[name].iloc[1])}
+        numbers = {"value": float(result.fe_params[name]) * scale, "p": float(result.pvalues[name])}
+        numbers |= {
+            "low": float(ends.loc[name].iloc[0]) * scale,
+            "high": float(ends.loc[name].iloc[1]) * scale,
+        }
         if not np.isfinite([*numbers.values()]).all():
             yield Row(**{**row.__dict__, "statistic": f"{about}: {name}", "note": "singular fit"})
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,100 +13,139 @@ import pandas as pd
 
 from clipdrift.analysis.bootstrap import Statistic, correlation_of, interval
 from clipdrift.analysis.contrasts import filled
+from clipdrift.analysis.draws import Draws
 from clipdrift.analysis.permutation import Kind, UndeterminedError, correlate
 from clipdrift.analysis.rows import Row
-from clipdrift.analysis.runs import RISES_WITH_LOSS, cell_means, retentions, signals
+from clipdrift.analysis.runs import PRIMARY, RISES_WITH_LOSS, cell_means, retentions, signals
 
-KINDS: tuple[Kind, Kind] = ("Pearson", "Spearman")
+KINDS: tuple[Kind, ...] = ("Pearson", "Spearman")
 LOST_BELOW = 50.0
 """Retention in percent below which a run counts as having lost its transfer."""
 
 
-def rate(runs: pd.DataFrame, rng: np.random.Generator) -> Iterator[Row]:
+@dataclass(frozen=True)
+class Columns:
+    """Two columns of numbers, their names, and the cell of each pair of values.
+
+    Attributes:
+        unit: what a pair of values is of: ``run`` or ``cell``.
+        within: a label for each pair, where values are compared with those of the same label only.
+    """
+
+    first: str
+    second: str
+    x: np.ndarray
+    y: np.ndarray
+    cells: np.ndarray
+    unit: str
+    within: list[str] | None = None
+
+    def part(self, chosen: np.ndarray) -> Columns:
+        """Those pairs for which ``chosen`` is true."""
+        return replace(self, x=self.x[chosen], y=self.y[chosen], cells=self.cells[chosen])
+
+
+def rate(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
     """log10 of the rate with every drift, for each arm that has two rates or more; over runs."""
     asked = False
     for _, arm in runs.groupby("arm", sort=False):
         if arm["log_rate"].nunique() < 2:
             continue
         asked = True
-        group = f"{arm['target'].iloc[0]}: {arm['variant'].iloc[0]}"
+        group = f"{arm['place'].iloc[0]}: {arm['variant'].iloc[0]}"
+        rates, cells = arm["log_rate"].to_numpy(dtype=float), arm["cell"].to_numpy()
         for signal, kind in itertools.product(signals(runs), KINDS):
-            part = arm.dropna(subset=["log_rate", signal])
-            yield _correlation("rate", group, part, "log_rate", signal, kind, "run", rng)
+            drift = arm[signal].to_numpy(dtype=float)
+            both = Columns("log_rate", signal, rates, drift, cells, "run")
+            yield _correlation("rate", group, both.part(np.isfinite(rates + drift)), kind, draws)
     if not asked:
         yield Row("rate", "all", "correlation", "run", "0", "none", note="no arm has two learning rates")
 
 
-def predictors(runs: pd.DataFrame, rng: np.random.Generator) -> Iterator[Row]:
+def predictors(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
     """Every signal, chosen epoch and first epoch, with retention: overall, by target and method."""
-    if not retentions(runs):
-        yield Row("predictors", "all", "correlation", "cell", "0", "none", note="the table has no retention")
+    missing = [
+        name for name, found in (("retention", retentions(runs)), ("drift", signals(runs))) if not found
+    ]
+    if missing:
+        yield Row(
+            "predictors", "all", "correlation", "cell", "0", "none", note=f"the table has no {missing[0]}"
+        )
     for kept, signal, moment in itertools.product(retentions(runs), signals(runs), ("", "epoch1_")):
         column = f"{moment}{signal}"
         if column not in runs:
             note = f"the table has no {column}"
             yield Row("predictors", "all", f"{column} with {kept}", "cell", "0", "none", note=note)
             continue
-        cells = cell_means(runs, [column, kept])
-        scopes = [("all", cells), *((str(t), part) for t, part in cells.groupby("target", sort=False))]
-        both = cells.groupby(["target", "method"], sort=False)
-        scopes += [(f"{target}, {method}", part) for (target, method), part in both]
-        for (group, part), kind in itertools.product(scopes, KINDS):
-            yield _correlation("predictors", group, part, column, kept, kind, "cell", rng)
-        for by in (["target"], ["target", "method"]):
-            strata = list(cells[by].agg(" ".join, axis=1))
-            group = f"within {' x '.join(by)}, pooled"
-            yield _correlation("predictors", group, cells, column, kept, "Spearman", "cell", rng, strata)
-        yield _auc(runs.dropna(subset=[column, kept]), column, signal, kept, rng)
+        for group, both in _scopes(cell_means(runs, [column, kept]), column, kept):
+            for kind in KINDS if both.within is None else KINDS[1:]:
+                yield _correlation("predictors", group, both, kind, draws)
+        yield _auc(runs.dropna(subset=[column, kept]), column, signal, kept, draws)
 
 
-def measures(runs: pd.DataFrame, rng: np.random.Generator) -> Iterator[Row]:
+def _scopes(cells: pd.DataFrame, column: str, kept: str) -> Iterator[tuple[str, Columns]]:
+    """All cells, those of each target, of each target and method, and pooled within both.
+
+    What would be the same cells once more, because there is one target or one method, is not repeated.
+    """
+    x, y = cells[column].to_numpy(dtype=float), cells[kept].to_numpy(dtype=float)
+    whole = Columns(column, kept, x, y, cells.index.to_numpy(), "cell")
+    yield "all", whole
+    places, methods = cells["place"].to_numpy(dtype=str), cells["method"].to_numpy(dtype=str)
+    arms = np.array([f"{place}, {method}" for place, method in zip(places, methods, strict=True)], dtype=str)
+    if len(set(places)) > 1:
+        yield from ((place, whole.part(places == place)) for place in dict.fromkeys(places.tolist()))
+        yield "within target, pooled", replace(whole, within=places.tolist())
+    if len(set(arms)) > len(set(places)):
+        yield from ((arm, whole.part(arms == arm)) for arm in dict.fromkeys(arms.tolist()))
+        yield "within target x method, pooled", replace(whole, within=arms.tolist())
+
+
+def measures(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
     """The correlation matrix of all signals over cell means (over runs, where there is one seed)."""
     pairs = list(itertools.combinations(signals(runs), 2))
     for first, second in pairs:
         cells = cell_means(runs, [first, second])
+        x, y = cells[first].to_numpy(dtype=float), cells[second].to_numpy(dtype=float)
+        both = Columns(first, second, x, y, cells.index.to_numpy(), "cell")
         for kind in KINDS:
-            yield _correlation("measures", "all", cells, first, second, kind, "cell", rng)
+            yield _correlation("measures", "all", both, kind, draws)
     if not pairs:
         yield Row("measures", "all", "correlation", "cell", "0", "none", note="fewer than two measures")
 
 
-def _correlation(
-    question: str,
-    group: str,
-    part: pd.DataFrame,
-    first: str,
-    second: str,
-    kind: Kind,
-    unit: str,
-    rng: np.random.Generator,
-    strata: list[str] | None = None,
-) -> Row:
-    name = f"{kind} of {first} with {second}"
-    row = Row(question, group, name, unit, str(len(part)), kind, family=f"{question}, {kind}")
-    x, y = part[first].to_numpy(dtype=float), part[second].to_numpy(dtype=float)
+def _correlation(question: str, group: str, both: Columns, kind: Kind, draws: Draws) -> Row:
+    name = f"{kind} of {both.first} with {both.second}"
+    family = f"{question}, {kind}" + ("" if _primary(both) else ", further signals")
+    row = Row(question, group, name, both.unit, str(len(both.x)), kind, family=family)
 
     def fill() -> dict[str, Any]:
-        found = correlate(x, y, kind, rng=rng, strata=strata)
+        found = correlate(both.x, both.y, kind, draws=draws, strata=both.within)
         out = {"value": found.value, "p": found.p, "test": f"{kind}, {found.method}"}
         out |= {"effect": found.value, "effect_name": "r" if kind == "Pearson" else "rho"}
-        if strata is not None:
+        if both.within is not None:
             return out | {"note": "no interval: pooled over strata"}
-        units = part["cell"] if unit == "run" else part.index
-        return out | _span(correlation_of(x, y, kind), list(units), rng)
+        return out | _span(correlation_of(both.x, both.y, kind), list(both.cells), draws)
 
     return filled(row, fill)
 
 
-def _span(statistic: Statistic, units: list[object], rng: np.random.Generator) -> dict[str, Any]:
+def _primary(both: Columns) -> bool:
+    """Whether all signals of a correlation are declared ones, read at the chosen epoch."""
+    others = ("log_rate",)
+    names = [n for n in (both.first, both.second) if n not in others and not n.startswith("retention_")]
+    return all(name in PRIMARY for name in names)
+
+
+def _span(statistic: Statistic, units: list[object], draws: Draws) -> dict[str, Any]:
     try:
-        span = interval(statistic, units, rng=rng, named="cell")
+        span = interval(statistic, units, draws=draws, named="cell")
     except UndeterminedError as error:
         return {"note": f"no interval: {error}"}
     return {"low": span.low, "high": span.high, "interval": span.method}
 
 
-def _auc(runs: pd.DataFrame, column: str, signal: str, kept: str, rng: np.random.Generator) -> Row:
+def _auc(runs: pd.DataFrame, column: str, signal: str, kept: str, draws: Draws) -> Row:
     """AUC of the signal for retention below :data:`LOST_BELOW`, in the direction fixed in advance."""
     lost = runs[kept].to_numpy() < LOST_BELOW
     statistic = f"AUC of {column} for {kept} < {LOST_BELOW:g} %"
@@ -130,7 +170,7 @@ def _auc(runs: pd.DataFrame, column: str, signal: str, kept: str, rng: np.random
         area = float(statistic(whole)[0])
         out = {"value": area, "effect": area, "effect_name": "AUC"}
         out |= {"note": f"direction fixed in advance: {'higher' if fixed > 0 else 'lower'} means loss"}
-        span = _span(statistic, list(runs["cell"]), rng)
+        span = _span(statistic, list(runs["cell"]), draws)
         return (
             out | span | {"note": "; ".join([str(out["note"]), *([span["note"]] if "note" in span else [])])}
         )

@@ -11,10 +11,14 @@ import pandas as pd
 from clipdrift.analysis.choosing import choosing
 from clipdrift.analysis.contrasts import methods, penalties
 from clipdrift.analysis.course import convergence, depth, interpolation, onset
+from clipdrift.analysis.draws import Draws
 from clipdrift.analysis.models import mixed
 from clipdrift.analysis.predictors import measures, predictors, rate
 from clipdrift.analysis.rows import Row, table
-from clipdrift.analysis.runs import AnalyseError, prepared, signals
+from clipdrift.analysis.runs import RISES_WITH_LOSS, AnalyseError, prepared, signals
+
+LEFT_OUT = "runs left out"
+"""Statistic of the row that says how many runs were left out of a question, and why."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,12 @@ class Tables:
     paths: pd.DataFrame | None
 
 
-def _rate(tables: Tables, rng: np.random.Generator) -> Iterator[Row]:
+def _rate(tables: Tables, draws: Draws) -> Iterator[Row]:
     if not signals(tables.runs):
         yield Row("rate", "all", "correlation", "run", "0", "none", note="the table has no drift")
         return
-    yield from rate(tables.runs, rng)
-    for signal in signals(tables.runs):
+    yield from rate(tables.runs, draws)
+    for signal in [name for name in signals(tables.runs) if name in RISES_WITH_LOSS]:
         yield from mixed(tables.runs, signal)
 
 
@@ -46,17 +50,17 @@ def _over(
         yield from ask(runs, found)
 
 
-ASKED: dict[str, Callable[[Tables, np.random.Generator], Iterator[Row]]] = {
+ASKED: dict[str, Callable[[Tables, Draws], Iterator[Row]]] = {
     "rate": _rate,
-    "methods": lambda t, rng: methods(t.runs, rng),
-    "penalties": lambda t, rng: penalties(t.runs, rng),
-    "depth": lambda t, rng: _over("depth", "blocks", t.blocks, t.runs, depth),
-    "predictors": lambda t, rng: predictors(t.runs, rng),
-    "choosing": lambda t, rng: choosing(t.runs, rng),
-    "onset": lambda t, rng: _over("onset", "the history", t.history, t.runs, onset),
-    "measures": lambda t, rng: measures(t.runs, rng),
-    "convergence": lambda t, rng: _over("convergence", "the history", t.history, t.runs, convergence),
-    "interpolation": lambda t, rng: _over("interpolation", "paths", t.paths, t.runs, interpolation),
+    "methods": lambda t, draws: methods(t.runs, t.blocks, draws),
+    "penalties": lambda t, draws: penalties(t.runs, t.blocks, draws),
+    "depth": lambda t, _: _over("depth", "blocks", t.blocks, t.runs, depth),
+    "predictors": lambda t, draws: predictors(t.runs, draws),
+    "choosing": lambda t, _: choosing(t.runs),
+    "onset": lambda t, _: _over("onset", "the history", t.history, t.runs, onset),
+    "measures": lambda t, draws: measures(t.runs, draws),
+    "convergence": lambda t, _: _over("convergence", "the history", t.history, t.runs, convergence),
+    "interpolation": lambda t, _: _over("interpolation", "paths", t.paths, t.runs, interpolation),
 }
 
 
@@ -72,7 +76,8 @@ def analyse(
     """Ask questions of a study's runs: a table of tests for each.
 
     A study half done is analysed as far as it goes: a test that its runs do not determine has a row with a
-    ``note`` and no number. Runs that diverged are left out. docs/statistics.md says what each question tests.
+    ``note`` and no number. Runs that diverged or are not finished are left
+    out; a last row counts them. docs/statistics.md says what each question tests.
 
     Args:
         frame: one row per run as from :func:`clipdrift.frame.runs_frame`, or anyone's table with ``target``,
@@ -95,4 +100,17 @@ def analyse(
     if unknown := [name for name in chosen if name not in ASKED]:
         raise AnalyseError(f"no such question: {unknown[0]}; there are {', '.join(ASKED)}")
     tables = Tables(prepared(frame), blocks, history, paths)
-    return {name: table(ASKED[name](tables, rng or np.random.default_rng(0))) for name in chosen}
+    return {name: table(_asked(name, tables, rng)) for name in chosen}
+
+
+def _asked(name: str, tables: Tables, rng: np.random.Generator | None) -> Iterator[Row]:
+    rows = list(ASKED[name](tables, Draws(np.random.default_rng(0) if rng is None else rng)))
+    yield from rows
+    if not rows:
+        why = "no finished run" if tables.runs.empty else "no run has what is needed"
+        yield Row(name, "all", name, "run", "0", "none", note=why)
+    if left_out := tables.runs.attrs["left_out"]:
+        why = ", ".join(f"{count} {status}" for status, count in left_out.items())
+        total = sum(left_out.values())
+        size = str(total + len(tables.runs))
+        yield Row(name, "all", LEFT_OUT, "run", size, "description", value=float(total), note=why)

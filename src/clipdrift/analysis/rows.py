@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 
 import pandas as pd
 
@@ -58,7 +58,7 @@ COLUMNS = tuple(field.name for field in fields(Row))
 
 def table(rows: Iterable[Row]) -> pd.DataFrame:
     """Rows as a table with :data:`COLUMNS`, p-values corrected by Holm within each family."""
-    return pd.DataFrame([asdict(row) for row in corrected(list(rows))], columns=list(COLUMNS))
+    return pd.DataFrame([vars(row) for row in corrected(list(rows))], columns=list(COLUMNS))
 
 
 def corrected(rows: list[Row]) -> list[Row]:
@@ -67,7 +67,7 @@ def corrected(rows: list[Row]) -> list[Row]:
     for family in {row.family for row in rows if row.family}:
         members = [i for i, row in enumerate(rows) if row.family == family and math.isfinite(row.p)]
         adjusted |= dict(zip(members, holm([rows[i].p for i in members]), strict=True))
-    return [replace(row, p_corrected=adjusted.get(i, math.nan)) for i, row in enumerate(rows)]
+    return [replace(row, p_corrected=adjusted[i]) if i in adjusted else row for i, row in enumerate(rows)]
 
 
 def holm(p_values: Iterable[float]) -> list[float]:

@@ -11,6 +11,16 @@ from clipdrift.frame import OPTIONS
 NEEDED = ("target", "method", "learning_rate")
 ARM = ("target", "backbone", "method", *OPTIONS)
 """Columns that tell arms apart: runs of one arm differ in learning rate and seed only."""
+PREFIXES = ("last_", "best_", "epoch1_", "backbone_")
+UNFINISHED = ("diverged", "failed", "interrupted", "running", "planned")
+"""Values of ``status`` that leave a run out."""
+
+PRIMARY = (
+    "entropy_drift", "erf95_drift", "gini_drift", "head_diversity_drift", "representation_drift",
+    "embedding_drift", "weight_drift",
+)  # fmt: skip
+"""Signals whose tests make a family of their own: declared beforehand, so that the many others, which are
+looked at as well, cost them no power."""
 
 RISES_WITH_LOSS = {
     "representation_drift": 1, "embedding_drift": 1, "weight_drift": 1, "zero_shot_kl": 1,
@@ -28,49 +38,98 @@ class AnalyseError(ClipdriftError):
 
 
 def prepared(frame: pd.DataFrame) -> pd.DataFrame:
-    """The runs that did not diverge, with what their table leaves out filled in.
+    """The finished runs in a fixed order, with what their table leaves out filled in.
 
-    Adds ``arm`` and ``cell`` where missing, ``variant`` (the method and the options that vary, in words),
-    ``log_rate`` (log10) and ``representation_drift`` (1 - cka), the last at every moment.
+    Runs whose ``status`` is one of :data:`UNFINISHED` are left out and counted, by status, in
+    ``attrs["left_out"]``. Infinite values count as missing. Adds ``arm`` and ``cell`` where missing,
+    ``place`` (the target, and the backbone where there are several), ``variant`` (the method and the options
+    that vary, in words), ``log_rate`` (log10) and ``representation_drift`` (1 - cka) at every moment.
 
     Raises:
-        AnalyseError: a needed column is missing, or a run stands twice.
+        AnalyseError: a needed column is missing, a learning rate is no number, or a run stands twice.
     """
     if missing := [name for name in NEEDED if name not in frame]:
         raise AnalyseError(f"the table of runs has no column {missing[0]}; it needs {', '.join(NEEDED)}")
-    runs = frame.copy()
-    for name, value in (("backbone", ""), ("seed", 0), ("status", "done")):
-        if name not in runs:
-            runs[name] = value
+    runs = frame.reset_index(drop=True).copy()  # whole, or pandas warns of many columns put in one by one
     if "run" not in runs:
         runs["run"] = [f"run {i}" for i in range(1, len(runs) + 1)]
     if runs["run"].duplicated().any():
         raise AnalyseError(f"run {runs['run'][runs['run'].duplicated()].iloc[0]} stands twice in the table")
-    runs = runs[runs["status"] != "diverged"].reset_index(drop=True)
-    known = [name for name in ARM if name in runs]
-    runs["arm"] = [" | ".join(map(str, row)) for row in runs[known].itertuples(index=False)]
+    try:
+        runs["learning_rate"] = pd.to_numeric(runs["learning_rate"]).astype(float)
+    except (TypeError, ValueError) as error:
+        raise AnalyseError(f"column learning_rate: {error}") from None
+    for name, value in (("backbone", ""), ("seed", 0), ("status", "done")):
+        given = runs[name].astype(object) if name in runs else pd.Series(value, runs.index, dtype=object)
+        runs[name] = given.where(given.notna(), value)
+    out = runs["status"].isin(UNFINISHED)
+    left_out = {str(k): int(v) for k, v in runs.loc[out, "status"].value_counts().sort_index().items()}
+    runs = runs[~out].sort_values(
+        ["target", "backbone", "method", "learning_rate", "seed", "run"], key=_sortable
+    )
+    runs = runs.reset_index(drop=True)
+    numbers = runs.select_dtypes("number").columns
+    runs[numbers] = runs[numbers].replace([np.inf, -np.inf], np.nan)
+    new = {"arm": _joined(runs, [name for name in ARM if name in runs])}
     if "cell" not in runs:
-        runs["cell"] = runs["arm"] + " | " + runs["learning_rate"].map(str)
-    runs["variant"] = _variants(runs)
-    runs["log_rate"] = np.log10(runs["learning_rate"].astype(float).where(runs["learning_rate"] > 0))
+        new["cell"] = _joined(runs, [name for name in (*ARM, "learning_rate") if name in runs])
+    several = runs["backbone"].nunique() > 1
+    new["place"] = _joined(runs, ["target", "backbone"], " ") if several else runs["target"].map(str)
+    new["variant"] = pd.Series(_variants(runs), runs.index, dtype=object)
+    new["log_rate"] = np.log10(runs["learning_rate"].where(runs["learning_rate"] > 0))
     for name in [c for c in runs if c in ("cka", "epoch1_cka", "last_cka")]:
-        runs[f"{name.removesuffix('cka')}representation_drift"] = 1 - runs[name]
+        new[f"{name.removesuffix('cka')}representation_drift"] = 1 - pd.to_numeric(runs[name])
+    texts = [name for name in runs if isinstance(runs[name].dtype, pd.StringDtype)]
+    runs[texts] = runs[texts].astype(object)  # Arrow's texts are slow to take apart, a thousand times
+    runs = pd.concat([runs.drop(columns=[c for c in new if c in runs]), pd.DataFrame(new)], axis=1).copy()
+    runs.attrs = {"left_out": left_out}
     return runs
 
 
+def _sortable(column: pd.Series) -> pd.Series:
+    return column if column.dtype.kind in "if" else column.map(str)
+
+
+def _joined(runs: pd.DataFrame, names: list[str], by: str = " | ") -> pd.Series:
+    """The columns' values in words, joined."""
+    rows = zip(*(runs[name].map(str) for name in names), strict=True)
+    return pd.Series([by.join(row) for row in rows], runs.index, dtype=object)
+
+
 def _variants(runs: pd.DataFrame) -> list[str]:
-    telling = [name for name in OPTIONS if name in runs and runs[name].map(str).nunique() > 1]
-    rows = runs[["method", *telling]].to_dict("records")
-    return [
-        " ".join([str(row["method"]), *(f"{n}={row[n]}" for n in telling if not pd.isna(row[n]))])
-        for row in rows
-    ]
+    """Method and options in words, as in ``lora rank=4``.
+
+    An option is named where a run's value is not the usual one of its method on that target, which is the one
+    that most runs have; where none is, each is named. A penalty is always named.
+    """
+    options = [name for name in OPTIONS if name in runs]
+    place = _joined(runs, ["target", "backbone", "method"])
+    named = [runs["method"].map(str)]
+    for name in options:
+        words = runs[name].map(_word)
+        if name not in ("penalty", "penalty_weight"):
+            usual = place.map(words.groupby(place).agg(_most_frequent))
+            words = words.where(words != usual, "")
+        named.append(words.map(lambda word, name=name: f"{name}={word}" if word else ""))
+    return [" ".join(filter(None, row)) for row in zip(*named, strict=True)]
+
+
+def _most_frequent(words: pd.Series) -> str | None:
+    """The most frequent word; None where two are."""
+    counts = words.value_counts()
+    return None if len(counts) > 1 and counts.iloc[0] == counts.iloc[1] else str(counts.index[0])
+
+
+def _word(value: object) -> str:
+    if value is None or value != value:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def signals(runs: pd.DataFrame) -> list[str]:
     """Columns of signals without a prefix: representation drift, agreement and every measure's drift."""
     names = [c for c in runs.select_dtypes("number").columns if c in RISES_WITH_LOSS or c.endswith("_drift")]
-    return [c for c in names if not c.startswith(("last_", "best_", "epoch1_", "backbone_"))]
+    return [c for c in names if not c.startswith(PREFIXES)]
 
 
 def retentions(runs: pd.DataFrame) -> list[str]:
@@ -81,17 +140,24 @@ def retentions(runs: pd.DataFrame) -> list[str]:
 def outcomes(runs: pd.DataFrame) -> list[str]:
     """What methods and penalties are compared in: drift, accuracy, retention, where the table has it."""
     wanted = ["entropy_drift", "representation_drift", "weight_drift", accuracy(runs), *retentions(runs)]
-    return [name for name in wanted if name in runs]
+    numbers = set(runs.select_dtypes("number").columns)
+    return [name for name in wanted if name in numbers]
 
 
 def accuracy(runs: pd.DataFrame) -> str:
     """The column of test accuracy, or that of validation accuracy where there is none."""
-    return "accuracy" if "accuracy" in runs else "validation_accuracy"
+    known = "accuracy" in runs and runs["accuracy"].notna().any()
+    return "accuracy" if known or "validation_accuracy" not in runs else "validation_accuracy"
 
 
 def cell_means(runs: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """One row per cell: what it is, the means of ``columns``; runs without one of them are left out."""
-    whole = runs.dropna(subset=columns)
-    return whole.groupby("cell", sort=False).agg(
-        {"target": "first", "method": "first", "variant": "first"} | dict.fromkeys(columns, "mean")
-    )
+    """One row per cell: ``place``, ``method``, the means of ``columns``; runs without one are left out."""
+    values = runs[columns].to_numpy(dtype=float)
+    whole = np.isfinite(values).all(axis=1)
+    codes, cells = pd.factorize(runs["cell"].to_numpy()[whole])
+    first = np.flatnonzero(whole)[np.unique(codes, return_index=True)[1]]
+    counts = np.bincount(codes, minlength=len(cells))
+    out = {name: runs[name].to_numpy()[first] for name in ("place", "method")}
+    for i, name in enumerate(columns):
+        out[name] = np.bincount(codes, values[whole, i], minlength=len(cells)) / counts
+    return pd.DataFrame(out, index=pd.Index(cells, name="cell"))

@@ -10,9 +10,10 @@ import typer
 
 from clipdrift import __version__
 from clipdrift.cli.comparing import compare
-from clipdrift.cli.drawing import figure
-from clipdrift.cli.options import Cache, Checkpoints, Device, Out, Sets, SkipBad
+from clipdrift.cli.figuring import figure
+from clipdrift.cli.options import Cache, Checkpoints, Device, Out, Sets, SkipBad, Track
 from clipdrift.cli.repairing import interpolate, rewind, soften
+from clipdrift.cli.reporting import report
 from clipdrift.cli.studying import study
 from clipdrift.errors import ClipdriftError, Interrupted
 from clipdrift.store import cache_folder
@@ -61,6 +62,7 @@ def train(
     keep_checkpoint: Annotated[
         bool, typer.Option("--keep-checkpoint", help="Leave the last checkpoint beside the record.")
     ] = False,
+    track: Track = None,
     show: Annotated[
         bool, typer.Option("--show-config", help="Print the whole configuration and stop.")
     ] = False,
@@ -105,6 +107,7 @@ def train(
             keep_checkpoint=keep_checkpoint,
             auto_batch=auto_batch,
             rhythm=Rhythm(seconds=checkpoint_every),
+            track=track or (),
         )
     console.print(run_table(record, folder.path), soft_wrap=True)  # a path is one line, however long
     if record.status != "done":
@@ -113,6 +116,7 @@ def train(
 
 app.command()(compare)
 app.add_typer(study, name="study")
+app.command()(report)
 app.command()(figure)
 app.command()(interpolate)
 app.command()(rewind)
@@ -121,31 +125,27 @@ app.command()(soften)
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Where runs, pictures and the page go.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[Path, typer.Option("--out", help="Where runs and their report go.")] = Path("runs/demo"),
     cache: Cache = None,
     device: Device = "auto",
 ) -> None:
-    """See it work, with no download and no GPU: the study `quickstart`, its table, and a page.
+    """See it work, with no download and no GPU: the study `quickstart`, its table, and its report.
 
     Fine-tunes `clipdrift/mini` on the generated land-cover set `terrain-10`, in full and with LoRA, at four
     rates with two seeds, and tests what is left of its zero-shot ability on `objects-100`. Takes some five
     minutes on two cores; interrupted, the same command goes on.
     """
     from clipdrift.cli.light_study import results
-    from clipdrift.cli.show import comparison_table, console
+    from clipdrift.cli.reporting import write_report
+    from clipdrift.cli.show import console
     from clipdrift.cli.show_study import StudyDisplay
     from clipdrift.demo import STUDY, run_demo
 
     with StudyDisplay(STUDY) as display:
         result = run_demo(out, cache_folder(cache), device, display)
-    if result.records:
-        console.print(comparison_table(result.records))
     results(out)
-    console.print(
-        f"page      {result.page}\npictures  " + ", ".join(str(p) for p in result.pictures), soft_wrap=True
-    )
+    if not result.runs.empty:
+        write_report(out)
     if any(outcome.ending == "failed" for outcome in result.outcomes):
         console.print(f"some runs failed; `clipdrift study status {out}` says why", style="red")
         raise typer.Exit(1)
@@ -159,27 +159,50 @@ def pretrain(
     config: Annotated[
         Path | None, typer.Argument(help="TOML file of a pretraining; none: as clipdrift/mini.")
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="What to learn from: `objects`, a data set of `clipdrift ls datasets`, a hub id, a folder "
+            "with class folders or parquet files (./photos)."
+        ),
+    ] = None,
     sets: Sets = None,
+    cache: Cache = None,
     workers: Annotated[int | None, typer.Option(help="Processes on the CPU; default one per core.")] = None,
     loaders: Annotated[
         int, typer.Option(help="Processes that draw images ahead; worth it beside a GPU.")
     ] = 0,
     stop_after: Annotated[int | None, typer.Option(help="Stop after so many steps, to go on later.")] = None,
 ) -> None:
-    """Make a small CLIP from nothing by contrastive pretraining on generated, captioned images.
+    """Make a small CLIP from nothing by contrastive pretraining on captioned or labelled images.
 
-    The defaults made `clipdrift/mini`. Interrupt it at any time; the same command goes on from the last
-    checkpoint.
+    The defaults made `clipdrift/mini` from the generated world `objects`. Of labelled images, the class
+    names become captions through many templates:
+
+        clipdrift pretrain --data ./photos --out my-clip --set images=200000
+
+    where ./photos has train/CLASS/*.jpg or CLASS/*.jpg. Some images of each class are held out, and
+    zero-shot accuracy on them is shown as it goes. Interrupt it at any time; the same command goes on from
+    the last checkpoint.
     """
     from clipdrift.config import PretrainConfig, parse_config, read_toml
 
-    parsed = parse_config(read_toml(config, sets or []), PretrainConfig)
+    given = read_toml(config, sets or [])
+    parsed = parse_config(given if data is None else given | {"data": data}, PretrainConfig)
 
     from clipdrift.cli.show import PretrainDisplay, console
     from clipdrift.pretrain import pretrain as work
 
     with PretrainDisplay() as display:
-        scores = work(parsed, out, workers=workers, loaders=loaders, stop_after=stop_after, reporter=display)
+        scores = work(
+            parsed,
+            out,
+            workers=workers,
+            loaders=loaders,
+            stop_after=stop_after,
+            cache=cache,
+            reporter=display,
+        )
     if scores:
         said = ", ".join(f"{k} {v:.1f} %" for k, v in scores.items())
         console.print(f"model in {out}; zero-shot: {said}", soft_wrap=True)

@@ -13,6 +13,14 @@ Cache = Annotated[
     typer.Option("--cache", envvar="CLIPDRIFT_CACHE", help="Decoded images; default ~/.cache/clipdrift."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        help="Tell `tensorboard`, `wandb` or `mlflow` as it goes; needs the extra of that name. Repeatable.",
+        metavar="TRACKER",
+    ),
+]
 Checkpoints = Annotated[
     float, typer.Option("--checkpoint-every", help="Seconds between two checkpoints, at least.", min=0)
 ]

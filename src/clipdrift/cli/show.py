@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -190,31 +190,3 @@ def _number(value: float) -> str:
 
 def _change(values: Values) -> str:
     return f"{values.mean:.3f}  {values.drift_text()}"
-
-
-def comparison_table(records: Mapping[str, Record]) -> Table:
-    """Backbone and runs side by side: what was learnt and what is left."""
-    first = next(iter(records.values()))
-    table = Table(
-        header_style="bold",
-        title=f"{first.config.data.target.name}, rate {first.config.optim.learning_rate:g}",
-    )
-    table.add_column("")
-    table.add_column("backbone", justify="right")
-    for name in records:
-        table.add_column(name, justify="right")
-    points = [r.best for r in records.values() if r.best is not None]
-    table.add_row("trained parameters", "", *(f"{r.model.trained:,}" for r in records.values()))
-    table.add_row("accuracy on the target (test)", "", *(_percent(p.test_accuracy) for p in points))
-    for name, before in first.backbone.zero_shot.items():
-        table.add_row(
-            f"zero-shot on {name}", _percent(before), *(_percent(p.transfer[name].accuracy) for p in points)
-        )
-        table.add_row("  retention", "100.0 %", *(_percent(p.transfer[name].retention) for p in points))
-    table.add_row("CKA with the backbone", "1.000", *(f"{p.measures['cka'].mean:.3f}" for p in points))
-    table.add_row("embedding drift", "0.000", *(f"{p.measures['embedding_drift'].mean:.3f}" for p in points))
-    for name, was in first.backbone.measures.items():
-        unit = f" ({first.units[name]})" if first.units.get(name) else ""
-        table.add_row(f"{name}{unit}", f"{was.mean:.3f}", *(_change(p.measures[name]) for p in points))
-    table.add_row("entropy drift by block", "", *(strip(p.measures["entropy"].drift_blocks) for p in points))
-    return table

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipdrift.cli.options import Cache, Checkpoints, Device, Sets
+from clipdrift.cli.options import Cache, Checkpoints, Device, Sets, Track
 
 study = typer.Typer(
     no_args_is_help=True,
@@ -81,6 +81,7 @@ def run(
         ),
     ] = False,
     checkpoint_every: Checkpoints = 60.0,
+    track: Track = None,
     engine: Annotated[str, typer.Option("--engine", help="here: this process. ray: a Ray cluster.")] = "here",
     address: Annotated[
         str | None,
@@ -106,6 +107,10 @@ def run(
     from clipdrift.study import load_study
 
     found = load_study(name, sets or []).limited(limit)
+    from clipdrift.trackers import known
+
+    told = known(track or ())
+
     from clipdrift.cli.show import console
     from clipdrift.cli.show_study import StudyDisplay, ending_text, study_table
     from clipdrift.engines import pick_engine
@@ -125,6 +130,7 @@ def run(
         auto_batch=auto_batch,
         retry_failed=retry_failed,
         checkpoint_every=checkpoint_every,
+        track=told,
     )
     with StudyDisplay(found.name) as display:
         outcomes = work(jobs, how, display)

@@ -180,6 +180,12 @@ class EvaluationConfig(Frozen):
     per_epoch: int = Field(
         1, ge=1, description="How often within an epoch internals are measured (dense option)."
     )
+    shown_images: int = Field(
+        4,
+        ge=0,
+        description="Keep attention of so many probe images, before and after, for pictures (maps.npz).",
+        json_schema_extra=_MACHINE,
+    )
     epoch_transfer_per_class: int = Field(
         0,
         ge=0,

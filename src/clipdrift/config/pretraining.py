@@ -7,12 +7,37 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from clipdrift.config.base import Frozen
+from clipdrift.config.models import DataSet
 
 
 class PretrainConfig(Frozen):
     """How a small CLIP is made from nothing. The defaults made `clipdrift/mini`."""
 
-    data: Literal["objects"] = Field("objects", description="The captioned world it learns from.")
+    data: DataSet = Field(
+        DataSet(name="objects"),
+        description="`objects`, the captioned world, drawn anew each time; or labelled images, whose "
+        "training part is learnt from: a name of the catalog, a folder of class folders, parquet files.",
+    )
+    held_out_per_class: int = Field(
+        10, ge=1, description="Training images of each class kept apart to see zero-shot accuracy on."
+    )
+    crop: float = Field(
+        0.4, gt=0, le=1, description="Smallest share of a labelled image that a random crop keeps; 1: all."
+    )
+    flip: bool = Field(True, description="Mirror half of the labelled images at random.")
+    colour: float = Field(
+        0.2, ge=0, lt=1, description="Largest change of a labelled image's brightness, contrast, saturation."
+    )
+    patch_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the patches left out of each training image, which saves that share of the "
+        "time (Li et al. 2023, FLIP).",
+    )
+    whole: float = Field(
+        0.2, ge=0, le=1, description="Last share of the steps that sees all patches, if any are left out."
+    )
     images: int = Field(500_000, ge=1, description="Images seen in all.")
     batch_size: int = Field(256, ge=2, description="Images per step.")
     parts: int = Field(2, ge=1, description="Parts of a batch, each contrasted within itself.")

@@ -7,9 +7,18 @@ Generated worlds have their own table, :data:`clipdrift.data.worlds.WORLDS`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from clipdrift.data.class_names import CIFAR10, CIFAR100, EUROSAT, EUROSAT_FOLDERS, FLOWERS102, PETS
+from clipdrift.data.class_names import (
+    CIFAR10,
+    CIFAR100,
+    CIFAR100_BROADER,
+    EUROSAT,
+    EUROSAT_FOLDERS,
+    FLOWERS102,
+    PETS,
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,7 @@ class Row:
         labels: The names that the data themselves use, aligned with ``classes``, where those names are not
             readable (``"77"``, ``"SeaLake"``). Data are matched to ``classes`` by these names, never by
             position, so that a copy in another order is still named correctly.
+        broader: A broader term for each class that has one, as in ``{"oak tree": "tree"}``, for captions.
     """
 
     name: str
@@ -42,6 +52,7 @@ class Row:
     note: str
     reference: str
     labels: tuple[str, ...] | None = None
+    broader: Mapping[str, str] = field(default_factory=dict)
 
 
 DEFAULT_PROMPTS = ("a photo of a {}",)
@@ -109,6 +120,7 @@ _ROWS = (
         train_split="train",
         test_split="test",
         classes=CIFAR100,
+        broader=CIFAR100_BROADER,
         prompts=_SMALL_PHOTOS,
         note="32x32 pixels, 100 classes; 50,000 train and 10,000 test images. Default prompt as published.",
         reference="Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",

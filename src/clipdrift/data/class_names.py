@@ -59,6 +59,30 @@ CIFAR100 = _names(
 )
 """Sorted, which is the order of the fine labels."""
 
+_CIFAR100_GROUPS = {
+    "aquatic mammal": "beaver, dolphin, otter, seal, whale",
+    "fish": "aquarium fish, flatfish, ray, shark, trout",
+    "flower": "orchid, poppy, rose, sunflower, tulip",
+    "food container": "bottle, bowl, can, cup, plate",
+    "fruit or vegetable": "apple, mushroom, orange, pear, sweet pepper",
+    "household electrical device": "clock, keyboard, lamp, telephone, television",
+    "piece of furniture": "bed, chair, couch, table, wardrobe",
+    "insect": "bee, beetle, butterfly, caterpillar, cockroach",
+    "large carnivore": "bear, leopard, lion, tiger, wolf",
+    "large man-made outdoor thing": "bridge, castle, house, road, skyscraper",
+    "large natural outdoor scene": "cloud, forest, mountain, plain, sea",
+    "large omnivore or herbivore": "camel, cattle, chimpanzee, elephant, kangaroo",
+    "medium-sized mammal": "fox, porcupine, possum, raccoon, skunk",
+    "invertebrate": "crab, lobster, snail, spider, worm",
+    "person": "baby, boy, girl, man, woman",
+    "reptile": "crocodile, dinosaur, lizard, snake, turtle",
+    "small mammal": "hamster, mouse, rabbit, shrew, squirrel",
+    "tree": "maple tree, oak tree, palm tree, pine tree, willow tree",
+    "vehicle": "bicycle, bus, motorcycle, pickup truck, train, lawn mower, rocket, streetcar, tank, tractor",
+}
+CIFAR100_BROADER = {name: broader for broader, group in _CIFAR100_GROUPS.items() for name in _names(group)}
+"""The coarse label of each class, in the singular; the two groups of vehicles are one."""
+
 FLOWERS102 = _names(
     """
     pink primrose, hard-leaved pocket orchid, canterbury bells, sweet pea, english marigold, tiger lily,

@@ -19,8 +19,8 @@ _TOKENIZER_TEXTS = 20_000
 
 @dataclass(frozen=True, eq=False)
 class CaptionedBatch:
-    """``pixels`` uint8 (n, S, S, 3), ``texts`` n captions, ``positives`` bool (n, n): does caption j hold
-    for image i? Always true on the diagonal."""
+    """``pixels`` uint8 (n, S, S, 3), ``texts`` m captions, ``positives`` bool (n, m): does caption j hold
+    for image i? At least one in each row and column."""
 
     pixels: NDArray[np.uint8]
     texts: list[str]
@@ -48,7 +48,7 @@ class Corpus(Protocol):
     def batch(self, step: int, part: int, n: int) -> CaptionedBatch:
         """Part ``part`` of the batch of step ``step``; the same whenever and wherever it is asked for."""
 
-    def held_out(self, per_class: int) -> HeldOut:
+    def held_out(self) -> HeldOut:
         """Images never trained on."""
 
 
@@ -70,7 +70,7 @@ class ObjectsCorpus:
         texts, said = objects.captions(rng, scenes)
         return CaptionedBatch(objects.render(rng, scenes, self.size), texts, objects.matches(scenes, said))
 
-    def held_out(self, per_class: int) -> HeldOut:
+    def held_out(self, per_class: int = 10) -> HeldOut:
         rng = np.random.default_rng([self.seed, _EVALUATION])
         labels = np.arange(100 * per_class) % 100
         pixels = objects.render(rng, objects.sample(rng, labels, single=True), self.size)

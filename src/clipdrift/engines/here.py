@@ -52,6 +52,7 @@ def _do(job: Job, how: How, watcher: Watcher) -> Outcome:
             keep_checkpoint=how.keep_checkpoint,
             auto_batch=how.auto_batch,
             rhythm=Rhythm(seconds=how.checkpoint_every),
+            track=how.track,
         )
     except BusyError as error:
         return Outcome(job.key, "elsewhere", str(error))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from clipdrift.config import ConfigError, RunConfig
-from clipdrift.reporter import Reporter
+from clipdrift.reporter import Reporter, Silent
 from clipdrift.stage import Resolver
 from clipdrift.studied import Entry, Manifest
 from clipdrift.study import Study
@@ -53,6 +53,7 @@ class How:
     auto_batch: bool = False
     retry_failed: bool = False
     checkpoint_every: float = 60.0
+    track: tuple[str, ...] = ()
 
 
 class Watcher(Protocol):
@@ -66,6 +67,19 @@ class Watcher(Protocol):
 
     def ends(self, job: Job, outcome: Outcome) -> None:
         """A job has ended."""
+
+
+class Unwatched:
+    """A watcher that says nothing."""
+
+    def plan(self, jobs: tuple[Job, ...]) -> None:
+        pass
+
+    def begins(self, job: Job) -> Reporter:
+        return Silent()
+
+    def ends(self, job: Job, outcome: Outcome) -> None:
+        pass
 
 
 Engine = Callable[[tuple[Job, ...], How, Watcher], tuple[Outcome, ...]]

@@ -9,9 +9,8 @@ from typing import Any
 
 from clipdrift.config import ConfigError, DataSet, ModelConfig, RunConfig
 from clipdrift.engines.here import attempt
-from clipdrift.engines.jobs import How, Job, Outcome, Watcher
+from clipdrift.engines.jobs import How, Job, Outcome, Unwatched, Watcher
 from clipdrift.errors import Interrupted
-from clipdrift.reporter import Reporter, Silent
 
 RETRIES = 3
 """How often a run goes on elsewhere after its worker or machine died."""
@@ -110,25 +109,12 @@ def _outcome(ray: Any, ref: Any, job: Job) -> Outcome:
     return outcome
 
 
-class _Unwatched:
-    """What a worker tells goes nowhere; the folder of the run says how it stands."""
-
-    def plan(self, jobs: tuple[Job, ...]) -> None:
-        pass
-
-    def begins(self, job: Job) -> Reporter:
-        return Silent()
-
-    def ends(self, job: Job, outcome: Outcome) -> None:
-        pass
-
-
 def _work(job: Job, how: How, threads: int) -> Outcome:
     """In a worker: do one job."""
     import torch
 
     torch.set_num_threads(threads)
-    return attempt(job, how, _Unwatched())
+    return attempt(job, how, Unwatched())
 
 
 def absolute(job: Job) -> Job:

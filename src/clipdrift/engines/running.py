@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from clipdrift.engines.here import run_here
-from clipdrift.engines.jobs import Engine, How, Job, Outcome, Watcher, jobs_of, manifest_of
+from clipdrift.engines.jobs import Engine, How, Unwatched, Watcher, jobs_of, manifest_of
 from clipdrift.frame import records_in, runs_frame
-from clipdrift.reporter import Reporter, Silent
 from clipdrift.store import cache_folder
 from clipdrift.studied import write_manifest
 from clipdrift.study import Study, load_study
-
-
-class Unwatched:
-    """A watcher that says nothing."""
-
-    def plan(self, jobs: tuple[Job, ...]) -> None:
-        pass
-
-    def begins(self, job: Job) -> Reporter:
-        return Silent()
-
-    def ends(self, job: Job, outcome: Outcome) -> None:
-        pass
+from clipdrift.trackers import known
 
 
 def run_study(
@@ -38,6 +25,7 @@ def run_study(
     device: str = "auto",
     keep_weights: bool = False,
     retry_failed: bool = False,
+    track: Sequence[str] = (),
     engine: Engine = run_here,
     watcher: Watcher | None = None,
 ) -> pd.DataFrame:
@@ -52,6 +40,7 @@ def run_study(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         keep_weights: keep the adapted weights of every run.
         retry_failed: try runs again that failed before.
+        track: ``tensorboard``, ``wandb``, ``mlflow``: who else is told of each run as it goes.
         engine: who does the runs; `clipdrift.engines.pick_engine("ray")` for a Ray cluster.
         watcher: told how it goes.
 
@@ -68,6 +57,6 @@ def run_study(
     manifest = manifest_of(found, jobs)
     write_manifest(root, manifest)
     place = cache_folder(None if cache is None else Path(cache))
-    how = How(root, place, device, keep_weights=keep_weights, retry_failed=retry_failed)
+    how = How(root, place, device, keep_weights=keep_weights, retry_failed=retry_failed, track=known(track))
     engine(jobs, how, watcher or Unwatched())
     return runs_frame(records_in(root, manifest.keys), manifest.labels)

@@ -11,8 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clipdrift.comparison import FAMILIES, Compared, Comparison
-from clipdrift.figures.panels import AT_ONE, block_ticks, heading, new_figure, plain, style
-from clipdrift.figures.runs import COLOURS
+from clipdrift.figures.panels import AT_ONE, COLOURS, block_ticks, heading, new_figure, plain, style
 
 _FAMILY_COLOURS = dict(zip(FAMILIES, COLOURS, strict=False))
 _COLUMNS = 4

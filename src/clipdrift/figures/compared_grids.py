@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from clipdrift.comparison import Compared, Comparison
 from clipdrift.figures.panels import (
     CHANGE,
+    COLOURS,
     NUMBERED,
     block_ticks,
     colour_bar,
@@ -24,7 +25,6 @@ from clipdrift.figures.panels import (
     signed,
     style,
 )
-from clipdrift.figures.runs import COLOURS
 from clipdrift.listing import MEASURES
 
 KINDS = ("q", "k", "v", "out", "fc1", "fc2")

@@ -15,7 +15,8 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from clipdrift.comparison import Comparison
-from clipdrift.figures.runs import COLOURS
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 CHANGE: Colormap = LinearSegmentedColormap.from_list(
     "clipdrift_change", ["#00324F", COLOURS[0], "#F7F7F7", COLOURS[1], "#6B2F00"]

@@ -9,8 +9,7 @@ from typing import Any, Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clipdrift.figures.panels import new_figure, plain, style
-from clipdrift.figures.runs import COLOURS
+from clipdrift.figures.panels import COLOURS, new_figure, plain, style
 from clipdrift.files import write_atomically
 from clipdrift.repaired.asked import blocks_text
 from clipdrift.repaired.result import Repaired

@@ -193,8 +193,11 @@ def draw(name: str, tables: Source, size: str = "paper") -> Figure:
         return FIGURES[name].draw(tables, canvas_of(size))
 
 
-def write(figure: Figure, file: Path, format: str) -> Path:
+def write(figure: Figure, file: Path, format: str, dpi: int = DPI) -> Path:
     """Write a figure; the same figure gives the same bytes.
+
+    Args:
+        dpi: of a PNG.
 
     Raises:
         NotDrawnError: another format than pdf, svg or png.
@@ -203,5 +206,5 @@ def write(figure: Figure, file: Path, format: str) -> Path:
         raise NotDrawnError(f"no figures as {format}: choose from {', '.join(FORMATS)}")
     stamp = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[format]
     with style():
-        write_atomically(file, lambda out: figure.savefig(out, format=format, dpi=DPI, metadata=stamp))
+        write_atomically(file, lambda out: figure.savefig(out, format=format, dpi=dpi, metadata=stamp))
     return file

@@ -57,8 +57,8 @@ def write_page(
     """
     cells = Cells(comparison)
     data, said = (None, []) if maps is None or not len(maps.images) else pack(comparison, maps)
-    environment = _environment()
-    script = _part(environment, "compare.js")
+    environment = environment_of()
+    script = Markup(part(environment, "viewer.js") + part(environment, "compare.js"))
     page = environment.get_template("compare.html.j2").render(
         c=comparison,
         field=cells.field,
@@ -76,7 +76,7 @@ def write_page(
         command=_command(comparison),
         viewer=data,
         said=said,
-        css=_part(environment, "compare.css"),
+        css=part(environment, "compare.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         strip_height=HEIGHT,
@@ -86,7 +86,7 @@ def write_page(
     return out
 
 
-def _environment() -> Environment:
+def environment_of() -> Environment:
     return Environment(
         loader=PackageLoader("clipdrift.pages", "."),
         autoescape=True,
@@ -96,7 +96,7 @@ def _environment() -> Environment:
     )
 
 
-def _part(environment: Environment, name: str) -> Markup:
+def part(environment: Environment, name: str) -> Markup:
     """A file beside the template as it is: our own, so neither escaped nor filled in."""
     assert environment.loader is not None
     return Markup(environment.loader.get_source(environment, name)[0])

@@ -8,7 +8,9 @@ whole number. All numbers are little-endian.
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,20 +45,9 @@ def pack(comparison: Comparison, maps: Maps, budget: int = BUDGET) -> tuple[dict
     count, blocks, heads, patches = maps.before.shape
     images, kept, width = _fit(count, blocks, heads, patches, budget)
     chosen = _heads(comparison, blocks, heads, kept)
-    data: dict[str, Any] = {
-        "grid": list(maps.grid),
-        "width": width,
-        "reader": comparison.shape.reader,
-        "blocks": blocks,
-        "heads": chosen,
-        "titles": list(maps.titles[:images]),
-        "pictures": _pictures(maps.images[:images]),
-        "colours": {"attention": _colours(ATTENTION), "change": _colours(CHANGE)},
-    }
+    data = _head(maps, images, width, comparison.shape.reader, chosen)
     for side, rows in (("before", maps.before), ("after", maps.after)):
-        packed = [_quantise(_rows(rows[image], chosen), width) for image in range(images)]
-        data[side] = [base64.b64encode(numbers).decode() for numbers, _ in packed]
-        data[f"{side}_scales"] = [base64.b64encode(scales).decode() for _, scales in packed]
+        data |= _side(side, rows[:images], chosen, width)
     said = [
         "Each map is kept in 65,536 steps from 0 to its largest share."
         if width == 2
@@ -71,6 +62,75 @@ def pack(comparison: Comparison, maps: Maps, budget: int = BUDGET) -> tuple[dict
     if kept < heads or images < count:
         said.append("All are in maps.npz.")
     return data, said
+
+
+def pack_runs(found: Mapping[str, Maps], budget: int = BUDGET) -> tuple[dict[str, Any], list[str]]:
+    """What the viewer of a study draws from: attention of several runs; a shared backbone stands once.
+
+    Args:
+        found: maps by run; ``before`` is the backbone's.
+        budget: letters of base64 for attention of all.
+
+    Returns:
+        ``{"shared": [what the viewer takes without "after"], "runs": {run: {"shared": place in that list,
+        "after": ..., "after_scales": ...}}}``; sentences on what was left out.
+    """
+    shared: list[dict[str, Any]] = []
+    runs: dict[str, Any] = {}
+    places: dict[bytes, int] = {}
+    left_out: set[str] = set()
+    for run, maps in found.items():
+        count, blocks, heads, patches = maps.before.shape
+        # a run's share; both sides are counted for each, although backbones are kept once
+        images, kept, width = _fit(count, blocks, heads, patches, budget // len(found))
+        chosen = [list(range(1, kept + 1))] * blocks
+        left_out |= _left_out(width, kept, heads, images, count)
+        identity = hashlib.sha256(
+            maps.images.tobytes() + maps.before.tobytes() + bytes([width, kept])
+        ).digest()
+        if identity not in places:
+            places[identity] = len(shared)
+            shared.append(
+                _head(maps, images, width, "class token", chosen)
+                | {"names": ["backbone", "adapted"]}
+                | _side("before", maps.before[:images], chosen, width)
+            )
+        after = _side("after", maps.after[:images], chosen, width)
+        runs[run] = {"shared": places[identity], **after}
+    return {"shared": shared, "runs": runs}, sorted(left_out, key=len)
+
+
+def _left_out(width: int, kept: int, heads: int, images: int, count: int) -> set[str]:
+    said = {"To keep this page small, each map is kept in 256 steps from 0 to its largest share."}
+    said = said if width == 1 else set()
+    if kept < heads:
+        said.add(f"Of the {heads} heads of a block, the first {kept} are here, and the mean over all.")
+    if images < count:
+        said.add(f"Of {count} images, the first {images} are here.")
+    return said
+
+
+def _head(maps: Maps, images: int, width: int, reader: str, chosen: list[list[int]]) -> dict[str, Any]:
+    """All that a viewer takes but the attention."""
+    return {
+        "grid": list(maps.grid),
+        "width": width,
+        "reader": reader,
+        "blocks": maps.before.shape[1],
+        "heads": chosen,
+        "titles": list(maps.titles[:images]),
+        "pictures": _pictures(maps.images[:images]),
+        "colours": {"attention": _colours(ATTENTION), "change": _colours(CHANGE)},
+    }
+
+
+def _side(side: str, rows: NDArray[np.float32], chosen: list[list[int]], width: int) -> dict[str, Any]:
+    """One model's attention, image by image."""
+    packed = [_quantise(_rows(image, chosen), width) for image in rows]
+    return {
+        side: [base64.b64encode(numbers).decode() for numbers, _ in packed],
+        f"{side}_scales": [base64.b64encode(scales).decode() for _, scales in packed],
+    }
 
 
 def _fit(count: int, blocks: int, heads: int, patches: int, budget: int) -> tuple[int, int, int]:

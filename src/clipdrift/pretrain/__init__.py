@@ -12,7 +12,7 @@ import math
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,24 +20,32 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch import nn
 from transformers import CLIPModel, PreTrainedTokenizerBase
 
 from clipdrift.checkpoint import CheckpointError, load_state, save_state
-from clipdrift.config import ConfigError, PretrainConfig
+from clipdrift.config import PretrainConfig
 from clipdrift.data.corpus import CaptionedBatch, Corpus, DrawnAhead, ObjectsCorpus
+from clipdrift.data.labelled import open_labelled
 from clipdrift.data.pixels import normalise
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.files import write_text
 from clipdrift.model.build import new_clip, preprocessor
 from clipdrift.model.quiet import quiet
 from clipdrift.model.tokens import train_tokenizer
+from clipdrift.pretrain.examiner import Examiner
+from clipdrift.pretrain.learning import contrastive_loss, optimizers_of, patches_dropped, rate_at
 from clipdrift.reporter import Reporter, Silent
+from clipdrift.store import cache_folder
+
+__all__ = ["STATE", "contrastive_loss", "pretrain"]
 
 STATE = "state.pt"
+OBJECTS = "objects"
+"""The captioned world, which is drawn anew for each batch."""
 _LARGEST_SCALE = math.log(100)
-_HAS_MUON = "Muon" in dir(torch.optim)
+_PATCHES = 29
+"""Purpose of a random stream."""
 
 
 def pretrain(
@@ -48,6 +56,7 @@ def pretrain(
     loaders: int = 0,
     save_every: int = 250,
     stop_after: int | None = None,
+    cache: Path | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, float]:
     """Pretrain, or go on where an interrupted pretraining in ``out`` stopped; write the model to ``out``.
@@ -59,18 +68,22 @@ def pretrain(
         loaders: processes that draw images ahead; 0: a thread. Worth it beside a GPU.
         save_every: steps between checkpoints, and between looks at zero-shot accuracy.
         stop_after: stop after this many steps, to go on later.
+        cache: where decoded images are kept; default `~/.cache/clipdrift` or $CLIPDRIFT_CACHE.
         reporter: told how it goes.
 
     Returns:
         Zero-shot accuracy in percent: ``all`` held-out images and each group; empty if stopped early.
 
     Raises:
+        DataError: the images cannot be read, or are too few.
         CheckpointError: ``out`` holds a pretraining with other settings, or a damaged state.
     """
     out.mkdir(parents=True, exist_ok=True)
     cuda = torch.cuda.is_available()
     count = 1 if cuda else min(workers or os.cpu_count() or 1, config.parts)
-    job = _Job(config, out, count, loaders, save_every, stop_after)
+    job = _Job(config, out, count, loaders, save_every, stop_after, cache_folder(cache))
+    if count > 1:  # decode with a progress bar, before several processes want the same
+        _corpus(job, reporter or Silent())
     if count == 1:
         return _work(job, 0, "", reporter or Silent())
     threads = torch.get_num_threads()
@@ -92,6 +105,15 @@ def pretrain(
                 process.kill()
 
 
+def _corpus(job: _Job, reporter: Reporter) -> Corpus:
+    config = job.config
+    if config.data.name == OBJECTS and config.data.path is None:
+        return ObjectsCorpus(config.seed, config.image_size)
+    reporter.stage(f"decoding {config.data.name} train")
+    preprocess = Preprocess.from_config(preprocessor(config.image_size))
+    return open_labelled(config, preprocess, job.cache, reporter.advance, reporter.warn)
+
+
 @dataclass(frozen=True)
 class _Job:
     config: PretrainConfig
@@ -100,6 +122,7 @@ class _Job:
     loaders: int
     save_every: int
     stop_after: int | None
+    cache: Path
 
 
 def _work(job: _Job, rank: int, address: str, reporter: Reporter | None = None) -> dict[str, float]:
@@ -111,23 +134,24 @@ def _work(job: _Job, rank: int, address: str, reporter: Reporter | None = None) 
         dist.init_process_group("gloo", init_method=address, rank=rank, world_size=job.workers)
     try:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        corpus = _corpus(job, reporter)
         reporter.stage("training the tokenizer")
-        corpus = ObjectsCorpus(config.seed, config.image_size)
         tokenizer = train_tokenizer(corpus.texts())
         # in bf16 on the CPU, torch's fused attention is several times slower backwards than plain products
         model = new_clip(config, tokenizer, "sdpa" if device.type == "cuda" else "eager").to(device)
-        optimizers = _optimizers(model, config)
+        optimizers = optimizers_of(model, config)
         first = _resume(job, model, optimizers)
-        examiner = _Examiner(corpus, tokenizer, device)
-        reporter.stage(f"pretraining on {config.data}, {config.images:,} images")
+        examiner = Examiner(corpus.held_out(), tokenizer, device)
+        reporter.stage(f"pretraining on {config.data.name}, {config.images:,} images")
         steps, scores = config.steps, {}
         last = min(steps, first + job.stop_after) if job.stop_after else steps
         mine = range(rank, config.parts, job.workers)
         part_size = config.batch_size // config.parts
         with DrawnAhead(corpus, mine, part_size, range(first, last), job.loaders) as drawn:
             for step in range(first, last):
-                rate = _rate(step, steps, config)
-                loss = _step(model, tokenizer, optimizers, drawn.parts(step), rate, job, device)
+                rate = rate_at(step, steps, config)
+                parts = zip(mine, drawn.parts(step), strict=True)
+                loss = _step(model, tokenizer, optimizers, step, parts, rate, job, device)
                 reporter.step(step + 1, steps, loss)
                 if rank == 0 and ((step + 1) % job.save_every == 0 or step + 1 == last):
                     _save(job, model, optimizers, step + 1)
@@ -145,37 +169,26 @@ def _work(job: _Job, rank: int, address: str, reporter: Reporter | None = None) 
             dist.destroy_process_group()
 
 
-def contrastive_loss(image: Tensor, text: Tensor, log_scale: Tensor, positives: Tensor) -> Tensor:
-    """Symmetric cross-entropy against all positives of each row alike.
-
-    Args:
-        image: (B, E) image embeddings. text: (B, E) text embeddings.
-        log_scale: scalar, natural logarithm of the inverse temperature.
-        positives: (B, B) bool, caption j holds for image i; at least one in each row and column.
-    """
-    logits = log_scale.exp() * normalize(image.float(), dim=-1) @ normalize(text.float(), dim=-1).T
-    wanted = positives.to(logits.dtype)
-    by_image = cross_entropy(logits, wanted / wanted.sum(1, keepdim=True))
-    by_text = cross_entropy(logits.T, wanted.T / wanted.T.sum(1, keepdim=True))
-    return 0.5 * (by_image + by_text)
-
-
 def _step(
     model: CLIPModel,
     tokenizer: PreTrainedTokenizerBase,
     optimizers: list[torch.optim.Optimizer],
-    parts: Iterator[CaptionedBatch],
+    step: int,
+    parts: Iterable[tuple[int, CaptionedBatch]],
     rate: float,
     job: _Job,
     device: torch.device,
 ) -> float:
     """One update from this worker's parts and, summed over workers, everyone's; the mean loss here."""
     model.train()
+    config = job.config
+    dropped = config.patch_dropout if step < (1 - config.whole) * config.steps else 0.0
     losses = []
-    for part in parts:
+    for number, part in parts:
         tokens = tokenizer(part.texts, padding=True, return_tensors="pt")["input_ids"].to(device)
         images = normalise(torch.from_numpy(part.pixels).to(device), Preprocess())
-        with torch.autocast(device.type, torch.bfloat16):
+        rng = np.random.default_rng([config.seed, _PATCHES, step, number])
+        with torch.autocast(device.type, torch.bfloat16), patches_dropped(model, dropped, rng):
             image = model.get_image_features(pixel_values=images).pooler_output
             text = model.get_text_features(input_ids=tokens).pooler_output
         loss = contrastive_loss(image, text, model.logit_scale, torch.from_numpy(part.positives).to(device))
@@ -203,69 +216,19 @@ def _average_gradients(model: CLIPModel, job: _Job) -> None:
         gradient.copy_(mean.view_as(gradient))
 
 
-class _Examiner:
-    """Zero-shot accuracy on held-out images."""
-
-    def __init__(self, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> None:
-        self.held = corpus.held_out(per_class=10)
-        prompts = [self.held.prompt.format(name) for name in self.held.classes]
-        self.tokens = tokenizer(prompts, padding=True, return_tensors="pt")["input_ids"].to(device)
-        self.device = device
-
-    @torch.no_grad()
-    def scores(self, model: CLIPModel) -> dict[str, float]:
-        model.eval()
-        text = normalize(model.get_text_features(input_ids=self.tokens).pooler_output.float(), dim=-1)
-        right = []
-        for start in range(0, len(self.held.labels), 250):
-            pixels = torch.from_numpy(self.held.pixels[start : start + 250]).to(self.device)
-            image = model.get_image_features(pixel_values=normalise(pixels, Preprocess())).pooler_output
-            guess = (image.float() @ text.T).argmax(-1).cpu().numpy()
-            right.append(guess == self.held.labels[start : start + 250])
-        hits = np.concatenate(right)
-        groups = {name: np.isin(self.held.labels, classes) for name, classes in self.held.groups.items()}
-        return {"all": 100 * float(hits.mean())} | {n: 100 * float(hits[m].mean()) for n, m in groups.items()}
-
-
-def _optimizers(model: CLIPModel, config: PretrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, AdamW for the rest; no decay of vectors and position embeddings."""
-    muon, decayed, plain = [], [], []
-    for name, parameter in model.named_parameters():
-        if config.optimizer == "muon" and parameter.ndim == 2 and "encoder.layers" in name:
-            muon.append(parameter)
-        elif parameter.ndim >= 2 and "position" not in name:
-            decayed.append(parameter)
-        else:
-            plain.append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    rate = config.learning_rate
-    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-6)]
-    if muon:
-        if not _HAS_MUON:
-            raise ConfigError(f"optimizer = 'muon': torch {torch.__version__} has none; use 'adamw'")
-        decay = config.weight_decay
-        found.append(torch.optim.Muon(muon, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
-    return found
-
-
-def _rate(step: int, steps: int, config: PretrainConfig) -> float:
-    warm = max(1, int(config.warmup * steps))
-    rise = min(1.0, (step + 1) / warm)
-    fall = 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm)))
-    return config.learning_rate * rise * fall
-
-
 def _save(job: _Job, model: CLIPModel, optimizers: list[torch.optim.Optimizer], step: int) -> None:
     state = {
-        "config": job.config.model_dump_json(),
+        "config": _identity(job.config),
         "step": step,
         "model": model.state_dict(),
         "optimizers": [o.state_dict() for o in optimizers],
     }
     save_state(job.out / STATE, state)
+
+
+def _identity(config: PretrainConfig) -> str:
+    """The settings, wherever the data lie."""
+    return config.model_dump_json(exclude={"data": {"path"}})
 
 
 def _resume(job: _Job, model: CLIPModel, optimizers: list[torch.optim.Optimizer]) -> int:
@@ -277,7 +240,7 @@ def _resume(job: _Job, model: CLIPModel, optimizers: list[torch.optim.Optimizer]
         raise CheckpointError(
             f"{job.out / STATE}: not a pretraining's state ({min(lost)} is missing); delete it"
         )
-    if state["config"] != job.config.model_dump_json():
+    if state["config"] != _identity(job.config):
         raise CheckpointError(f"{job.out}: holds a pretraining with other settings; choose another folder")
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -293,5 +256,5 @@ def _export(
         model.half().save_pretrained(out)
         tokenizer.save_pretrained(out)
     write_text(out / "preprocessor_config.json", json.dumps(preprocessor(config.image_size), indent=2) + "\n")
-    made = {"config": config.model_dump(), "zero_shot": scores, "torch": torch.__version__}
+    made = {"config": json.loads(_identity(config)), "zero_shot": scores, "torch": torch.__version__}
     write_text(out / "pretrain.json", json.dumps(made, indent=2) + "\n")

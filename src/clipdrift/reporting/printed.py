@@ -1,0 +1,161 @@
+"""Tables as they are printed: which columns, under what names, with how many digits, and as which files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+
+from clipdrift.files import write_text
+from clipdrift.pages.cells import Cell, drift_text, number, percent_text
+
+KEY = "key"
+"""First column of every CSV: names the row. ``TABLE.csv:KEY/COLUMN`` names a number of the page."""
+
+
+def word(value: Any) -> str:
+    """A name as it is; what is missing is empty."""
+    return "" if _missing(value) else str(value)
+
+
+def count(value: Any) -> str:
+    return f"{int(value):,}"
+
+
+def rate(value: Any) -> str:
+    """A learning rate: ``1e-05``."""
+    return f"{value:g}"
+
+
+def p_value(value: Any) -> str:
+    """Three digits that count; four decimals at most are needed."""
+    return "< 0.0001" if value < 1e-4 else f"{value:#.2g}" if value < 0.1 else f"{value:.2f}"
+
+
+def change(value: Any) -> str:
+    """A drift in percent, with sign and unit."""
+    return drift_text(float(value), False)
+
+
+def signed(value: Any) -> str:
+    return drift_text(float(value), True)
+
+
+def three(value: Any) -> str:
+    return f"{value:.3f}".replace("-", "−")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One printed column.
+
+    Attributes:
+        name: in the frame.
+        head: what stands above it, with its unit.
+        text: how a value is printed.
+        spread: the column that holds its standard deviation, printed after ``±``.
+        left: whether it is set to the left, as words are.
+    """
+
+    name: str
+    head: str
+    text: Callable[[Any], str] = number
+    spread: str | None = None
+    left: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Printed:
+    """A table to print.
+
+    Attributes:
+        name: of its files.
+        title: a heading.
+        note: what must be known to read it.
+        frame: all its values at full precision; the column ``key`` names each row.
+        columns: what is printed of it.
+    """
+
+    name: str
+    title: str
+    note: str
+    frame: pd.DataFrame
+    columns: tuple[Column, ...]
+
+    def cell(self, row: Mapping[str, Any], column: Column) -> Cell | None:
+        """One value as the page prints it; None where there is none."""
+        value = row.get(column.name)
+        if _missing(value):
+            return None
+        place = f"{self.name}.csv:{quote(str(row[KEY]), safe='')}/{column.name}"
+        return Cell(column.text(value), place, value if isinstance(value, int | float) else math.nan)
+
+    def spread(self, row: Mapping[str, Any], column: Column) -> Cell | None:
+        """The standard deviation beside a mean."""
+        if column.spread is None:
+            return None
+        found = self.cell(row, Column(column.spread, "", _unsigned(column.text)))
+        return found if found is None else Cell(found.text.removesuffix(" %"), found.key, found.value)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [{str(k): v for k, v in row.items()} for row in self.frame.to_dict("records")]
+
+    def texts(self) -> pd.DataFrame:
+        """As printed: one text per cell, the heads as columns."""
+        lines = []
+        for row in self.rows():
+            line = []
+            for column in self.columns:
+                cell, spread = self.cell(row, column), self.spread(row, column)
+                text = "" if cell is None else cell.text
+                line.append(text if spread is None else f"{text} ± {spread.text}")
+            lines.append(line)
+        return pd.DataFrame(lines, columns=[column.head for column in self.columns])
+
+    def write(self, folder: Path) -> list[Path]:
+        """``NAME.csv`` with every value at full precision, ``NAME.md`` and ``NAME.tex`` as printed."""
+        texts = self.texts()
+        sides = ["left" if column.left else "right" for column in self.columns]
+        markdown = texts.to_markdown(index=False, disable_numparse=True, colalign=sides) if len(texts) else ""
+        latex = texts.map(_tex).rename(columns=_tex)
+        letters = "".join("l" if column.left else "r" for column in self.columns)
+        body = latex.to_latex(index=False, escape=False, column_format=letters)
+        files = {
+            "csv": self.frame.to_csv(index=False),
+            "md": f"{self.title}. {self.note}\n\n{markdown}\n",
+            "tex": f"% {self.title}. {self.note}\n% \\usepackage{{booktabs}}\n{body}",
+        }
+        return [self._file(folder / f"{self.name}.{kind}", text) for kind, text in files.items()]
+
+    @staticmethod
+    def _file(path: Path, text: str) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+        return path
+
+
+def _unsigned(text: Callable[[Any], str]) -> Callable[[Any], str]:
+    return lambda value: text(value).removeprefix("+")
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+_TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
+    "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$",
+    "<": "$<$", ">": "$>$",
+}  # fmt: skip
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(letter, letter) for letter in text)
+
+
+__all__ = ["KEY", "Cell", "Column", "Printed", "change", "count", "p_value", "percent_text", "rate", "word"]

@@ -1,0 +1,294 @@
+"""What a study found, in sentences: each made from rows of tests, and never saying more than those.
+
+A difference is stated where its p-value after Holm's correction is below :data:`LEVEL`; else it is called not
+resolved. Where a row has no number, the sentence says why.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from clipdrift.analysis.runs import accuracy, retentions
+from clipdrift.pages.cells import Cell, number, percent_text
+from clipdrift.reporting.printed import KEY, Printed, p_value
+from clipdrift.results import Tables
+
+LEVEL = 0.05
+"""Of p-values after correction."""
+_MEAN = re.compile(r"mean difference (\S+?)(?:;|$)")
+
+Part = str | Cell
+Rows = Mapping[str, Printed]
+"""The tables of tests by question."""
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Words, and numbers with the key of their row.
+
+    Attributes:
+        resolved: False where the tests do not tell; None where nothing was tested.
+        heading: what it is about.
+    """
+
+    parts: tuple[Part, ...]
+    resolved: bool | None = None
+    heading: str = ""
+
+    @property
+    def text(self) -> str:
+        return "".join(part if isinstance(part, str) else part.text for part in self.parts)
+
+
+def summary(tables: Tables, rows: Rows) -> list[Sentence]:
+    """The sentences of a study, most important first.
+
+    Args:
+        rows: of :func:`clipdrift.reporting.tables.tests_tables`, by question.
+    """
+    found = [_ends(tables)]
+    for question, heading, ask in (
+        ("methods", "Methods", lambda printed: _contrasts(tables, printed)),
+        ("rate", "Learning rate and drift", lambda printed: _rates(tables, printed)),
+        ("predictors", "What goes with what is kept", lambda printed: _predictors(tables, printed)),
+        ("choosing", "Choosing a run", lambda printed: _choosing(tables, printed)),
+        ("penalties", "Penalties", _penalties),
+    ):
+        if question in rows:
+            found += [replace(sentence, heading=heading) for sentence in ask(rows[question])]
+    return found
+
+
+def _ends(tables: Tables) -> Sentence:
+    """How many runs there are."""
+    ends = dict(tables.ends)
+    planned, done = sum(ends.values()), ends.pop("done", 0)
+    rest = ", ".join(f"{n} {kind}" for kind, n in sorted(ends.items()) if n)
+    words = f"{done} of {planned} runs are finished" if planned != done else f"All {done} runs are finished"
+    left = "; statements below are about those that finished" if rest else ""
+    return Sentence((f"{words}{f' ({rest}){left}' if rest else ''}.",))
+
+
+def _plain(tables: Tables) -> list[tuple[str, list[str]]]:
+    """Place -> the variants that are compared first: each method without penalty, with its usual options."""
+    runs = tables.runs
+    plain = runs[runs["plain"]].groupby("place", sort=False)
+    return [(str(place), list(dict.fromkeys(map(str, part["variant"])))) for place, part in plain]
+
+
+MATCHED = {
+    "matched rate": "at the same rate and seed",
+    "matched weight drift": "at the same weight drift",
+    "matched accuracy": "at the same accuracy",
+}
+
+
+def _contrasts(tables: Tables, printed: Printed) -> Iterator[Sentence]:
+    """Of each target, what the methods keep and learn at the same rate, drift and accuracy."""
+    kept = retentions(tables.runs)
+    for place, variants in _plain(tables):
+        for matched, words in MATCHED.items():
+            groups = [f"{place}: {a} - {b}, {matched}" for a in variants for b in variants]
+            outcomes = kept if matched == "matched accuracy" else [*kept, accuracy(tables.runs)]
+            for outcome in outcomes:
+                for row in _find(printed, groups, "paired t", outcome):
+                    if row["n"] != "0":  # no two runs that could be compared: not asked
+                        yield _contrast(printed, row, outcome, words, matched)
+
+
+def _contrast(printed: Printed, row: dict[str, Any], outcome: str, words: str, matched: str) -> Sentence:
+    place, sides = str(row["group"]).removesuffix(f", {matched}").split(": ", 1)
+    first, second = sides.split(" - ", 1)
+    what = _named(outcome)
+    differ = f"what they keep {what}" if outcome.startswith("retention_") else what
+    mean = _MEAN.search(str(row["note"]))
+    if mean is None or pd.isna(row["p_corrected"]):
+        reason = str(row["note"]) or "too few runs"
+        return Sentence(
+            (f"{place}, {words}: {first} and {second} cannot be compared in {differ} ({reason}).",), False
+        )
+    value = float(mean[1])
+    size = Cell(percent_text(abs(value)), f"{printed.name}.csv:{row[KEY]}/note", value)
+    more = "less" if value < 0 else "more"
+    tail: tuple[Part, ...] = (
+        f" ({row['n']} pairs, paired t, p after Holm ",
+        _cell(printed, row, "p_corrected", p_value(row["p_corrected"])),
+        *_interval(printed, row),
+        ").",
+    )
+    if row["p_corrected"] >= LEVEL:
+        head: tuple[Part, ...] = (
+            f"{place}, {words}: not resolved whether {first} and {second} differ in {what}; ",
+        )
+        return Sentence((*head, "on average ", size, f" points {more} with {first}", *tail), False)
+    verb = "keeps" if outcome.startswith("retention_") else "reaches"
+    return Sentence(
+        (f"{place}, {words}: {first} {verb} ", size, f" points {more} {what} than {second}", *tail), True
+    )
+
+
+def _interval(printed: Printed, row: dict[str, Any]) -> tuple[Part, ...]:
+    """``, d_z -1.20 [-1.9, -0.5]``, or without what there is not."""
+    if pd.isna(row["effect"]):
+        return ()
+    parts: tuple[Part, ...] = (f", {row['effect_name']} ", _cell(printed, row, "effect"))
+    if pd.isna(row["low"]):
+        return parts
+    return (*parts, " [", _cell(printed, row, "low"), ", ", _cell(printed, row, "high"), "]")
+
+
+def _rates(tables: Tables, printed: Printed) -> Iterator[Sentence]:
+    """Of each plain arm, whether drift goes with the rate."""
+    for place, variants in _plain(tables):
+        for variant in variants:
+            for signal in ("representation_drift", "entropy_drift"):
+                wanted = f"log_rate with {signal}"
+                for row in _find(printed, [f"{place}: {variant}"], None, wanted, "Spearman"):
+                    yield _rate(printed, row, place, variant, signal)
+
+
+def _rate(printed: Printed, row: dict[str, Any], place: str, variant: str, signal: str) -> Sentence:
+    what = _named(signal)
+    if pd.isna(row["p_corrected"]):
+        return Sentence(
+            (f"{place}, {variant}: whether {what} goes with the rate cannot be told: {row['note']}.",), False
+        )
+    resolved = row["p_corrected"] < LEVEL
+    way = "rises" if row["value"] > 0 else "falls"
+    said = (
+        f"{what} {way} with the learning rate"
+        if resolved
+        else f"a trend of {what} with the rate is not resolved"
+    )
+    return Sentence(
+        (
+            f"{place}, {variant}: {said} (Spearman ",
+            _cell(printed, row, "value"),
+            f", {row['n']} runs, p after Holm ",
+            _cell(printed, row, "p_corrected", p_value(row["p_corrected"])),
+            ").",
+        ),
+        resolved,
+    )
+
+
+def _predictors(tables: Tables, printed: Printed) -> Iterator[Sentence]:
+    """Which signal of the chosen epoch goes best with retention over all cells, and where entropy stands."""
+    for outcome in retentions(tables.runs):
+        tail = f" with {outcome}"
+        rows = [
+            row
+            for row in printed.rows()
+            if row["group"] == "all"
+            and str(row["statistic"]).startswith("Spearman of ")
+            and str(row["statistic"]).endswith(tail)
+            and "epoch1_" not in str(row["statistic"])
+            and pd.notna(row["value"])
+        ]
+        if not rows:
+            yield Sentence(
+                (f"What goes with what is kept {_named(outcome)} cannot be told: too few cells.",), False
+            )
+            continue
+        rows.sort(key=lambda row: -abs(row["value"]))
+        best = rows[0]
+        resolved = pd.notna(best["p_corrected"]) and bool(best["p_corrected"] < LEVEL)
+        parts: list[Part] = [
+            f"Over all cells, {_signal(best)} goes closest with what is kept {_named(outcome)} (",
+            *_rho(printed, best),
+            ")",
+        ]
+        entropy = next((row for row in rows if _signal(row) == "entropy drift"), None)
+        if entropy is not None and entropy is not best:
+            parts += ["; signed entropy drift: ", *_rho(printed, entropy)]
+        if not resolved:
+            parts += ["; after Holm's correction this is not resolved"]
+        yield Sentence((*parts, "."), resolved)
+
+
+def _rho(printed: Printed, row: dict[str, Any]) -> tuple[Part, ...]:
+    parts: tuple[Part, ...] = ("Spearman ", _cell(printed, row, "value"))
+    if pd.notna(row["low"]):
+        parts += (" [", _cell(printed, row, "low"), ", ", _cell(printed, row, "high"), "]")
+    if pd.notna(row["p_corrected"]):
+        parts += (", p after Holm ", _cell(printed, row, "p_corrected", p_value(row["p_corrected"])))
+    return (*parts, f", {row['n']} cells")
+
+
+def _choosing(tables: Tables, printed: Printed) -> Iterator[Sentence]:
+    """What is lost by picking runs by accuracy alone, and by the drift of the representation."""
+    rows = {(str(row["group"]), str(row["statistic"])): row for row in printed.rows()}
+    for (group, statistic), row in rows.items():
+        found = re.fullmatch(r"regret in (\S+) of the pick by validation_accuracy", statistic)
+        other = rows.get((group, statistic.replace("validation_accuracy", "representation_drift")))
+        if not found or other is None or pd.isna(row["value"]) or pd.isna(other["value"]):
+            continue
+        yield Sentence(
+            (
+                f"{group}: among runs close to the best validation accuracy, picking by it alone loses ",
+                _cell(printed, row, "value", percent_text(row["value"])),
+                f" points {_named(found[1])} against the best of them; picking by the smallest "
+                "representation drift loses ",
+                _cell(printed, other, "value", percent_text(other["value"])),
+                ". A description of these runs, not a test.",
+            )
+        )
+
+
+def _penalties(printed: Printed) -> Iterator[Sentence]:
+    """How many contrasts of penalties survive the correction."""
+    rows = [r for r in printed.rows() if r["test"] == "paired t" and "descriptive" not in str(r["unit"])]
+    tested = [row for row in rows if pd.notna(row["p_corrected"])]
+    if not tested:
+        return
+    found = [row for row in tested if row["p_corrected"] < LEVEL]
+    parts: list[Part] = [
+        f"Penalties against none: {len(found)} of {len(tested)} paired contrasts hold after Holm"
+    ]
+    for i, row in enumerate(found[:3]):
+        parts += [
+            "; " if i else ": ",
+            f"{row['group']}, {row['statistic']} (p ",
+            _cell(printed, row, "p_corrected", p_value(row["p_corrected"])),
+            ")",
+        ]
+    yield Sentence((*parts, "."), bool(found))
+
+
+def _find(
+    printed: Printed, groups: Sequence[str], test: str | None, of: str, kind: str | None = None
+) -> list[dict[str, Any]]:
+    """Rows of these groups whose statistic is of ``of``."""
+    return [
+        row
+        for row in printed.rows()
+        if row["group"] in groups
+        and (test is None or row["test"] == test)
+        and (str(row["statistic"]).endswith(f" of {of}") or row["statistic"] == of)
+        and (kind is None or str(row["statistic"]).startswith(kind))
+    ]
+
+
+def _cell(printed: Printed, row: dict[str, Any], column: str, text: str | None = None) -> Cell:
+    value = float(row[column])
+    return Cell(text or number(value), f"{printed.name}.csv:{row[KEY]}/{column}", value)
+
+
+def _signal(row: dict[str, Any]) -> str:
+    return _named(str(row["statistic"]).removeprefix("Spearman of ").split(" with ", 1)[0])
+
+
+def _named(column: str) -> str:
+    """A column in words."""
+    if column.startswith("retention_"):
+        return f"of the backbone's zero-shot accuracy on {column.removeprefix('retention_')}"
+    return {
+        "representation_drift": "representation drift (1 − CKA)",
+        "accuracy": "accuracy",
+        "validation_accuracy": "validation accuracy",
+    }.get(column, column.replace("_", " "))

@@ -1,0 +1,136 @@
+"""The tables of a report, from a study's results: means and spreads over seeds, the rest is looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from clipdrift.analysis.rows import COLUMNS
+from clipdrift.pages.cells import number, percent_text
+from clipdrift.reporting.printed import (
+    KEY,
+    Column,
+    Printed,
+    change,
+    count,
+    p_value,
+    rate,
+    signed,
+    three,
+    word,
+)
+from clipdrift.results import Tables
+from clipdrift.study import QUESTIONS
+
+SHOWN = (
+    ("accuracy", "accuracy, %", percent_text),
+    ("validation_accuracy", "validation accuracy, %", percent_text),
+    ("zero_shot_", "zero-shot {}, %", percent_text),
+    ("retention_", "kept of {}, %", percent_text),
+    ("cka", "CKA", three),
+    ("embedding_drift", "embedding drift", number),
+    ("weight_drift", "weight drift", number),
+    ("entropy_drift", "entropy drift", change),
+    ("erf95_drift", "ERF drift", change),
+    ("gini_drift", "Gini drift", change),
+    ("head_diversity_drift", "head diversity drift", change),
+)
+"""What is printed of runs and cells: a column or, with ``_`` at its end, all that begin so; its head."""
+
+
+def numbers(frame: pd.DataFrame) -> list[Column]:
+    """The columns of :data:`SHOWN` that a table of runs has; of the accuracies one."""
+    found = []
+    for name, head, text in SHOWN:
+        if name == "validation_accuracy" and "accuracy" in frame:
+            continue
+        names = [c for c in frame if str(c).startswith(name)] if name.endswith("_") else [name]
+        for column in names:
+            if column in frame and frame[column].notna().any():
+                found.append(Column(str(column), head.format(str(column).removeprefix(name)), text))
+    return found
+
+
+def _what(runs: pd.DataFrame) -> list[Column]:
+    """Columns that say which run or cell it is, those that tell nothing apart left out."""
+    found = [Column("place", "target", word, left=True), Column("variant", "method", word, left=True)]
+    return [*found, Column("learning_rate", "rate", rate)]
+
+
+def runs_table(tables: Tables) -> Printed:
+    """One row per run."""
+    runs = tables.runs.copy()
+    frame = pd.concat([runs["run"].rename(KEY), runs], axis=1)
+    columns = [Column("run", "run", word, left=True), *_what(runs), Column("seed", "seed", count)]
+    columns.append(Column("status", "status", word, left=True))
+    if "epoch" in runs and runs["epoch"].notna().any():
+        columns.append(Column("epoch", "epoch", count))
+    return Printed(
+        "runs",
+        "Runs",
+        "At the epoch chosen on validation images. Drift is in percent of the backbone's value.",
+        frame,
+        (*columns, *numbers(runs)),
+    )
+
+
+def cells_table(tables: Tables) -> Printed:
+    """One row per cell: means over seeds, ± standard deviation (n - 1)."""
+    runs = tables.runs
+    shown = numbers(runs)
+    what = ["place", "variant", "learning_rate"]
+    groups = runs.groupby(what, sort=False, dropna=False)
+    frame = groups.size().rename("runs").reset_index()
+    done = runs[runs["status"] == "done"].groupby(what, sort=False, dropna=False)
+    frame["done"] = (
+        done.size().reindex(pd.MultiIndex.from_frame(frame[what])).fillna(0).astype(int).to_numpy()
+    )
+    order = pd.MultiIndex.from_frame(frame[what])
+    names = [column.name for column in shown]
+    means, spreads = done[names].mean().reindex(order), done[names].std().reindex(order)
+    for name in names:
+        frame[name] = means[name].to_numpy()
+        frame[f"{name}_sd"] = spreads[name].to_numpy()
+    frame.insert(0, KEY, [f"{p}; {v}; {r:g}" for p, v, r in frame[what].itertuples(index=False)])
+    columns = [*_what(runs), Column("done", "n", count)]
+    columns += [Column(c.name, c.head, c.text, spread=f"{c.name}_sd") for c in shown]
+    return Printed(
+        "cells",
+        "Cells",
+        "Runs that differ in their seed alone: mean ± standard deviation (n − 1) over n finished runs.",
+        frame,
+        tuple(columns),
+    )
+
+
+def tests_tables(tables: Tables) -> Iterator[Printed]:
+    """For each question one row per test."""
+    asked = (
+        list(tables.manifest.questions) if tables.manifest and tables.manifest.questions else list(QUESTIONS)
+    )
+    for question in asked:
+        rows = tables.rows(question)
+        frame = rows.copy()
+        frame.insert(0, KEY, [f"{question}-{i}" for i in range(1, len(rows) + 1)])
+        heads = {
+            "group": ("of", word), "statistic": ("statistic", word), "value": ("value", number),
+            "low": ("low", number), "high": ("high", number), "interval": ("interval", word),
+            "p": ("p", p_value), "p_corrected": ("p, Holm", p_value), "family": ("family", word),
+            "effect": ("effect", signed), "effect_name": ("effect size", word), "n": ("n", word),
+            "unit": ("sampled", word), "test": ("test", word), "note": ("note", word),
+        }  # fmt: skip
+        columns = [
+            Column(name, head, text, left=text is word)
+            for name, (head, text) in heads.items()
+            if name in COLUMNS and _any(frame[name])
+        ]
+        yield Printed(f"tests_{question}", QUESTIONS[question], _note(question), frame, tuple(columns))
+
+
+def _any(column: pd.Series) -> bool:
+    return bool((column.notna() & (column.astype(str) != "")).any())
+
+
+def _note(question: str) -> str:
+    return "Intervals are 95 %. Corrected p: Holm within the family named."
