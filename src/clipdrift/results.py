@@ -97,8 +97,8 @@ class Tables:
         for name, value in (("backbone", ""), ("seed", 0), ("status", "done")):
             if name not in frame:
                 frame[name] = value
-        if "run" not in frame:
-            frame["run"] = [f"run {i}" for i in range(1, len(frame) + 1)]
+        named = "run" in frame
+        frame["run"] = frame["run"].map(str) if named else [f"run {i}" for i in range(1, len(frame) + 1)]
         return cls(frame)
 
     @classmethod

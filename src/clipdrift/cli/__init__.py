@@ -10,6 +10,7 @@ import typer
 
 from clipdrift import __version__
 from clipdrift.cli.comparing import compare
+from clipdrift.cli.figuring import figure
 from clipdrift.cli.options import Cache, Checkpoints, Device, Out, Sets, SkipBad, Track
 from clipdrift.cli.repairing import interpolate, rewind, soften
 from clipdrift.cli.reporting import report
@@ -116,6 +117,7 @@ def train(
 app.command()(compare)
 app.add_typer(study, name="study")
 app.command()(report)
+app.command()(figure)
 app.command()(interpolate)
 app.command()(rewind)
 app.command()(soften)
@@ -210,9 +212,11 @@ def pretrain(
 
 @app.command("ls")
 def list_(
-    what: Annotated[str, typer.Argument(help="models, datasets, methods, penalties, measures or studies.")],
+    what: Annotated[
+        str, typer.Argument(help="models, datasets, methods, penalties, measures, studies or figures.")
+    ],
 ) -> None:
-    """What there is: models, data sets, methods, penalties, measures or studies, one line each."""
+    """What there is: models, data sets, methods, penalties, measures, studies, figures; one line each."""
     from clipdrift.cli.light import listing
 
     listing(what)

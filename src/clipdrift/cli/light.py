@@ -12,7 +12,7 @@ from clipdrift.listing import MEASURES, METHODS, MODELS, PENALTIES, Entry
 from clipdrift.record import Record, RecordError
 from clipdrift.store import Store
 
-_KINDS = ("models", "datasets", "methods", "penalties", "measures", "studies")
+_KINDS = ("models", "datasets", "methods", "penalties", "measures", "studies", "figures")
 
 
 def listing(what: str) -> None:
@@ -28,6 +28,8 @@ def listing(what: str) -> None:
         _datasets(table)
     elif what == "studies":
         _studies(table)
+    elif what == "figures":
+        _figures(table)
     else:
         entries: dict[str, Entry] = {
             "models": MODELS,
@@ -61,6 +63,15 @@ def _studies(table: Table) -> None:
     for name in built_in():
         study = load_study(name)
         table.add_row(name, str(len(study.runs)), study.title, ", ".join(study.questions))
+
+
+def _figures(table: Table) -> None:
+    from clipdrift.figures.registry import FIGURES
+
+    for column in ("name", "what", "how to read it"):
+        table.add_column(column, no_wrap=column == "name")
+    for name, entry in FIGURES.items():
+        table.add_row(name, entry.title, entry.text)
 
 
 def _datasets(table: Table) -> None:

@@ -66,8 +66,10 @@ def choosing(tables: Source, canvas: Canvas) -> Figure:
         len(kept), len(groups), width=2.6, height=high, extra=0.35, sharey="all", sharex="row"
     )
     for axis_row, column in zip(axes, kept, strict=True):
+        those = rows[rows["statistic"].str.startswith(f"regret in {column} ")]
+        axis_row[0].set_xlim(0, 1.12 * float(those[["value", "effect"]].max().max()) or 1)
         for axis, group in zip(axis_row, groups, strict=True):
-            here = rows[(rows["group"] == group) & rows["statistic"].str.startswith(f"regret in {column} ")]
+            here = those[those["group"] == group]
             at = [signals.index(s.rpartition(" by ")[2]) for s in here["statistic"]]
             axis.barh(at, here["value"], color="#8C8C8C", height=0.62, zorder=2)
             for value, place in zip(here["value"], at, strict=True):
@@ -78,7 +80,6 @@ def choosing(tables: Source, canvas: Canvas) -> Figure:
                 axis.set_title(f"{_place(tables.runs, group)}, n = {here['n'].iloc[0]} runs")
             axis.set_yticks(range(len(signals)), [short(s) for s in signals])
             axis.set_ylim(len(signals) - 0.4, -0.6)
-            axis.set_xlim(0, 1.12 * float(here[["value", "effect"]].max().max()) or 1)
             axis.set_xlabel(f"regret, points of\n{label(column)}")
             axis.grid(axis="y", visible=False)
             axis.grid(axis="x")

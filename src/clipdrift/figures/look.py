@@ -275,8 +275,10 @@ DOTS = "Dots: an increase (for reading in grey)."
 
 def dots(axis: Axes, values: NDArray[Any], most: float) -> None:
     """Mark the cells of a heat map that rose by more than a twentieth of the scale: hue is lost in grey."""
-    rows, columns = np.nonzero(np.nan_to_num(values) > 0.05 * most)
-    axis.plot(columns + 1, rows + 1, ".", color=INK, markersize=1.3, markeredgewidth=0)
+    size = np.nan_to_num(values) / most if most else np.zeros_like(values)
+    for colour, chosen in ((INK, (size > 0.05) & (size < 0.6)), ("white", size >= 0.6)):
+        rows, columns = np.nonzero(chosen)
+        axis.plot(columns + 1, rows + 1, ".", color=colour, markersize=1.5, markeredgewidth=0)
 
 
 def note(figure: Figure, *sentences: str) -> None:

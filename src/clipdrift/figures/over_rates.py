@@ -22,7 +22,6 @@ from clipdrift.figures.source import (
     places,
     plain,
     rates,
-    retentions,
 )
 from clipdrift.figures.words import label, rate_text
 
@@ -54,9 +53,7 @@ def rate_panels(
 
 def reference(axis: Axes, runs: pd.DataFrame, column: str) -> None:
     """The line of no change from the backbone."""
-    if column.startswith("zero_shot_"):
-        zero(axis, float(runs[f"backbone_{column}"].iloc[0]))
-    elif column.startswith("retention_"):
+    if column.startswith("retention_"):
         zero(axis, 100)
         axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
     elif column == "cka":
@@ -96,14 +93,18 @@ def matched_rates(tables: Source, canvas: Canvas) -> Figure:
 def zero_shot(tables: Source, canvas: Canvas) -> Figure:
     """Zero-shot accuracy as bars, the backbone's as a line; a column for each target."""
     runs = plain(tables)
-    columns = [c.replace("retention_", "zero_shot_") for c in retentions(runs)]
+    columns = [str(c) for c in runs if str(c).startswith("zero_shot_") and runs[c].notna().any()]
+    if not columns:
+        raise NotDrawnError("no run was tested on a transfer set")
     names, methods = in_order(runs["place"]), in_order(runs["method"])
-    figure, axes = canvas.grid(len(columns), len(names), height=1.9, width=2.3, sharey="row")
+    wide = max(2.3, 0.6 + 0.12 * len(methods) * len(rates(runs)))
+    figure, axes = canvas.grid(len(columns), len(names), height=1.9, width=wide, sharey="row")
     for axis_row, column in zip(axes, columns, strict=True):
         for axis, (place, part) in zip(axis_row, places(runs), strict=True):
             _bars(axis, part, column, methods)
-            before = float(part[f"backbone_{column}"].dropna().iloc[0])
-            axis.axhline(before, color=INK, linewidth=0.9, linestyle="--")
+            before = part[f"backbone_{column}"].dropna() if f"backbone_{column}" in part else []
+            for value in list(before)[:1]:
+                axis.axhline(float(value), color=INK, linewidth=0.9, linestyle="--")
             axis.set_title(place)
         axis_row[0].set_ylabel(label(column))
     for axis in axes[-1]:
