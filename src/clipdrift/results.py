@@ -210,6 +210,10 @@ class Tables:
             self._answers |= analyse(self._frame, [question], **given)
         return self._answers[question]
 
+    def answer(self, question: str, rows: pd.DataFrame) -> None:
+        """Take the analysis' answer to a question from somewhere else."""
+        self._answers[question] = rows
+
     def records(self) -> Iterator[Record]:
         """Every finished run's record, read anew each time: thousands need no memory between."""
         if self.folder is None:

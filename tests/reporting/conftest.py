@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from clipdrift import reporting
 from clipdrift.figures.registry import FIGURES
-from clipdrift.reporting import Report, report
+from clipdrift.reporting import Report, drawing, report
 from generated import generated_study
 
 SOME = ("matched_rates", "frontier", "attention", "interpolation")
@@ -36,5 +35,5 @@ def little(tmp_path: Path) -> Path:
 def reported(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     """Its report, beside the published values, with some of the figures: all have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reporting, "FIGURES", {name: FIGURES[name] for name in SOME})
+        patch.setattr(drawing, "FIGURES", {name: FIGURES[name] for name in SOME})
         return report(study, tmp_path_factory.mktemp("report"), published=True)

@@ -12,10 +12,9 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
-from clipdrift import reporting
 from clipdrift.figures.registry import FIGURES
 from clipdrift.pages.study import Shown
-from clipdrift.reporting import Report, report
+from clipdrift.reporting import Report, drawing, report
 from clipdrift.reporting.printed import KEY
 from clipdrift.reporting.tables import cells_table, questions_tables, runs_table
 from clipdrift.results import ResultsError, Tables
@@ -33,7 +32,7 @@ def page(reported: Report) -> Page:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of the time, and have tests of their own."""
     shown = {n: Shown(n, e.title, e.text, None, "not asked for") for n, e in FIGURES.items()}
-    monkeypatch.setattr(reporting, "_figures", lambda *given: (shown, []))
+    monkeypatch.setattr(drawing.Drawing, "finish", lambda self, progress: (shown, []))
 
 
 def sheets(found: Report) -> dict[str, pd.DataFrame]:
@@ -187,7 +186,7 @@ def test_tables_come_as_csv_markdown_and_latex(reported: Report) -> None:
 def test_figures_come_in_the_formats_asked_for(
     little: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporting, "FIGURES", {"matched_rates": FIGURES["matched_rates"]})
+    monkeypatch.setattr(drawing, "FIGURES", {"matched_rates": FIGURES["matched_rates"]})
     found = report(little, tmp_path, formats=("pdf", "svg"))
     assert {path.name for path in found.figures} == {
         f"matched_rates.{kind}" for kind in ("png", "pdf", "svg")
@@ -225,7 +224,7 @@ def test_removing_any_run_of_the_matched_study_breaks_nothing(tmp_path: Path, un
 def test_one_run_alone_is_reported(tmp_path: Path, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures too: each is drawn or says why not."""
     some = ("matched_rates", "predictors", "statistics", "penalties", "frontier")
-    monkeypatch.setattr(reporting, "FIGURES", {name: FIGURES[name] for name in some})
+    monkeypatch.setattr(drawing, "FIGURES", {name: FIGURES[name] for name in some})
     first = next(path for path in sorted(study.iterdir()) if (path / "record.json").is_file())
     shutil.copytree(first, tmp_path / first.name)
     found = report(tmp_path)
@@ -310,8 +309,8 @@ def test_keys_name_one_row_each(study: Path) -> None:
 def test_a_report_loads_no_torch(little: Path, tmp_path: Path) -> None:
     """So that it runs anywhere, and starts at once."""
     code = (
-        "import sys; from clipdrift.reporting import report; import clipdrift.reporting as r;"
-        "r.FIGURES = {'matched_rates': r.FIGURES['matched_rates']};"
+        "import sys; from clipdrift.reporting import drawing, report;"
+        "drawing.FIGURES = {'matched_rates': drawing.FIGURES['matched_rates']};"
         f"report({str(little)!r}, {str(tmp_path)!r}); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -67,7 +67,7 @@ SCRIPTS = {
         """,
     "filtered": """
         type("tests-question", "tests_methods");
-        const visible = [...document.querySelectorAll("[data-tests]")].filter((p) => !p.hidden);
+        const visible = [...document.querySelectorAll("[data-tests]")].filter((p) => p.offsetParent);
         const rows = () => shown('[data-tests="tests_methods"]').map((r) => r.dataset.row);
         const all = rows();
         type("tests-resolved", true);

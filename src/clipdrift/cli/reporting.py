@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+_MOST_PROCESSES = 8
+"""That draw; more would spend their time on starting."""
 
 
 class Format(StrEnum):
@@ -20,14 +24,14 @@ class Format(StrEnum):
 def report(
     place: Annotated[
         Path | None,
-        typer.Argument(metavar="[DIR]", help="Folder of a study, or of any runs.", show_default=False),
+        typer.Argument(metavar="DIR", help="Folder of a study, or of any runs.", show_default=False),
     ] = None,
     table: Annotated[
         Path | None,
         typer.Option(
             "--from",
             help="Instead of a folder: a CSV of runs made elsewhere, one row per run, with target, method, "
-            "learning_rate and as many of the columns of docs/studies.md as there are.",
+            "learning_rate and as many of the columns of docs/report.md as there are.",
         ),
     ] = None,
     out: Annotated[
@@ -71,9 +75,10 @@ def write_report(
     from clipdrift.cli.drawing import drawing
     from clipdrift.reporting import report as work
 
+    processes = min(os.cpu_count() or 1, _MOST_PROCESSES)
     console = Console()
     with drawing(console) as progress:
-        done = work(place, out, published=published, formats=formats, progress=progress)
+        done = work(place, out, published=published, formats=formats, processes=processes, progress=progress)
     for sentence in done.sentences:
         console.print(f"- {sentence}", highlight=False, markup=False)
     folder = done.page.parent

@@ -67,8 +67,8 @@
     const [search, resolved, count] = [byId("tests-search"), byId("tests-resolved"), byId("tests-count")];
     const show = () => {
       for (const part of document.querySelectorAll("[data-tests]")) {
-        part.hidden = part.dataset.tests !== question.value;
-        if (part.hidden) continue;
+        part.classList.toggle("shown", part.dataset.tests === question.value);
+        if (!part.classList.contains("shown")) continue;
         const below = (row) => !resolved.checked || Number(row.dataset.p) < 0.05;
         filter(part.querySelector("table"), search, count, below);
       }

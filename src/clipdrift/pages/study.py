@@ -88,6 +88,14 @@ class StudyPage:
         return [shown for name, shown in self.figures.items() if name not in FIRST]
 
 
+_EARLY = 'document.documentElement.className = "scripted";'
+"""Runs before the tables are read, so that those of other questions are never laid out."""
+
+
+def _hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
 def write_study_page(page: StudyPage, path: Path) -> Path:
     """Write the page: one file that loads nothing, works offline, in a narrow window and in print."""
     environment = environment_of()
@@ -96,7 +104,9 @@ def write_study_page(page: StudyPage, path: Path) -> Path:
         page=page,
         css=Markup(part(environment, "compare.css") + part(environment, "study.css")),
         script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_hash=_hash(script),
+        early=Markup(_EARLY),
+        early_hash=_hash(_EARLY),
         rated=RATED,
         traded=TRADED,
         predicting=PREDICTING,

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipdrift.figures.registry import FIGURES, draw, write
-from clipdrift.figures.source import NotDrawnError
+from clipdrift.figures.registry import FIGURES
 from clipdrift.files import write_text
 from clipdrift.maps import Maps
-from clipdrift.pages.study import Shown, StudyPage, write_study_page
+from clipdrift.pages.study import StudyPage, write_study_page
 from clipdrift.pages.viewer import pack_runs
 from clipdrift.reporting.courses import blocks_table, courses, environments, history_table
+from clipdrift.reporting.drawing import figures_of
 from clipdrift.reporting.printed import Printed
 from clipdrift.reporting.published import published_table
 from clipdrift.reporting.summary import summary
@@ -23,8 +23,6 @@ from clipdrift.results import Tables
 PAGE = "index.html"
 FOLDER = "report"
 """Of a study's folder, unless another is named."""
-_DPI = 150
-"""Of the page's pictures, twice what a screen of usual sharpness shows."""
 _LETTERS = 3_000_000
 """Of base64, at most, for attention."""
 _SHOWN_RUNS = 24
@@ -55,6 +53,7 @@ def report(
     *,
     published: bool = False,
     formats: tuple[str, ...] = ("png",),
+    processes: int = 1,
     progress: Callable[[str, int, int], None] = lambda text, done, total: None,
 ) -> Report:
     """Tables, figures, statistics and the page of a study, from its records alone.
@@ -66,6 +65,8 @@ def report(
         out: folder of the report; default ``report`` in the study's folder, or beside the CSV file.
         published: lay the runs beside the published values.
         formats: of the figures' files: ``png`` (always made, for the page), ``pdf``, ``svg``.
+        processes: that draw figures. More than one need a main module that can be imported, as always where
+            Python starts processes anew.
         progress: told what is being done, and how far.
 
     Returns:
@@ -78,13 +79,15 @@ def report(
     root = Path(out) if out is not None else _default(Path(place))
     steps = len(FIGURES) + 3
     progress("statistics", 0, steps)
-    printed = [cells_table(tables), runs_table(tables)]
-    tests = {table.name.removeprefix("tests_"): table for table in questions_tables(tables)}
-    beside = published_table(tables) if published else None
-    sentences = summary(tables, tests)
-    progress("tables", 1, steps)
-    files = _write_tables(tables, [*printed, *tests.values(), *([beside] if beside else [])], root / "tables")
-    shown, drawn = _figures(tables, root / "figures", formats, lambda text, i: progress(text, 2 + i, steps))
+    with figures_of(tables, Path(place), root / "figures", formats, processes) as figures:
+        printed = [cells_table(tables), runs_table(tables)]
+        tests = {table.name.removeprefix("tests_"): table for table in questions_tables(tables)}
+        beside = published_table(tables) if published else None
+        sentences = summary(tables, tests)
+        progress("tables", 1, steps)
+        every = [*printed, *tests.values(), *([beside] if beside else [])]
+        files = _write_tables(tables, every, root / "tables")
+        shown, drawn = figures.finish(lambda text, i: progress(text, 2 + i, steps))
     progress("the page", steps - 1, steps)
     viewer, said = _viewer(tables)
     page = StudyPage(
@@ -121,26 +124,6 @@ def _write_tables(tables: Tables, printed: list[Printed], folder: Path) -> list[
             write_text(folder / f"{name}.csv", frame.to_csv(index=False))
             files.append(folder / f"{name}.csv")
     return files
-
-
-def _figures(
-    tables: Tables, folder: Path, formats: tuple[str, ...], progress: Callable[[str, int], None]
-) -> tuple[dict[str, Shown], list[Path]]:
-    """Every figure, or why it was not drawn."""
-    shown: dict[str, Shown] = {}
-    files: list[Path] = []
-    folder.mkdir(parents=True, exist_ok=True)
-    for i, (name, entry) in enumerate(FIGURES.items()):
-        progress(f"figure {name}", i)
-        try:
-            figure = draw(name, tables)
-        except NotDrawnError as error:
-            shown[name] = Shown(name, entry.title, entry.text, None, str(error))
-            continue
-        for kind in dict.fromkeys(("png", *formats)):
-            files.append(write(figure, folder / f"{name}.{kind}", kind, _DPI))
-        shown[name] = Shown(name, entry.title, entry.text, folder / f"{name}.png")
-    return shown, files
 
 
 def _viewer(tables: Tables) -> tuple[dict[str, object] | None, list[str]]:
