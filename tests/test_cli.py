@@ -435,7 +435,8 @@ except SystemExit as end:
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["--version"], ["train", "--help"], ["demo", "--help"], ["pretrain", "--help"]]
-    + [["ls", what] for what in ("models", "datasets", "methods", "measures")]
+    + [["ls", what] for what in ("models", "datasets", "methods", "measures", "figures")]
+    + [["figure", "--help"], ["figure", "frontier", "."]]
     + [["ls", "nonsense"], ["status", "."], ["train", "--show-config"], ["train", "nofile.toml"]],
 )
 def test_light_commands_never_load_torch(arguments: list[str], tmp_path: Path) -> None:

@@ -90,10 +90,10 @@ class Tables:
         for name in NEEDED:
             if name not in frame:
                 raise ResultsError(f"{path}: no column {name}; a table of runs has {', '.join(NEEDED)}")
-        if not pd.api.types.is_numeric_dtype(frame["learning_rate"]):
-            raise ResultsError(f"{path}: learning_rate holds words, not numbers")
         if frame.empty:
             raise ResultsError(f"{path}: no run in this table")
+        if not pd.api.types.is_numeric_dtype(frame["learning_rate"]):
+            raise ResultsError(f"{path}: learning_rate holds words, not numbers")
         for name, value in (("backbone", ""), ("seed", 0), ("status", "done")):
             if name not in frame:
                 frame[name] = value
