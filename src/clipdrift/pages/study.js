@@ -79,9 +79,9 @@
 
   // --- one run's curves
 
-  function ticks(low, high) {
+  function ticks(low, high, most = 4.5) {
     const size = 10 ** Math.floor(Math.log10((high - low) / 3 || 1));
-    const step = [1, 2, 5, 10].map((k) => k * size).find((k) => (high - low) / k <= 4.5) || size;
+    const step = [1, 2, 5, 10].map((k) => k * size).find((k) => (high - low) / k <= most) || size;
     const out = [];
     for (let value = Math.ceil(low / step) * step; value <= high + step / 1e6; value += step) {
       out.push(Math.abs(value) < step / 1e6 ? 0 : value);
@@ -113,7 +113,7 @@
       svg.append(made("line", { x1: x0, x2: width - 8, y1: y(tick), y2: y(tick), class: "grid" }));
       svg.append(made("text", { x: x0 - 6, y: y(tick) + 4, "text-anchor": "end" }, short(tick)));
     }
-    for (const tick of ticks(left, right)) {
+    for (const tick of ticks(left, right, 8)) {
       if (bars && !Number.isInteger(tick)) continue;
       svg.append(made("text", { x: x(tick), y: y0 + 16, "text-anchor": "middle" }, short(tick)));
     }
@@ -160,6 +160,7 @@
     return box;
   }
 
+  const runOf = (row) => decodeURIComponent(row.dataset.row.split(":")[1]);
   const rows = () => [...byId("runs-table").tBodies[0].rows];
   let chosen = null;
 
@@ -167,7 +168,7 @@
     const run = courses.runs[key];
     if (!run) return;
     chosen = key;
-    for (const row of rows()) row.classList.toggle("chosen", row.dataset.run === key);
+    for (const row of rows()) row.classList.toggle("chosen", runOf(row) === key);
     byId("run").hidden = false;
     byId("run-title").textContent = `${run.label} (${key})`;
     byId("run-note").textContent = run.note || "";
@@ -203,14 +204,12 @@
     sortable(table);
     for (const row of rows()) {
       const cell = row.cells[0];
-      const button = html("button", "", row.dataset.run);
+      const button = html("button", "", runOf(row));
       button.type = "button";
-      const key = cell.querySelector("[data-key]");
-      if (key) button.dataset.key = key.dataset.key;
       cell.replaceChildren(button);
       button.addEventListener("click", () => {
-        showRun(row.dataset.run);
-        history.replaceState(null, "", `#run=${row.dataset.run}`);
+        showRun(runOf(row));
+        history.replaceState(null, "", `#run=${runOf(row)}`);
         byId("run").scrollIntoView({ block: "nearest" });
       });
     }
@@ -220,9 +219,9 @@
     show();
     const step = (by) => () => {
       const shown = rows().filter((row) => !row.hidden);
-      const place = shown.findIndex((row) => row.dataset.run === chosen);
+      const place = shown.findIndex((row) => runOf(row) === chosen);
       const next = shown[(place + by + shown.length) % shown.length];
-      if (next) showRun(next.dataset.run);
+      if (next) showRun(runOf(next));
     };
     byId("run-before").addEventListener("click", step(-1));
     byId("run-after").addEventListener("click", step(1));

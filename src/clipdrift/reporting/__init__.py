@@ -17,7 +17,7 @@ from clipdrift.reporting.courses import blocks_table, courses, environments, his
 from clipdrift.reporting.printed import Printed
 from clipdrift.reporting.published import published_table
 from clipdrift.reporting.summary import summary
-from clipdrift.reporting.tables import cells_table, runs_table, tests_tables
+from clipdrift.reporting.tables import cells_table, questions_tables, runs_table
 from clipdrift.results import Tables
 
 PAGE = "index.html"
@@ -79,7 +79,7 @@ def report(
     steps = len(FIGURES) + 3
     progress("statistics", 0, steps)
     printed = [cells_table(tables), runs_table(tables)]
-    tests = {table.name.removeprefix("tests_"): table for table in tests_tables(tables)}
+    tests = {table.name.removeprefix("tests_"): table for table in questions_tables(tables)}
     beside = published_table(tables) if published else None
     sentences = summary(tables, tests)
     progress("tables", 1, steps)

@@ -23,6 +23,11 @@ def word(value: Any) -> str:
     return "" if _missing(value) else str(value)
 
 
+def spoken(value: Any) -> str:
+    """A name with spaces for underscores."""
+    return word(value).replace("_", " ")
+
+
 def count(value: Any) -> str:
     return f"{int(value):,}"
 
@@ -87,12 +92,16 @@ class Printed:
     frame: pd.DataFrame
     columns: tuple[Column, ...]
 
+    def place(self, row: Mapping[str, Any]) -> str:
+        """The row as the page names it: ``TABLE.csv:KEY``."""
+        return f"{self.name}.csv:{quote(str(row[KEY]), safe='')}"
+
     def cell(self, row: Mapping[str, Any], column: Column) -> Cell | None:
         """One value as the page prints it; None where there is none."""
         value = row.get(column.name)
         if _missing(value):
             return None
-        place = f"{self.name}.csv:{quote(str(row[KEY]), safe='')}/{column.name}"
+        place = f"{self.place(row)}/{column.name}"
         return Cell(column.text(value), place, value if isinstance(value, int | float) else math.nan)
 
     def spread(self, row: Mapping[str, Any], column: Column) -> Cell | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from clipdrift.analysis.against import against_published
 from clipdrift.frame import blocks_frame
 from clipdrift.pages.cells import number
-from clipdrift.reporting.printed import KEY, Column, Printed, count, signed, word
+from clipdrift.reporting.printed import KEY, Column, Printed, count, signed, spoken, word
 from clipdrift.results import Tables
 
 
@@ -17,7 +17,7 @@ def published_table(tables: Tables) -> Printed:
     frame["inside"] = frame["inside"].map({True: "yes", False: "no"}).fillna("")
     frame.insert(0, KEY, [f"p{i}" for i in range(1, len(frame) + 1)])
     columns = (
-        Column("source", "table", word, left=True),
+        Column("source", "table", spoken, left=True),
         Column("cell", "cell", word, left=True),
         Column("quantity", "quantity", word, left=True),
         Column("ours", "ours", number),

@@ -49,7 +49,7 @@ def summary(tables: Tables, rows: Rows) -> list[Sentence]:
     """The sentences of a study, most important first.
 
     Args:
-        rows: of :func:`clipdrift.reporting.tables.tests_tables`, by question.
+        rows: of :func:`clipdrift.reporting.tables.questions_tables`, by question.
     """
     found = [_ends(tables)]
     for question, heading, ask in (
@@ -69,7 +69,9 @@ def _ends(tables: Tables) -> Sentence:
     ends = dict(tables.ends)
     planned, done = sum(ends.values()), ends.pop("done", 0)
     rest = ", ".join(f"{n} {kind}" for kind, n in sorted(ends.items()) if n)
-    words = f"{done} of {planned} runs are finished" if planned != done else f"All {done} runs are finished"
+    words = f"{done} of {planned} runs are finished"
+    if planned == done:
+        words = f"All {done} runs are finished" if done > 1 else "The only run is finished"
     left = "; statements below are about those that finished" if rest else ""
     return Sentence((f"{words}{f' ({rest}){left}' if rest else ''}.",))
 
@@ -123,7 +125,7 @@ def _contrast(printed: Printed, row: dict[str, Any], outcome: str, words: str, m
     )
     if row["p_corrected"] >= LEVEL:
         head: tuple[Part, ...] = (
-            f"{place}, {words}: not resolved whether {first} and {second} differ in {what}; ",
+            f"{place}, {words}: not resolved whether {first} and {second} differ in {differ}; ",
         )
         return Sentence((*head, "on average ", size, f" points {more} with {first}", *tail), False)
     verb = "keeps" if outcome.startswith("retention_") else "reaches"
@@ -208,7 +210,19 @@ def _predictors(tables: Tables, printed: Printed) -> Iterator[Sentence]:
             parts += ["; signed entropy drift: ", *_rho(printed, entropy)]
         if not resolved:
             parts += ["; after Holm's correction this is not resolved"]
+        near = [row for row in rows[1:] if _overlap(best, row)]
+        if near:
+            names = ", ".join(_signal(row) for row in near[:3]) + (" and others" if len(near) > 3 else "")
+            parts += [
+                f". The interval of {_signal(best)} overlaps with that of {names}: which goes closest is open"
+            ]
         yield Sentence((*parts, "."), resolved)
+
+
+def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether the intervals of two correlations overlap, leaving out their signs."""
+    spans = [sorted((abs(row["low"]), abs(row["high"]))) for row in (one, other)]
+    return bool(spans[0][0] <= spans[1][1] and spans[1][0] <= spans[0][1])
 
 
 def _rho(printed: Printed, row: dict[str, Any]) -> tuple[Part, ...]:
@@ -241,22 +255,18 @@ def _choosing(tables: Tables, printed: Printed) -> Iterator[Sentence]:
 
 
 def _penalties(printed: Printed) -> Iterator[Sentence]:
-    """How many contrasts of penalties survive the correction."""
+    """Which contrasts of penalties hold after the correction."""
     rows = [r for r in printed.rows() if r["test"] == "paired t" and "descriptive" not in str(r["unit"])]
     tested = [row for row in rows if pd.notna(row["p_corrected"])]
     if not tested:
         return
     found = [row for row in tested if row["p_corrected"] < LEVEL]
-    parts: list[Part] = [
-        f"Penalties against none: {len(found)} of {len(tested)} paired contrasts hold after Holm"
-    ]
+    parts: list[Part] = [f"{len(found)} of {len(tested)} paired contrasts against none hold after Holm"]
     for i, row in enumerate(found[:3]):
-        parts += [
-            "; " if i else ": ",
-            f"{row['group']}, {row['statistic']} (p ",
-            _cell(printed, row, "p_corrected", p_value(row["p_corrected"])),
-            ")",
-        ]
+        group = str(row["group"]).removesuffix(", matched rate").removesuffix(" - none")
+        what = _named(str(row["statistic"]).rsplit(" ", 1)[-1])
+        p = _cell(printed, row, "p_corrected", p_value(row["p_corrected"]))
+        parts += ["; " if i else ": ", f"{group} in {what} (p ", p, ")"]
     yield Sentence((*parts, "."), bool(found))
 
 

@@ -17,6 +17,7 @@ from clipdrift.reporting.printed import (
     p_value,
     rate,
     signed,
+    spoken,
     three,
     word,
 )
@@ -104,7 +105,7 @@ def cells_table(tables: Tables) -> Printed:
     )
 
 
-def tests_tables(tables: Tables) -> Iterator[Printed]:
+def questions_tables(tables: Tables) -> Iterator[Printed]:
     """For each question one row per test."""
     asked = (
         list(tables.manifest.questions) if tables.manifest and tables.manifest.questions else list(QUESTIONS)
@@ -114,14 +115,14 @@ def tests_tables(tables: Tables) -> Iterator[Printed]:
         frame = rows.copy()
         frame.insert(0, KEY, [f"{question}-{i}" for i in range(1, len(rows) + 1)])
         heads = {
-            "group": ("of", word), "statistic": ("statistic", word), "value": ("value", number),
+            "group": ("of", word), "statistic": ("statistic", spoken), "value": ("value", number),
             "low": ("low", number), "high": ("high", number), "interval": ("interval", word),
             "p": ("p", p_value), "p_corrected": ("p, Holm", p_value), "family": ("family", word),
             "effect": ("effect", signed), "effect_name": ("effect size", word), "n": ("n", word),
             "unit": ("sampled", word), "test": ("test", word), "note": ("note", word),
         }  # fmt: skip
         columns = [
-            Column(name, head, text, left=text is word)
+            Column(name, head, text, left=text in (word, spoken))
             for name, (head, text) in heads.items()
             if name in COLUMNS and _any(frame[name])
         ]

@@ -1,0 +1,40 @@
+"""One generated study and its report, for all tests of reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clipdrift import reporting
+from clipdrift.figures.registry import FIGURES
+from clipdrift.reporting import Report, report
+from generated import generated_study
+
+SOME = ("matched_rates", "frontier", "attention", "interpolation")
+"""The last cannot be drawn: there are no paths."""
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two targets, both methods, two rates, two seeds; options and penalties; one diverged, one failed."""
+    folder = tmp_path_factory.mktemp("study")
+    generated_study(
+        folder, rates=(1e-6, 1e-5), seeds=(7, 11), extras=True, diverged=1, failed=1, epochs=3, maps=6
+    )
+    return folder
+
+
+@pytest.fixture
+def little(tmp_path: Path) -> Path:
+    """Four runs: both methods at two rates, one seed."""
+    generated_study(tmp_path / "little", targets=("pets",), rates=(1e-6, 5e-5), seeds=(7,), epochs=2)
+    return tmp_path / "little"
+
+
+@pytest.fixture(scope="session")
+def reported(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Its report, beside the published values, with some of the figures: all have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reporting, "FIGURES", {name: FIGURES[name] for name in SOME})
+        return report(study, tmp_path_factory.mktemp("report"), published=True)

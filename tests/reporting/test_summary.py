@@ -1,0 +1,127 @@
+"""The summary in words: it says what the rows say, and no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from clipdrift.analysis.rows import Row, table
+from clipdrift.reporting.printed import KEY, Printed
+from clipdrift.reporting.summary import summary
+from clipdrift.reporting.tables import questions_tables
+from clipdrift.results import Tables
+
+
+def of(question: str, *rows: Row) -> dict[str, Printed]:
+    frame = table(rows)
+    frame.insert(0, KEY, [f"{question}-{i}" for i in range(1, len(frame) + 1)])
+    return {question: Printed(f"tests_{question}", "", "", frame, ())}
+
+
+def runs(**more: object) -> Tables:
+    rows = [
+        {"run": f"{m}{r}{s}", "target": "birds", "method": m, "learning_rate": r, "seed": s, "backbone": "b",
+         "status": "done", "accuracy": 90.0, "retention_cifar100": 50.0, "cka": 0.9, "entropy_drift": -1.0}
+        for m in ("full_ft", "lora") for r in (1e-5, 1e-4) for s in (1, 2)
+    ]  # fmt: skip
+    return Tables(pd.DataFrame(rows).assign(**more))
+
+
+def contrast(p: float, mean: float, note: str = "") -> Row:
+    return Row(
+        "methods", "birds: full_ft - lora, matched rate", "t of retention_cifar100", "pair of runs", "4",
+        "paired t", value=-5.0, low=-2.0, high=-0.5, interval="of d_z", p=p, family="f", effect=-1.25,
+        effect_name="d_z", note=note or f"mean difference {mean:g}",
+    )  # fmt: skip
+
+
+def said(tables: Tables, rows: dict[str, Printed]) -> list[str]:
+    return [sentence.text for sentence in summary(tables, rows)]
+
+
+def test_a_difference_is_stated_where_its_corrected_p_is_small() -> None:
+    sentences = summary(runs(), of("methods", contrast(0.003, -12.34)))
+    assert [s.resolved for s in sentences] == [None, True]
+    assert sentences[1].text == (
+        "birds, at the same rate and seed: full_ft keeps 12.3 points less of the backbone's zero-shot "
+        "accuracy on cifar100 than lora (4 pairs, paired t, p after Holm 0.0030, d_z −1.250 [−2.000, "
+        "−0.500])."
+    )
+
+
+@pytest.mark.parametrize("p", [0.05, 0.3, 1.0])
+def test_an_unresolved_difference_is_called_so(p: float) -> None:
+    """At the level itself too; the words keep and than, which state a difference, do not occur."""
+    sentence = summary(runs(), of("methods", contrast(p, 3.0)))[1]
+    assert sentence.resolved is False
+    assert "not resolved whether full_ft and lora differ in what they keep" in sentence.text
+    assert "on average 3.0 points more with full_ft" in sentence.text
+    assert " than " not in sentence.text
+
+
+def test_it_is_the_corrected_p_that_counts() -> None:
+    """One p of 0.03 holds alone and does not among two."""
+    other = Row("methods", "x", "t of accuracy", "pair of runs", "4", "paired t", value=1, p=0.5, family="f")
+    alone, among = (
+        summary(runs(), of("methods", *rows))[1] for rows in ([contrast(0.03, 9)], [contrast(0.03, 9), other])
+    )
+    assert alone.resolved is True
+    assert among.resolved is False
+    assert "p after Holm 0.060" in among.text
+
+
+def test_a_row_without_a_number_says_why() -> None:
+    row = Row("methods", "birds: full_ft - lora, matched rate", "retention_cifar100", "pair of runs", "1",
+              "paired t", note="1 pair; 2 are needed")  # fmt: skip
+    assert said(runs(), of("methods", row))[1] == (
+        "birds, at the same rate and seed: full_ft and lora cannot be compared in what they keep of the "
+        "backbone's zero-shot accuracy on cifar100 (1 pair; 2 are needed)."
+    )
+
+
+def test_arms_with_options_are_not_what_methods_are_judged_by() -> None:
+    """Only methods with their usual options are named; other contrasts stand in the table."""
+    row = contrast(0.001, -30)
+    other = Row(**{**row.__dict__, "group": "birds: full_ft frozen_blocks=3 - lora, matched rate"})
+    assert len(said(runs(), of("methods", other))) == 1
+
+
+def test_the_order_of_predictors_is_open_where_intervals_overlap() -> None:
+    def row(signal: str, value: float, low: float, high: float) -> Row:
+        return Row("predictors", "all", f"Spearman of {signal} with retention_cifar100", "cell", "16",
+                   "Spearman", value=value, low=low, high=high, p=0.001, family="f")  # fmt: skip
+
+    first = row("representation_drift", -0.97, -0.99, -0.90)
+    near, far = row("weight_drift", -0.93, -0.98, -0.80), row("entropy_drift", 0.4, 0.1, 0.7)
+    (_, overlapping), (_, apart) = (
+        summary(runs(), of("predictors", *rows)) for rows in ([first, near, far], [first, far])
+    )
+    assert "signed entropy drift: Spearman 0.400" in overlapping.text
+    assert "overlaps with that of weight drift: which goes closest is open" in overlapping.text
+    assert "open" not in apart.text
+
+
+def test_unfinished_runs_are_counted() -> None:
+    tables = runs(status=["done"] * 6 + ["diverged"] * 2)
+    assert said(tables, {})[0] == (
+        "6 of 8 runs are finished (2 diverged); statements below are about those that finished."
+    )
+
+
+def test_every_number_of_a_summary_is_in_the_rows(study: Path) -> None:
+    """Each cell's key leads to its value, at full precision or in its note."""
+    tables = Tables.of(study)
+    printed = {t.name.removeprefix("tests_"): t for t in questions_tables(tables)}
+    cells = [part for s in summary(tables, printed) for part in s.parts if not isinstance(part, str)]
+    assert len(cells) > 20
+    for cell in cells:
+        name, rest = cell.key.split(".csv:")
+        key, column = rest.split("/")
+        frame = printed[name.removeprefix("tests_")].frame.set_index(KEY)
+        found = frame.loc[key, column]
+        if column == "note":
+            assert f"mean difference {cell.value:g}" in found
+        else:
+            assert found == cell.value
