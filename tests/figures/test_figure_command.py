@@ -84,3 +84,10 @@ def test_mistakes_are_one_line(
     assert err.count("\n") == 1
     assert said in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_documentation_has_every_figure() -> None:
+    """Name, title and how to read it, as the list says."""
+    page = (Path(__file__).parents[2] / "docs" / "figures.md").read_text()
+    for name, entry in FIGURES.items():
+        assert f"| `{name}` | {entry.title} | {entry.text} |" in page
