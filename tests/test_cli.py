@@ -93,6 +93,8 @@ def test_help_names_every_command(say: Say) -> None:
         "train",
         "compare",
         "study",
+        "report",
+        "figure",
         "interpolate",
         "rewind",
         "soften",
@@ -114,7 +116,8 @@ def test_each_commands_help_says_all_it_takes(say: Say, name: str) -> None:
     assert said.code == 0
     for parameter in COMMANDS[name].params:
         assert getattr(parameter, "help", None), f"{name} {parameter.name} has no help"
-        shown = parameter.opts[-1] if parameter.param_type_name == "option" else parameter.name
+        argument = parameter.metavar or parameter.name
+        shown = parameter.opts[-1] if parameter.param_type_name == "option" else argument
         assert shown in said.out, f"{name} --help does not mention {shown}"
 
 
@@ -162,9 +165,8 @@ def test_a_listing_has_a_whole_line_for_each_entry(say: Say, what: str, names: A
 
 def test_an_unknown_listing_names_the_legal_ones(say: Say) -> None:
     """The message is the documentation."""
-    assert fails(say("ls", "nonsense")) == (
-        "error: ls nonsense: unknown; legal: models, datasets, methods, penalties, measures, studies\n"
-    )
+    legal = "models, datasets, methods, penalties, measures, studies, figures"
+    assert fails(say("ls", "nonsense")) == f"error: ls nonsense: unknown; legal: {legal}\n"
 
 
 def test_listings_equal_the_tables_that_work() -> None:
@@ -435,7 +437,8 @@ except SystemExit as end:
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["--version"], ["train", "--help"], ["demo", "--help"], ["pretrain", "--help"]]
-    + [["ls", what] for what in ("models", "datasets", "methods", "measures")]
+    + [["ls", what] for what in ("models", "datasets", "methods", "measures", "figures")]
+    + [["figure", "--help"], ["figure", "frontier", "."]]
     + [["ls", "nonsense"], ["status", "."], ["train", "--show-config"], ["train", "nofile.toml"]],
 )
 def test_light_commands_never_load_torch(arguments: list[str], tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def draw(name: str, tables: Source, size: str = "paper") -> Figure:
         return FIGURES[name].draw(tables, canvas_of(size))
 
 
-def write(figure: Figure, file: Path, format: str, dpi: int = DPI) -> Path:
+def write(figure: Figure, file: str | Path, format: str, dpi: int = DPI) -> Path:
     """Write a figure; the same figure gives the same bytes.
 
     Args:
@@ -204,7 +204,8 @@ def write(figure: Figure, file: Path, format: str, dpi: int = DPI) -> Path:
     """
     if format not in FORMATS:
         raise NotDrawnError(f"no figures as {format}: choose from {', '.join(FORMATS)}")
+    place = Path(file)
     stamp = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[format]
     with style():
-        write_atomically(file, lambda out: figure.savefig(out, format=format, dpi=dpi, metadata=stamp))
-    return file
+        write_atomically(place, lambda out: figure.savefig(out, format=format, dpi=dpi, metadata=stamp))
+    return place
