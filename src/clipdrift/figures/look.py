@@ -249,7 +249,7 @@ def rate_key(figure: Figure, found: Sequence[float], *more: Line2D) -> None:
         for rate, level in zip(found, levels(len(found)), strict=True)
     ]
     title = Line2D([], [], linestyle="none", label="learning rate")
-    above(figure, [title, *handles, *more])
+    above(figure, [title, *handles, *more], 0.85)
 
 
 def line_width(level: float) -> float:
