@@ -7,42 +7,21 @@ resolved. Where a row has no number, the sentence says why.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from clipdrift.analysis.runs import accuracy, retentions
-from clipdrift.pages.cells import Cell, number, percent_text
+from clipdrift.pages.cells import Cell, percent_text
 from clipdrift.reporting.printed import KEY, Printed, p_value
+from clipdrift.reporting.sentences import Part, Rows, Sentence, cell_of, find, named, signal_of
 from clipdrift.results import Tables
 
 LEVEL = 0.05
 """Of p-values after correction."""
 _MEAN = re.compile(r"mean difference (\S+?)(?:;|$)")
-
-Part = str | Cell
-Rows = Mapping[str, Printed]
-"""The tables of tests by question."""
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """Words, and numbers with the key of their row.
-
-    Attributes:
-        resolved: False where the tests do not tell; None where nothing was tested.
-        heading: what it is about.
-    """
-
-    parts: tuple[Part, ...]
-    resolved: bool | None = None
-    heading: str = ""
-
-    @property
-    def text(self) -> str:
-        return "".join(part if isinstance(part, str) else part.text for part in self.parts)
 
 
 def summary(tables: Tables, rows: Rows) -> list[Sentence]:
@@ -98,7 +77,7 @@ def _contrasts(tables: Tables, printed: Printed) -> Iterator[Sentence]:
             groups = [f"{place}: {a} - {b}, {matched}" for a in variants for b in variants]
             outcomes = kept if matched == "matched accuracy" else [*kept, accuracy(tables.runs)]
             for outcome in outcomes:
-                for row in _find(printed, groups, "paired t", outcome):
+                for row in find(printed, groups, "paired t", outcome):
                     if row["n"] != "0":  # no two runs that could be compared: not asked
                         yield _contrast(printed, row, outcome, words, matched)
 
@@ -106,7 +85,7 @@ def _contrasts(tables: Tables, printed: Printed) -> Iterator[Sentence]:
 def _contrast(printed: Printed, row: dict[str, Any], outcome: str, words: str, matched: str) -> Sentence:
     place, sides = str(row["group"]).removesuffix(f", {matched}").split(": ", 1)
     first, second = sides.split(" - ", 1)
-    what = _named(outcome)
+    what = named(outcome)
     differ = f"what they keep {what}" if outcome.startswith("retention_") else what
     mean = _MEAN.search(str(row["note"]))
     if mean is None or pd.isna(row["p_corrected"]):
@@ -119,7 +98,7 @@ def _contrast(printed: Printed, row: dict[str, Any], outcome: str, words: str, m
     more = "less" if value < 0 else "more"
     tail: tuple[Part, ...] = (
         f" ({row['n']} pairs, paired t, p after Holm ",
-        _cell(printed, row, "p_corrected", p_value(row["p_corrected"])),
+        cell_of(printed, row, "p_corrected", p_value(row["p_corrected"])),
         *_interval(printed, row),
         ").",
     )
@@ -138,10 +117,10 @@ def _interval(printed: Printed, row: dict[str, Any]) -> tuple[Part, ...]:
     """``, d_z -1.20 [-1.9, -0.5]``, or without what there is not."""
     if pd.isna(row["effect"]):
         return ()
-    parts: tuple[Part, ...] = (f", {row['effect_name']} ", _cell(printed, row, "effect"))
+    parts: tuple[Part, ...] = (f", {row['effect_name']} ", cell_of(printed, row, "effect"))
     if pd.isna(row["low"]):
         return parts
-    return (*parts, " [", _cell(printed, row, "low"), ", ", _cell(printed, row, "high"), "]")
+    return (*parts, " [", cell_of(printed, row, "low"), ", ", cell_of(printed, row, "high"), "]")
 
 
 def _rates(tables: Tables, printed: Printed) -> Iterator[Sentence]:
@@ -150,12 +129,12 @@ def _rates(tables: Tables, printed: Printed) -> Iterator[Sentence]:
         for variant in variants:
             for signal in ("representation_drift", "entropy_drift"):
                 wanted = f"log_rate with {signal}"
-                for row in _find(printed, [f"{place}: {variant}"], None, wanted, "Spearman"):
+                for row in find(printed, [f"{place}: {variant}"], None, wanted, "Spearman"):
                     yield _rate(printed, row, place, variant, signal)
 
 
 def _rate(printed: Printed, row: dict[str, Any], place: str, variant: str, signal: str) -> Sentence:
-    what = _named(signal)
+    what = named(signal)
     if pd.isna(row["p_corrected"]):
         return Sentence(
             (f"{place}, {variant}: whether {what} goes with the rate cannot be told: {row['note']}.",), False
@@ -170,9 +149,9 @@ def _rate(printed: Printed, row: dict[str, Any], place: str, variant: str, signa
     return Sentence(
         (
             f"{place}, {variant}: {said} (Spearman ",
-            _cell(printed, row, "value"),
+            cell_of(printed, row, "value"),
             f", {row['n']} runs, p after Holm ",
-            _cell(printed, row, "p_corrected", p_value(row["p_corrected"])),
+            cell_of(printed, row, "p_corrected", p_value(row["p_corrected"])),
             ").",
         ),
         resolved,
@@ -194,28 +173,27 @@ def _predictors(tables: Tables, printed: Printed) -> Iterator[Sentence]:
         ]
         if not rows:
             yield Sentence(
-                (f"What goes with what is kept {_named(outcome)} cannot be told: too few cells.",), False
+                (f"What goes with what is kept {named(outcome)} cannot be told: too few cells.",), False
             )
             continue
         rows.sort(key=lambda row: -abs(row["value"]))
         best = rows[0]
         resolved = pd.notna(best["p_corrected"]) and bool(best["p_corrected"] < LEVEL)
         parts: list[Part] = [
-            f"Over all cells, {_signal(best)} goes closest with what is kept {_named(outcome)} (",
+            f"Over all cells, {signal_of(best)} goes closest with what is kept {named(outcome)} (",
             *_rho(printed, best),
             ")",
         ]
-        entropy = next((row for row in rows if _signal(row) == "entropy drift"), None)
+        entropy = next((row for row in rows if signal_of(row) == "entropy drift"), None)
         if entropy is not None and entropy is not best:
             parts += ["; signed entropy drift: ", *_rho(printed, entropy)]
         if not resolved:
             parts += ["; after Holm's correction this is not resolved"]
         near = [row for row in rows[1:] if _overlap(best, row)]
         if near:
-            names = ", ".join(_signal(row) for row in near[:3]) + (" and others" if len(near) > 3 else "")
-            parts += [
-                f". The interval of {_signal(best)} overlaps with that of {names}: which goes closest is open"
-            ]
+            names = ", ".join(signal_of(row) for row in near[:3]) + (" and others" if len(near) > 3 else "")
+            parts += [f". The interval of {signal_of(best)} overlaps with that of {names}: "]
+            parts += ["which goes closest is open"]
         yield Sentence((*parts, "."), resolved)
 
 
@@ -226,11 +204,11 @@ def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _rho(printed: Printed, row: dict[str, Any]) -> tuple[Part, ...]:
-    parts: tuple[Part, ...] = ("Spearman ", _cell(printed, row, "value"))
+    parts: tuple[Part, ...] = ("Spearman ", cell_of(printed, row, "value"))
     if pd.notna(row["low"]):
-        parts += (" [", _cell(printed, row, "low"), ", ", _cell(printed, row, "high"), "]")
+        parts += (" [", cell_of(printed, row, "low"), ", ", cell_of(printed, row, "high"), "]")
     if pd.notna(row["p_corrected"]):
-        parts += (", p after Holm ", _cell(printed, row, "p_corrected", p_value(row["p_corrected"])))
+        parts += (", p after Holm ", cell_of(printed, row, "p_corrected", p_value(row["p_corrected"])))
     return (*parts, f", {row['n']} cells")
 
 
@@ -245,10 +223,10 @@ def _choosing(tables: Tables, printed: Printed) -> Iterator[Sentence]:
         yield Sentence(
             (
                 f"{group}: among runs close to the best validation accuracy, picking by it alone loses ",
-                _cell(printed, row, "value", percent_text(row["value"])),
-                f" points {_named(found[1])} against the best of them; picking by the smallest "
+                cell_of(printed, row, "value", percent_text(row["value"])),
+                f" points {named(found[1])} against the best of them; picking by the smallest "
                 "representation drift loses ",
-                _cell(printed, other, "value", percent_text(other["value"])),
+                cell_of(printed, other, "value", percent_text(other["value"])),
                 ". A description of these runs, not a test.",
             )
         )
@@ -264,41 +242,7 @@ def _penalties(printed: Printed) -> Iterator[Sentence]:
     parts: list[Part] = [f"{len(found)} of {len(tested)} paired contrasts against none hold after Holm"]
     for i, row in enumerate(found[:3]):
         group = str(row["group"]).removesuffix(", matched rate").removesuffix(" - none")
-        what = _named(str(row["statistic"]).rsplit(" ", 1)[-1])
-        p = _cell(printed, row, "p_corrected", p_value(row["p_corrected"]))
+        what = named(str(row["statistic"]).rsplit(" ", 1)[-1])
+        p = cell_of(printed, row, "p_corrected", p_value(row["p_corrected"]))
         parts += ["; " if i else ": ", f"{group} in {what} (p ", p, ")"]
     yield Sentence((*parts, "."), bool(found))
-
-
-def _find(
-    printed: Printed, groups: Sequence[str], test: str | None, of: str, kind: str | None = None
-) -> list[dict[str, Any]]:
-    """Rows of these groups whose statistic is of ``of``."""
-    return [
-        row
-        for row in printed.rows()
-        if row["group"] in groups
-        and (test is None or row["test"] == test)
-        and (str(row["statistic"]).endswith(f" of {of}") or row["statistic"] == of)
-        and (kind is None or str(row["statistic"]).startswith(kind))
-    ]
-
-
-def _cell(printed: Printed, row: dict[str, Any], column: str, text: str | None = None) -> Cell:
-    value = float(row[column])
-    return Cell(text or number(value), f"{printed.name}.csv:{row[KEY]}/{column}", value)
-
-
-def _signal(row: dict[str, Any]) -> str:
-    return _named(str(row["statistic"]).removeprefix("Spearman of ").split(" with ", 1)[0])
-
-
-def _named(column: str) -> str:
-    """A column in words."""
-    if column.startswith("retention_"):
-        return f"of the backbone's zero-shot accuracy on {column.removeprefix('retention_')}"
-    return {
-        "representation_drift": "representation drift (1 − CKA)",
-        "accuracy": "accuracy",
-        "validation_accuracy": "validation accuracy",
-    }.get(column, column.replace("_", " "))
