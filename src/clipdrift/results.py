@@ -26,11 +26,15 @@ from clipdrift.frame import (
 )
 from clipdrift.layout import CONFIG, MAPS
 from clipdrift.maps import Maps, read_maps
+from clipdrift.repaired import Repaired
+from clipdrift.repaired.result import FILE, read_repaired
 from clipdrift.runstate import read_state
 from clipdrift.studied import MANIFEST, Manifest, read_manifest
 
 PATHS = "paths.csv"
 """In a study's folder: what lies between backbone and adapted models."""
+PATH = "path"
+"""In a run's folder: the same of this run, as ``clipdrift interpolate`` leaves it."""
 
 
 class ResultsError(ClipdriftError):
@@ -165,12 +169,20 @@ class Tables:
 
     @cached_property
     def paths(self) -> pd.DataFrame:
-        """``run, alpha, accuracy, retention_<set>`` from ``paths.csv``; empty where there is none."""
-        file = self.folder / PATHS if self.folder else None
-        if file is None or not file.is_file():
-            return pd.DataFrame(columns=["run", "alpha"])
-        found = pd.read_csv(file, dtype={"run": str})
-        return found[found["run"].isin(self._frame["run"])].reset_index(drop=True)
+        """``run, alpha, accuracy, retention_<set>`` of the ways between backbone and adapted models.
+
+        From what ``clipdrift interpolate DIR/RUN --out DIR/RUN/path`` left for any of the runs, and from a
+        ``paths.csv`` with these columns in the study's folder.
+        """
+        found = [pd.DataFrame(columns=["run", "alpha"])]
+        if self.folder is not None:
+            if (self.folder / PATHS).is_file():
+                found.append(pd.read_csv(self.folder / PATHS, dtype={"run": str}))
+            for run in self._frame["run"]:
+                if (self.folder / str(run) / PATH / FILE).is_file():
+                    found.append(_path(str(run), read_repaired(self.folder / str(run) / PATH)))
+        whole = pd.concat([part for part in found if len(part)] or found[:1], ignore_index=True)
+        return whole[whole["run"].isin(self._frame["run"])].reset_index(drop=True)
 
     @cached_property
     def ends(self) -> Mapping[str, int]:
@@ -219,6 +231,15 @@ class Tables:
         if self.folder is None:
             return iter(())
         return records_in(self.folder, list(self._frame["run"]))
+
+
+def _path(run: str, walked: Repaired) -> pd.DataFrame:
+    """The settings of an interpolation; of another kind of repair none."""
+    rows = []
+    for step in walked.steps if walked.kind == "interpolate" else ():
+        kept = {f"retention_{name}": tested.retention for name, tested in step.transfer.items()}
+        rows.append({"run": run, "alpha": step.alpha, "accuracy": step.accuracy, **kept})
+    return pd.DataFrame(rows)
 
 
 def _plain(runs: pd.DataFrame) -> pd.Series:

@@ -12,6 +12,8 @@ from rich.console import Console
 from clipdrift.cli.show_repaired import repaired_report
 from clipdrift.figures.paths import path, write_path
 from clipdrift.repaired import Repaired, RepairError, read_repaired
+from clipdrift.results import Tables
+from generated import generated_study
 
 
 @pytest.fixture
@@ -139,3 +141,21 @@ def test_what_failed_is_only_a_wish_that_nothing_keeps(walked: Repaired) -> None
     assert walked.model_copy(update={"chosen": None}).failed
     assert not walked.model_copy(update={"chosen": None, "reason": ""}).failed
     assert not walked.model_copy(update={"chosen": None, "kind": "soften"}).failed
+
+
+def test_a_report_finds_the_paths_of_its_runs(walked: Repaired, tmp_path: Path) -> None:
+    """What `clipdrift interpolate DIR/RUN --out DIR/RUN/path` leaves; of another repair nothing is taken."""
+    generated_study(tmp_path, targets=("pets",), rates=(1e-5, 5e-5), seeds=(7,), epochs=1)
+    assert Tables.of(tmp_path).paths.empty
+    first, second, *_ = Tables.of(tmp_path).runs["run"]
+    walked.save(tmp_path / first / "path")
+    made((step(0, 0.9, 50),), kind="rewind").save(tmp_path / second / "path")
+    paths = Tables.of(tmp_path).paths
+    assert list(paths["run"]) == [first] * 3
+    assert list(paths["alpha"]) == [0, 0.5, 1]
+    assert list(paths["accuracy"]) == [20.0, 85.0, 80.0]
+    retained = [s.transfer[name].retention for name in walked.transfer for s in walked.steps]
+    columns = [f"retention_{name}" for name in walked.transfer]
+    assert [value for column in columns for value in paths[column]] == retained
+    rows = Tables.of(tmp_path).rows("interpolation")
+    assert rows["value"].notna().any()
