@@ -99,6 +99,7 @@ def test_the_order_of_predictors_is_open_where_intervals_overlap() -> None:
         summary(runs(), of("predictors", *rows)) for rows in ([first, near, far], [first, far])
     )
     assert "signed entropy drift: Spearman 0.400" in overlapping.text
+    assert "of 3 declared signals representation drift (1 − CKA) goes closest" in overlapping.text
     assert "overlaps with that of weight drift: which goes closest is open" in overlapping.text
     assert "open" not in apart.text
 
@@ -125,3 +126,18 @@ def test_every_number_of_a_summary_is_in_the_rows(study: Path) -> None:
             assert f"mean difference {cell.value:g}" in found
         else:
             assert found == cell.value
+
+
+def test_a_signal_that_was_not_declared_is_no_finding() -> None:
+    """However large its correlation: it is one of many that were looked at."""
+    row = Row("predictors", "all", "Spearman of sink_share_drift with retention_cifar100", "cell", "16",
+              "Spearman", value=-1.0, p=0.001, family="f")  # fmt: skip
+    assert "cannot be told" in said(runs(), of("predictors", row))[1]
+
+
+def test_an_unresolved_predictor_is_called_so() -> None:
+    row = Row("predictors", "all", "Spearman of weight_drift with retention_cifar100", "cell", "8", "Spearman",
+              value=-0.8, p=0.2, family="f")  # fmt: skip
+    sentence = summary(runs(), of("predictors", row))[1]
+    assert sentence.resolved is False
+    assert "not resolved whether any declared signal goes with what is kept" in sentence.text

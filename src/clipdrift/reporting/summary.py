@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipdrift.analysis.runs import accuracy, retentions
+from clipdrift.analysis.runs import PRIMARY, accuracy, retentions
 from clipdrift.pages.cells import Cell, percent_text
 from clipdrift.reporting.printed import KEY, Printed, p_value
 from clipdrift.reporting.sentences import Part, Rows, Sentence, cell_of, find, named, signal_of
@@ -159,41 +159,31 @@ def _rate(printed: Printed, row: dict[str, Any], place: str, variant: str, signa
 
 
 def _predictors(tables: Tables, printed: Printed) -> Iterator[Sentence]:
-    """Which signal of the chosen epoch goes best with retention over all cells, and where entropy stands."""
+    """Which of the declared signals goes closest with retention over all cells, and where entropy stands."""
+    by = {(row["group"], row["statistic"]): row for row in printed.rows()}
     for outcome in retentions(tables.runs):
-        tail = f" with {outcome}"
-        rows = [
-            row
-            for row in printed.rows()
-            if row["group"] == "all"
-            and str(row["statistic"]).startswith("Spearman of ")
-            and str(row["statistic"]).endswith(tail)
-            and "epoch1_" not in str(row["statistic"])
-            and pd.notna(row["value"])
-        ]
+        asked = [by.get(("all", f"Spearman of {signal} with {outcome}")) for signal in PRIMARY]
+        rows = [row for row in asked if row is not None and pd.notna(row["value"])]
         if not rows:
-            yield Sentence(
-                (f"What goes with what is kept {named(outcome)} cannot be told: too few cells.",), False
-            )
+            what = f"What goes with what is kept {named(outcome)}"
+            yield Sentence((f"{what} cannot be told: too few cells.",), False)
             continue
         rows.sort(key=lambda row: -abs(row["value"]))
         best = rows[0]
-        resolved = pd.notna(best["p_corrected"]) and bool(best["p_corrected"] < LEVEL)
-        parts: list[Part] = [
-            f"Over all cells, {signal_of(best)} goes closest with what is kept {named(outcome)} (",
-            *_rho(printed, best),
-            ")",
-        ]
+        resolved = bool(best["p_corrected"] < LEVEL)
+        what = f"with what is kept {named(outcome)}"
+        start = f"Over all cells, of {len(rows)} declared signals {signal_of(best)} goes closest {what} ("
+        if not resolved:
+            start = f"Over all cells, not resolved whether any declared signal goes {what}; the closest is "
+            start += f"{signal_of(best)} ("
+        parts: list[Part] = [start, *_rho(printed, best), ")"]
         entropy = next((row for row in rows if signal_of(row) == "entropy drift"), None)
         if entropy is not None and entropy is not best:
             parts += ["; signed entropy drift: ", *_rho(printed, entropy)]
-        if not resolved:
-            parts += ["; after Holm's correction this is not resolved"]
         near = [row for row in rows[1:] if _overlap(best, row)]
         if near:
-            names = ", ".join(signal_of(row) for row in near[:3]) + (" and others" if len(near) > 3 else "")
-            parts += [f". The interval of {signal_of(best)} overlaps with that of {names}: "]
-            parts += ["which goes closest is open"]
+            names = ", ".join(signal_of(row) for row in near)
+            parts += [f". Its interval overlaps with that of {names}: which goes closest is open"]
         yield Sentence((*parts, "."), resolved)
 
 
