@@ -82,6 +82,7 @@ def test_every_default() -> None:
         "evaluation": {
             "batch_size": None,
             "per_epoch": 1,
+            "shown_images": 4,
             "epoch_transfer_per_class": 0,
             "prompt_ensemble": False,
         },
@@ -332,6 +333,7 @@ def test_a_penalty_is_a_name_a_table_or_a_list(text: str) -> None:
 
 UNCHANGED = [
     ["evaluation.batch_size=7"],
+    ["evaluation.shown_images=0"],
     ["optim.micro_batch=16"],
     ["data.target.path=/other/place"],
     ["model.path=/other/place"],

@@ -212,7 +212,9 @@ def same_end(one: tuple[Record, RunFolder], other: tuple[Record, RunFolder]) -> 
     assert metrics[0] == metrics[1]
     for _, folder in (one, other):
         left = {file.name for file in folder.path.iterdir()}
-        assert left == {"config.json", "metrics.jsonl", "record.json", "model", "weights.json", "lock"}
+        assert left == {
+            "config.json", "metrics.jsonl", "record.json", "model", "weights.json", "maps.npz", "lock"
+        }  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ import clipdrift.observe as observing
 import small_runs
 from clipdrift.data.splits import balanced
 from clipdrift.data.worlds import WORLDS, generate
+from clipdrift.layout import MAPS
 from clipdrift.listing import MEASURES
 from clipdrift.maps import read_maps
 from clipdrift.measures import FLOW
@@ -200,7 +201,7 @@ def test_saved_weights_reproduce_the_test_accuracy(finished: Finished, lab: Lab,
 def test_kept_attention_is_that_of_the_saved_model(finished: Finished, lab: Lab, method: str) -> None:
     """Oracle: transformers' eager attention of backbone and saved weights on the images that were kept."""
     record, folder = finished[method]
-    maps = read_maps(folder.path / record.artefacts["maps"])
+    maps = read_maps(folder.path / MAPS)
     assert len(maps.images) == len(set(maps.titles)) == 4
     assert set(maps.titles) <= set(record.target.classes)
     processor = CLIPImageProcessorPil.from_pretrained(lab.model)

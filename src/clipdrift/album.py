@@ -39,8 +39,8 @@ class Album:
         titles = tuple(stage.target.classes[label] for label in chosen.labels)
         return cls(chosen, titles, attention_shares(stage.clip.model, chosen.images(slice(None))))
 
-    def save(self, clip: Clip, path: Path) -> str:
-        """Write the images with attention before and now; the file's name.
+    def save(self, clip: Clip, path: Path) -> None:
+        """Write the images with attention before and now.
 
         Args:
             clip: the adapted model.
@@ -49,4 +49,3 @@ class Album:
         after = attention_shares(clip.model, self.deck.images(slice(None)))
         pixels = np.ascontiguousarray(self.deck.data[self.deck.rows])
         Maps(pixels, self.titles, self.before, after, (side, side)).save(path)
-        return path.name

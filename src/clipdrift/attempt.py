@@ -95,7 +95,7 @@ def attempt(config: RunConfig, job: Job) -> Record:
                 artefacts = _save(adapted, folder)
             if album is not None:
                 adapted.eval()
-                artefacts |= {"maps": album.save(adapted.clip, folder.path / MAPS)}
+                album.save(adapted.clip, folder.path / MAPS)
     record = Record(
         key=config.key,
         status=status,

@@ -213,14 +213,24 @@ class Tables:
         Raises:
             AnalyseError: no such question.
         """
-        if question not in self._answers:
-            given: dict[str, Any] = {}
-            if self.folder is not None:
-                given = {"blocks": self.blocks} if question == "depth" else {}
-                given |= {"history": self.history} if question in ("onset", "convergence") else {}
-                given |= {"paths": self.paths} if question == "interpolation" else {}
-            self._answers |= analyse(self._frame, [question], **given)
+        self.ask([question])
         return self._answers[question]
+
+    def ask(self, questions: Iterable[str]) -> None:
+        """Have several questions answered at once, which is faster than one by one.
+
+        Raises:
+            AnalyseError: no such question.
+        """
+        asked = [question for question in questions if question not in self._answers]
+        if not asked:
+            return
+        given: dict[str, Any] = {}
+        if self.folder is not None:
+            given = {"blocks": self.blocks} if {"depth", "methods", "penalties"} & set(asked) else {}
+            given |= {"history": self.history} if {"onset", "convergence"} & set(asked) else {}
+            given |= {"paths": self.paths} if "interpolation" in asked else {}
+        self._answers |= analyse(self._frame, asked, **given)
 
     def answer(self, question: str, rows: pd.DataFrame) -> None:
         """Take the analysis' answer to a question from somewhere else."""

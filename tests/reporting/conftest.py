@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from clipdrift.figures.registry import FIGURES
 from clipdrift.reporting import Report, drawing, report
+from few_draws import few_draws
 from generated import generated_study
 
 SOME = ("matched_rates", "frontier", "attention", "interpolation")
 """The last cannot be drawn: there are no paths."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick() -> Iterator[None]:
+    with few_draws():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +42,6 @@ def little(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def reported(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     """Its report, beside the published values, with some of the figures: all have tests of their own."""
-    with pytest.MonkeyPatch.context() as patch:
+    with few_draws(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(drawing, "FIGURES", {name: FIGURES[name] for name in SOME})
         return report(study, tmp_path_factory.mktemp("report"), published=True)

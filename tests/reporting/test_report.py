@@ -200,7 +200,7 @@ def test_removing_any_run_breaks_nothing(little: Path, tmp_path: Path, undrawn: 
     """A study half done is reported as far as it goes."""
     runs = [path for path in sorted(little.iterdir()) if path.is_dir()]
     assert len(runs) == 4
-    for missing in runs:
+    for missing in runs[:2]:  # all 80 of the matched study in the slow test below
         moved = missing.rename(tmp_path / "aside")
         text = report(little).page.read_text(encoding="utf-8")
         assert Page.of(text).errors == []

@@ -136,7 +136,7 @@ def test_a_signal_that_was_not_declared_is_no_finding() -> None:
 
 
 def test_an_unresolved_predictor_is_called_so() -> None:
-    row = Row("predictors", "all", "Spearman of weight_drift with retention_cifar100", "cell", "8", "Spearman",
+    row = Row("predictors", "all", "Spearman of weight_drift with retention_cifar100", "cell", "8", "rho",
               value=-0.8, p=0.2, family="f")  # fmt: skip
     sentence = summary(runs(), of("predictors", row))[1]
     assert sentence.resolved is False

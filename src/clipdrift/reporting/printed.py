@@ -105,11 +105,20 @@ class Printed:
         return Cell(column.text(value), place, value if isinstance(value, int | float) else math.nan)
 
     def spread(self, row: Mapping[str, Any], column: Column) -> Cell | None:
-        """The standard deviation beside a mean."""
+        """The standard deviation beside a mean, to as many decimals."""
         if column.spread is None:
             return None
-        found = self.cell(row, Column(column.spread, "", _unsigned(column.text)))
-        return found if found is None else Cell(found.text.removesuffix(" %"), found.key, found.value)
+        mean = self.cell(row, column)
+        value = row.get(column.spread)
+        if mean is None or value is None or _missing(value):
+            return None
+        text = mean.text.removesuffix(" %")
+        decimals = len(text.partition(".")[2])
+        return Cell(
+            number(value) if "e" in text else f"{value:.{decimals}f}",
+            f"{self.place(row)}/{column.spread}",
+            float(value),
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         return [{str(k): v for k, v in row.items()} for row in self.frame.to_dict("records")]
@@ -146,10 +155,6 @@ class Printed:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
         return path
-
-
-def _unsigned(text: Callable[[Any], str]) -> Callable[[Any], str]:
-    return lambda value: text(value).removeprefix("+")
 
 
 def _missing(value: Any) -> bool:

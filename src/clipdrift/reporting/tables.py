@@ -110,6 +110,7 @@ def questions_tables(tables: Tables) -> Iterator[Printed]:
     asked = (
         list(tables.manifest.questions) if tables.manifest and tables.manifest.questions else list(QUESTIONS)
     )
+    tables.ask(asked)
     for question in asked:
         rows = tables.rows(question)
         frame = rows.copy()
