@@ -144,6 +144,7 @@ def accuracy(train: Features, labels: NDArray[np.int64], test: Features, truth: 
     return float(model.fit(train, labels).score(test, truth))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "train", "test", "most_raw", "most_colour", "margin"),
     [("terrain-10", 150, 50, 0.55, 0.45, 0.25), ("emblems-37", 40, 10, 0.25, 0.12, 0.2)],

@@ -62,6 +62,7 @@ def test_tiny_siglip(siglip: SiglipModel, probe: Prepared, size: int) -> None:
     agree(read_internals(siglip, probe, size, flow=True), targets)
 
 
+@pytest.mark.slow
 def test_real_geometry(b32: tuple[Internals, Eager]) -> None:
     """Twelve blocks of twelve heads on 49 patches."""
     found, seen = b32

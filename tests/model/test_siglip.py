@@ -64,6 +64,7 @@ def hooks(model: nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_real_shapes_agree_with_torch(base: SiglipModel) -> None:
     """At the size of SigLIP's base: rows, states, embedding."""

@@ -24,11 +24,9 @@ def _quick() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two targets, both methods, two rates, two seeds; options and penalties; one diverged, one failed."""
+    """Two targets, both methods, two rates, two seeds; one diverged, one failed."""
     folder = tmp_path_factory.mktemp("study")
-    generated_study(
-        folder, rates=(1e-6, 1e-5), seeds=(7, 11), extras=True, diverged=1, failed=1, epochs=3, maps=6
-    )
+    generated_study(folder, rates=(1e-6, 1e-5), seeds=(7, 11), diverged=1, failed=1, epochs=3, maps=6)
     return folder
 
 

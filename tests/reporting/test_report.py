@@ -18,6 +18,7 @@ from clipdrift.reporting import Report, drawing, report
 from clipdrift.reporting.printed import KEY
 from clipdrift.reporting.tables import cells_table, questions_tables, runs_table
 from clipdrift.results import ResultsError, Tables
+from clipdrift.store import RunFolder
 from clipdrift.study import QUESTIONS
 from generated import generated_study
 from page_reading import Element, Page
@@ -225,7 +226,7 @@ def test_one_run_alone_is_reported(tmp_path: Path, study: Path, monkeypatch: pyt
     """Figures too: each is drawn or says why not."""
     some = ("matched_rates", "predictors", "statistics", "penalties", "frontier")
     monkeypatch.setattr(drawing, "FIGURES", {name: FIGURES[name] for name in some})
-    first = next(path for path in sorted(study.iterdir()) if (path / "record.json").is_file())
+    first = next(p for p in sorted(study.iterdir()) if RunFolder(p).state().kind == "done")
     shutil.copytree(first, tmp_path / first.name)
     found = report(tmp_path)
     assert found.sentences[0] == "The only run is finished."

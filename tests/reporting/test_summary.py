@@ -141,3 +141,19 @@ def test_an_unresolved_predictor_is_called_so() -> None:
     sentence = summary(runs(), of("predictors", row))[1]
     assert sentence.resolved is False
     assert "not resolved whether any declared signal goes with what is kept" in sentence.text
+
+
+def test_penalties_are_counted_and_those_that_hold_are_named() -> None:
+    def row(penalty: str, p: float) -> Row:
+        group = f"birds: full_ft penalty={penalty} - none, matched rate"
+        return Row("penalties", group, "t of retention_cifar100", "pair of runs", "4", "paired t",
+                   value=3.0, p=p, family="f")  # fmt: skip
+
+    sentence = summary(runs(), of("penalties", row("apr", 0.001), row("entropy_floor", 0.4)))[1]
+    assert sentence.text == (
+        "1 of 2 paired contrasts against none hold after Holm: birds: full_ft penalty=apr in what is kept of "
+        "the backbone's zero-shot accuracy on cifar100 (p 0.0020)."
+    )
+    none = summary(runs(), of("penalties", row("apr", 0.2)))[1]
+    assert none.text == "0 of 1 paired contrasts against none hold after Holm."
+    assert none.resolved is False

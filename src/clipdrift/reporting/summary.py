@@ -232,7 +232,8 @@ def _penalties(printed: Printed) -> Iterator[Sentence]:
     parts: list[Part] = [f"{len(found)} of {len(tested)} paired contrasts against none hold after Holm"]
     for i, row in enumerate(found[:3]):
         group = str(row["group"]).removesuffix(", matched rate").removesuffix(" - none")
-        what = named(str(row["statistic"]).rsplit(" ", 1)[-1])
+        outcome = str(row["statistic"]).rsplit(" ", 1)[-1]
+        what = f"what is kept {named(outcome)}" if outcome.startswith("retention_") else named(outcome)
         p = cell_of(printed, row, "p_corrected", p_value(row["p_corrected"]))
         parts += ["; " if i else ": ", f"{group} in {what} (p ", p, ")"]
     yield Sentence((*parts, "."), bool(found))
