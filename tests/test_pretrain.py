@@ -278,20 +278,6 @@ def test_a_finished_pretraining_is_not_repeated(
     assert (out / "model.safetensors").read_bytes() == before
 
 
-def test_two_workers_agree_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number of processes is a matter of speed: parts are the same, gradients are averaged."""
-    monkeypatch.undo()  # other processes train the tokenizer on all texts
-    found = []
-    for workers in (1, 2):
-        pretrain(tiny(), tmp_path / str(workers), workers=workers, stop_after=3)
-        found.append(load_state(tmp_path / str(workers) / STATE))
-    one, two = found
-    assert one is not None
-    assert two is not None
-    for name, weight in one["model"].items():
-        assert torch.allclose(weight, two["model"][name], atol=1e-5, rtol=1e-5), name
-
-
 def test_parts_are_contrasted_apart(made: tuple[Path, dict[str, float], Losses], tmp_path: Path) -> None:
     """The positive control of the test above: another number of parts is another training."""
     reporter = Losses()

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from clipdrift.checkpoint import CheckpointError
+from clipdrift.checkpoint import CheckpointError, load_state
 from clipdrift.config import ConfigError, PretrainConfig, parse_config
 from clipdrift.model.build import new_clip
 from clipdrift.model.tokens import train_tokenizer
-from clipdrift.pretrain import pretrain
+from clipdrift.pretrain import STATE, pretrain
 from clipdrift.pretrain.learning import patches_dropped
 
 COLOURS = {"red thing": (200, 30, 30), "green thing": (30, 200, 30), "blue thing": (30, 30, 200)}
@@ -67,6 +67,20 @@ def test_interrupted_and_moved_it_ends_at_the_same_weights(folder: Path, tmp_pat
     assert all(torch.equal(one[name], two[name]) for name in one)
     with pytest.raises(CheckpointError, match="other settings"):
         pretrain(tiny(folder, crop=0.9), tmp_path / "two", workers=1, cache=tmp_path)
+
+
+def test_two_workers_agree_with_one(folder: Path, tmp_path: Path) -> None:
+    """The number of processes is a matter of speed: parts are the same, gradients are averaged."""
+    found = []
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        pretrain(tiny(folder, parts=2), out, workers=workers, cache=tmp_path, stop_after=3)
+        found.append(load_state(out / STATE))
+    one, two = found
+    assert one is not None
+    assert two is not None
+    for name, weight in one["model"].items():
+        assert torch.allclose(weight, two["model"][name], atol=1e-5, rtol=1e-5), name
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.99])

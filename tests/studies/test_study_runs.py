@@ -382,11 +382,13 @@ def test_a_failed_run_is_told_by_the_exit_status(
 
 def test_status_and_show_load_no_torch(done: tuple[Path, tuple[Job, ...]]) -> None:
     out, jobs = done
+    asked = [["status", str(out)], ["table", str(out)], ["show", jobs[0].key, "--out", str(out)]]
     code = (
-        "import sys\nfrom clipdrift.cli import main\n"
-        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
-        "assert 'torch' not in sys.modules"
+        "import json, sys\nfrom clipdrift.cli import main\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    try:\n        main(['study', *words])\n"
+        "    except SystemExit as end:\n        assert not end.code, (words, end.code)\n"
+        "    assert 'torch' not in sys.modules, words"
     )
-    for words in (["status", str(out)], ["table", str(out)], ["show", jobs[0].key, "--out", str(out)]):
-        ended = subprocess.run([sys.executable, "-c", code, "study", *words], capture_output=True, text=True)
-        assert ended.returncode == 0, ended.stderr
+    ended = subprocess.run([sys.executable, "-c", code, json.dumps(asked)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
