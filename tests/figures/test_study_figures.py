@@ -88,7 +88,7 @@ def _beside(box: Bbox, axis: Axes) -> bool:
     return frame.x0 - 1 <= centre[0] <= frame.x1 + 1 or frame.y0 - 1 <= centre[1] <= frame.y1 + 1
 
 
-@pytest.mark.parametrize("name", [name for name in FIGURES if name != "statistics"])
+@pytest.mark.parametrize("name", [name for name in LAID_OUT if name != "statistics"])
 def test_one_seed_is_enough(name: str) -> None:
     """Without a spread there are no bars and bands, and what stands there says so."""
     figure = draw(name, alone())

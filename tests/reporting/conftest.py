@@ -9,6 +9,8 @@ import pytest
 
 from clipdrift.figures.registry import FIGURES
 from clipdrift.reporting import Report, drawing, report
+from clipdrift.results import Tables
+from clipdrift.study import QUESTIONS
 from few_draws import few_draws
 from generated import generated_study
 
@@ -43,3 +45,12 @@ def reported(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     with few_draws(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(drawing, "FIGURES", {name: FIGURES[name] for name in SOME})
         return report(study, tmp_path_factory.mktemp("report"), published=True)
+
+
+@pytest.fixture(scope="session")
+def tables(study: Path) -> Tables:
+    """Its tables, with all questions answered."""
+    found = Tables.of(study)
+    with few_draws():
+        found.ask(QUESTIONS)
+    return found

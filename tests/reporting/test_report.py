@@ -300,8 +300,7 @@ def test_what_is_printed_of_a_run_is_its_record(study: Path) -> None:
             assert row["kept of cifar100, %"] == f"{record['best']['transfer']['cifar100']['retention']:.1f}"
 
 
-def test_keys_name_one_row_each(study: Path) -> None:
-    tables = Tables.of(study)
+def test_keys_name_one_row_each(tables: Tables) -> None:
     for printed in (cells_table(tables), runs_table(tables), *questions_tables(tables)):
         assert printed.frame[KEY].is_unique
         assert printed.frame.columns[0] == KEY

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
@@ -111,9 +109,8 @@ def test_unfinished_runs_are_counted() -> None:
     )
 
 
-def test_every_number_of_a_summary_is_in_the_rows(study: Path) -> None:
+def test_every_number_of_a_summary_is_in_the_rows(tables: Tables) -> None:
     """Each cell's key leads to its value, at full precision or in its note."""
-    tables = Tables.of(study)
     printed = {t.name.removeprefix("tests_"): t for t in questions_tables(tables)}
     cells = [part for s in summary(tables, printed) for part in s.parts if not isinstance(part, str)]
     assert len(cells) > 20
