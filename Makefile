@@ -47,7 +47,7 @@ test-open-clip: $(OVERLAY)/.ready  # reading and loading OpenCLIP's models, whic
 	$(OVERLAY)/bin/python -m pytest -W "ignore:Failed to load image Python extension:UserWarning" tests/openclip
 
 check: $(READY)  # style, types, directions of imports, sizes of files
-	$(BIN)/ruff check
+	$(BIN)/ruff check --no-cache  # what it remembers of imports goes stale when a module moves
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from page_reading import Page, Tables, agrees
 from PIL import Image
 
 from clipdrift.comparison import Comparison
@@ -24,6 +23,7 @@ from clipdrift.pages.compare import write_page
 from clipdrift.pages.strips import HEIGHT, strip
 from clipdrift.pages.viewer import pack
 from made_comparisons import ODD, alone, compared, made_comparison, made_maps
+from page_reading import Page, Tables, agrees
 
 VERDICT = ("The tower moved.", "Made up & <not> measured.")
 MakePage = Callable[..., tuple[Page, str]]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from page_reading import Page
 from PIL import Image
 
 from clipdrift.comparison import Comparison
@@ -20,6 +19,7 @@ from clipdrift.figures.panels import ATTENTION, CHANGE
 from clipdrift.maps import Maps
 from clipdrift.pages.compare import write_page
 from made_comparisons import ODD, made_comparison, made_maps
+from page_reading import Page
 
 BROWSER = next(
     (found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None
