@@ -139,7 +139,7 @@ def test_the_shipped_model_is_part_of_the_key_by_content(monkeypatch: pytest.Mon
     """A release with other shipped weights must not take the older runs for its own."""
     config = RunConfig.model_validate({"model": MINI, "data": {"target": "terrain-10", "transfer": []}})
     before = resolve(config)
-    monkeypatch.setattr("clipdrift.stage.mini_folder", lambda: lab.model)
+    monkeypatch.setattr("clipdrift.stage.shipped_folder", lambda name: lab.model)
     assert before.model.path is None
     assert resolve(config).key != before.key
 

@@ -9,12 +9,12 @@ from transformers import AutoTokenizer, CLIPModel
 from clipdrift.data.pixels import normalise
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.data.worlds import WORLDS, generate, objects
-from clipdrift.model.clip import mini_folder
+from clipdrift.model.clip import MINI, shipped_folder
 
 
 @torch.no_grad()
 def main() -> None:
-    folder = mini_folder()
+    folder = shipped_folder(MINI)
     model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     world = WORLDS["objects-100"]

@@ -17,7 +17,7 @@ from clipdrift.data.preprocess import Preprocess
 from clipdrift.data.sources import Source, fingerprint_path, open_source
 from clipdrift.data.splits import balanced, divide
 from clipdrift.data.worlds import WORLDS
-from clipdrift.model.clip import MINI, Clip, fingerprint_model, load, mini_folder
+from clipdrift.model.clip import SHIPPED, Clip, fingerprint_model, load, shipped_folder
 from clipdrift.model.zero_shot import class_features
 from clipdrift.record import DataFacts, Images
 from clipdrift.reporter import Reporter
@@ -88,8 +88,8 @@ def _resolve_model(model: ModelConfig) -> ModelConfig:
         if not Path(model.path).expanduser().is_dir():
             raise ConfigError(f"model.path = {model.path!r}: no such folder")
         model = model.model_copy(update={"fingerprint": fingerprint_model(model.path)})
-    elif model.name == MINI:  # its weights may change from one release to the next
-        model = model.model_copy(update={"fingerprint": fingerprint_model(mini_folder())})
+    elif model.name in SHIPPED:  # their weights may change from one release to the next
+        model = model.model_copy(update={"fingerprint": fingerprint_model(shipped_folder(model.name))})
     return model
 
 

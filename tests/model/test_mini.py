@@ -21,10 +21,10 @@ from clipdrift.data.deck import Deck
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.data.worlds import WORLDS, generate, objects
 from clipdrift.measures import zero_shot_accuracy
-from clipdrift.model.clip import MINI, load, mini_folder
+from clipdrift.model.clip import MINI, load, shipped_folder
 from clipdrift.model.zero_shot import class_features
 
-FOLDER = mini_folder()
+FOLDER = shipped_folder(MINI)
 CAPTION = "a picture of two small red circles at the top on a striped ground"
 
 

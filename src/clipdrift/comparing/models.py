@@ -18,7 +18,7 @@ from clipdrift.adapt.saved import attach_adapter
 from clipdrift.config import RunConfig
 from clipdrift.errors import ClipdriftError
 from clipdrift.layout import CONFIG, WEIGHTS
-from clipdrift.model.clip import MINI, Clip, fingerprint_model, load, mini_folder
+from clipdrift.model.clip import SHIPPED, Clip, fingerprint_model, load, shipped_folder
 from clipdrift.store import RunFolder
 
 ModelLike = str | Path | Clip | nn.Module
@@ -120,7 +120,7 @@ def _adapter_folder(name: str, folder: Path) -> Path | None:
     """Where ``adapter_config.json`` lies, on the disk or in the hub's cache; None: no adapter."""
     if folder.is_dir():
         return folder if (folder / "adapter_config.json").is_file() else None
-    if name == MINI or name.count("/") != 1 or ":" in name:
+    if name in SHIPPED or name.count("/") != 1 or ":" in name:
         return None
     found: list[str | None] = []
     for file in ("adapter_config.json", "adapter_model.safetensors"):
@@ -168,7 +168,7 @@ def _copied(clip: Clip) -> Clip:
 
 def _fingerprint(name: str) -> str | None:
     """Content hash of a local model's files; None for what is not local."""
-    if name == MINI:
-        return fingerprint_model(mini_folder())
+    if name in SHIPPED:
+        return fingerprint_model(shipped_folder(name))
     folder = Path(name).expanduser()
     return fingerprint_model(folder) if (folder / "config.json").is_file() else None

@@ -23,6 +23,9 @@ from clipdrift.model.texts import TextEncoder
 from clipdrift.model.towers import Geometry, UnsupportedModelError, tower_of
 
 MINI = "clipdrift/mini"
+MINI_PHOTO = "clipdrift/mini-photo"
+SHIPPED = {MINI: "mini", MINI_PHOTO: "mini_photo"}
+"""Models that come with the package: name -> folder beside this file."""
 _OPEN_CLIP = ("open_clip:", "hf-hub:")
 """How names begin that OpenCLIP is asked for, as it writes them itself."""
 
@@ -77,17 +80,21 @@ class Clip:
         return self.geometry.patches
 
 
-def mini_folder() -> Path:
-    """Where the shipped small CLIP lies: a folder that ``CLIPModel.from_pretrained`` takes as it is."""
-    return Path(str(resources.files("clipdrift.model") / "mini"))
+def shipped_folder(name: str) -> Path:
+    """Where a shipped model lies: a folder that ``CLIPModel.from_pretrained`` takes as it is.
+
+    Args:
+        name: one of :data:`SHIPPED`.
+    """
+    return Path(str(resources.files("clipdrift.model") / SHIPPED[name]))
 
 
 def load(model: str | Path | ModelConfig) -> Clip:
-    """Load a model by hub id, directory, or the name ``clipdrift/mini``; works offline from a hub cache.
+    """Load a model by hub id, directory, or the name of a shipped one; works offline from a hub cache.
 
     Args:
         model: ``openai/clip-vit-base-patch32``, ``google/siglip-base-patch16-224``, ``path/to/folder``,
-            ``clipdrift/mini``, a name of OpenCLIP's (``open_clip:...``, ``hf-hub:...``), or a ModelConfig.
+            ``clipdrift/mini``, ``clipdrift/mini-photo``, a name of OpenCLIP's (``open_clip:...``, ``hf-hub:...``), or a ModelConfig.
 
     Raises:
         ModelError: not found (with or without network), of another kind, weights missing, left over or of
@@ -146,8 +153,8 @@ def _place(config: ModelConfig) -> str:
         if not folder.is_dir():
             raise ModelError(f"{config.path}: no such folder; give a hub id or a folder with config.json")
         return str(folder)
-    if config.name == MINI:
-        return str(mini_folder())
+    if config.name in SHIPPED:
+        return str(shipped_folder(config.name))
     return config.name
 
 
