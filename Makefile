@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 
-.PHONY: demo test test-all test-open-clip check bench docs pretrain clean
+.PHONY: demo test test-all test-open-clip check bench docs pretrain evidence evidence-report clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -66,6 +66,22 @@ docs: $(READY)  # write the reference pages from the code
 
 pretrain: $(READY)  # make clipdrift/mini again; see its card for how long that takes
 	$(BIN)/clipdrift pretrain --out runs/mini
+
+# The folder that holds the images of land-use-7, pets-37 and cifar100; docs/evidence.md says where they are from.
+DATA ?= data
+EVIDENCE := evidence/photographs
+STUDY := runs/photographs
+# Processes that divide the runs; each of them runs torch on one thread.
+PROCESSES ?= 2
+
+evidence: $(READY)  # the study on photographs from where its records end, then the pages; three hours on two cores
+	@test -d "$(DATA)/land-use-7" || { echo "no $(DATA)/land-use-7: say make evidence DATA=FOLDER (docs/evidence.md)"; exit 1; }
+	$(BIN)/python tools/evidence.py unpack $(EVIDENCE) $(STUDY)
+	$(BIN)/python tools/evidence.py run $(DATA) $(STUDY) $(EVIDENCE) $(PROCESSES)
+	$(MAKE) evidence-report
+
+evidence-report: $(READY)  # report, page of findings and the README's table, from the committed records
+	$(BIN)/python tools/evidence.py write $(EVIDENCE)
 
 clean:
 	rm -rf .venv .venv-open-clip runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -197,6 +197,7 @@ MEASURES: dict[str, Entry] = {
 
 MODELS: dict[str, Entry] = {
     "clipdrift/mini": Entry("shipped: 6 blocks, 4 heads, 49 patches of 56x56 pixels; knows coloured shapes"),
+    "clipdrift/mini-photo": Entry("shipped: the same shape; knows the hundred classes of CIFAR-100"),
     "openai/clip-vit-base-patch32": Entry(
         "12 blocks, 12 heads, 49 patches; from the hub", "Radford et al. 2021"
     ),

@@ -116,10 +116,15 @@ class Tables:
         Raises:
             ResultsError: no run has this target.
         """
-        kept = self._frame[self._frame["target"] == target]
+        kept = self._frame.loc[self._frame["target"] == target, "run"]
         if kept.empty:
             names = ", ".join(map(str, dict.fromkeys(self._frame["target"])))
             raise ResultsError(f"no run has the target {target}; there are {names}")
+        return self.keep(kept)
+
+    def keep(self, runs: Iterable[str]) -> Tables:
+        """The tables of some runs, by their names; what else there is is not looked at."""
+        kept = self._frame[self._frame["run"].isin(set(runs))]
         return Tables(kept.reset_index(drop=True), self.folder, self.manifest, self.problems)
 
     @cached_property

@@ -13,6 +13,7 @@ from clipdrift.cli.comparing import compare
 from clipdrift.cli.figuring import figure
 from clipdrift.cli.options import Cache, Checkpoints, Device, Out, Sets, SkipBad, Track
 from clipdrift.cli.repairing import interpolate, rewind, soften
+from clipdrift.cli.replicating import replicate
 from clipdrift.cli.reporting import report
 from clipdrift.cli.studying import study
 from clipdrift.errors import ClipdriftError, Interrupted
@@ -117,6 +118,7 @@ def train(
 app.command()(compare)
 app.add_typer(study, name="study")
 app.command()(report)
+app.command()(replicate)
 app.command()(figure)
 app.command()(interpolate)
 app.command()(rewind)

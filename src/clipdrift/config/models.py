@@ -51,10 +51,13 @@ class _Named(Frozen):
 
 
 class ModelConfig(_Named):
-    """The backbone: a Hugging Face CLIP by hub id or directory, or `clipdrift/mini`, which is shipped."""
+    """The backbone: a Hugging Face CLIP by hub id or directory, or `clipdrift/mini` or `clipdrift/mini-photo`,
+    which are shipped."""
 
     name: str = Field(
-        "openai/clip-vit-base-patch32", min_length=1, description="Hub id, directory, clipdrift/mini."
+        "openai/clip-vit-base-patch32",
+        min_length=1,
+        description="Hub id, directory, clipdrift/mini, clipdrift/mini-photo.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
 

@@ -94,7 +94,8 @@ def load(model: str | Path | ModelConfig) -> Clip:
 
     Args:
         model: ``openai/clip-vit-base-patch32``, ``google/siglip-base-patch16-224``, ``path/to/folder``,
-            ``clipdrift/mini``, ``clipdrift/mini-photo``, a name of OpenCLIP's (``open_clip:...``, ``hf-hub:...``), or a ModelConfig.
+            ``clipdrift/mini``, ``clipdrift/mini-photo``, a name of OpenCLIP's (``open_clip:...``,
+            ``hf-hub:...``), or a ModelConfig.
 
     Raises:
         ModelError: not found (with or without network), of another kind, weights missing, left over or of

@@ -1,0 +1,146 @@
+"""What a finding's verdict rests on: rows of the analysis, each for it, against it, or open."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Side = Literal["for", "against", "open"]
+Verdict = Literal["holds", "holds in part", "does not hold", "cannot be told"]
+LEVEL = 0.05
+"""Of p-values after Holm's correction."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A row of the analysis by its name.
+
+    Attributes:
+        part: ``sweep`` (arms with two learning rates or more) or ``study`` (all runs).
+        question, group, statistic, test: columns of :class:`clipdrift.analysis.rows.Row`.
+        row: the row; None where the analysis has none of this name.
+    """
+
+    part: str
+    question: str
+    group: str
+    statistic: str
+    test: str
+    row: Mapping[str, Any] | None = None
+
+    def number(self, column: str) -> float:
+        """A column's value; nan where there is no row or no number."""
+        value = None if self.row is None else self.row[column]
+        return math.nan if value is None else float(value)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a claim says of the runs, and whether they bear it out.
+
+    Attributes:
+        of: what it is about, in words.
+        source: the row with number, interval, n and unit.
+        side: what the row says of the claim; ``open`` where its interval leaves both possible.
+        tested: the row whose corrected p-value is asked for as well, where that is another one.
+        unit: of the number, for people.
+    """
+
+    of: str
+    source: Source
+    side: Side
+    tested: Source | None = None
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A published finding and what a study says of it.
+
+    Attributes:
+        number: its place in the list.
+        claim: in words.
+        rule: what counts for it, in words.
+        published: the published numbers, in words.
+        checks: what the verdict rests on.
+        shown: rows that are stated beside them and decide nothing.
+    """
+
+    number: int
+    claim: str
+    rule: str
+    published: str
+    checks: tuple[Check, ...]
+    shown: tuple[Check, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict:
+        return verdict(check.side for check in self.checks)
+
+
+def verdict(sides: Iterable[Side]) -> Verdict:
+    """All for it: holds. Some: in part. None for, some against: does not hold. All open: cannot be told."""
+    found = list(sides)
+    if found and all(side == "for" for side in found):
+        return "holds"
+    if "for" in found:
+        return "holds in part"
+    return "does not hold" if "against" in found else "cannot be told"
+
+
+def above(source: Source, of: str, unit: str = "", tested: Source | None = None, than: float = 0) -> Check:
+    """For the claim where the whole interval lies above ``than``, against it where it lies below.
+
+    Args:
+        tested: its p-value after Holm's correction must be below :data:`LEVEL` as well, or the check is open.
+    """
+    low, high = source.number("low"), source.number("high")
+    side: Side = "for" if low > than else "against" if high < than else "open"
+    return Check(of, source, _tested(side, tested), tested, unit)
+
+
+def below(source: Source, of: str, unit: str = "", tested: Source | None = None, than: float = 0) -> Check:
+    """For the claim where the whole interval lies below ``than``, against it where it lies above."""
+    low, high = source.number("low"), source.number("high")
+    side: Side = "for" if high < than else "against" if low > than else "open"
+    return Check(of, source, _tested(side, tested), tested, unit)
+
+
+def _tested(side: Side, tested: Source | None) -> Side:
+    sure = tested is None or tested.number("p_corrected") < LEVEL
+    return side if sure else "open"
+
+
+def within(source: Source, margin: float, of: str, unit: str = "") -> Check:
+    """For the claim where the interval lies within the margin around 0, against it where it lies outside."""
+    low, high = source.number("low"), source.number("high")
+    inside, outside = -margin < low and high < margin, low >= margin or high <= -margin
+    return Check(of, source, "for" if inside else "against" if outside else "open", None, unit)
+
+
+def unresolved(tested: Source, of: str) -> Check:
+    """For a claim that nothing is found: for it where the corrected p-value is not below :data:`LEVEL`."""
+    p = tested.number("p_corrected")
+    side: Side = "open" if math.isnan(p) else "against" if p < LEVEL else "for"
+    return Check(of, tested, side, tested)
+
+
+def stated(source: Source, of: str, unit: str = "") -> Check:
+    """A row that is shown and decides nothing."""
+    return Check(of, source, "open", None, unit)
+
+
+def in_steps(sources: Sequence[Source], of: str, unit: str = "") -> Check:
+    """For a fall from each row to the next: against it where one lies above the one before, intervals apart.
+
+    Open where a number is missing. The check's row is the last one.
+    """
+    pairs = list(itertools.pairwise(sources))
+    if any(math.isnan(source.number("value")) for source in sources) or not pairs:
+        side: Side = "open"
+    else:
+        side = "against" if any(b.number("low") > a.number("high") for a, b in pairs) else "for"
+    return Check(of, sources[-1], side, None, unit)
