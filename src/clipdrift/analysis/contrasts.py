@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,19 +22,11 @@ from clipdrift.analysis.pairing import (
     same_weight_drift,
 )
 from clipdrift.analysis.permutation import UndeterminedError
-from clipdrift.analysis.rows import Row
+from clipdrift.analysis.rows import Row, filled
 from clipdrift.analysis.runs import accuracy, outcomes
 
 TWO_SAMPLES = ((effects.welch, "Welch t"), (effects.mann_whitney, "Mann-Whitney U"))
 PAIRED = ((effects.paired_t, "paired t"), (effects.wilcoxon, "Wilcoxon signed rank"))
-
-
-def filled(row: Row, fill: Callable[[], dict[str, Any]]) -> Row:
-    """The row with what ``fill`` found, or with the reason why nothing was."""
-    try:
-        return replace(row, **fill())
-    except UndeterminedError as error:
-        return replace(row, note=str(error))
 
 
 def methods(runs: pd.DataFrame, blocks: pd.DataFrame | None, draws: Draws) -> Iterator[Row]:

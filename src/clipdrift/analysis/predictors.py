@@ -5,44 +5,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from clipdrift.analysis.bootstrap import Statistic, correlation_of, interval
-from clipdrift.analysis.contrasts import filled
+from clipdrift.analysis.bootstrap import Statistic
+from clipdrift.analysis.correlations import KINDS, Columns, correlation, span_of
 from clipdrift.analysis.draws import Draws
-from clipdrift.analysis.permutation import Kind, UndeterminedError, correlate
-from clipdrift.analysis.rows import Row
-from clipdrift.analysis.runs import PRIMARY, RISES_WITH_LOSS, cell_means, retentions, signals
+from clipdrift.analysis.permutation import UndeterminedError
+from clipdrift.analysis.rows import Row, filled
+from clipdrift.analysis.runs import RISES_WITH_LOSS, cell_means, retentions, signals
 
-KINDS: tuple[Kind, ...] = ("Pearson", "Spearman")
 LOST_BELOW = 50.0
 """Retention in percent below which a run counts as having lost its transfer."""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Two columns of numbers, their names, and the cell of each pair of values.
-
-    Attributes:
-        unit: what a pair of values is of: ``run`` or ``cell``.
-        within: a label for each pair, where values are compared with those of the same label only.
-    """
-
-    first: str
-    second: str
-    x: np.ndarray
-    y: np.ndarray
-    cells: np.ndarray
-    unit: str
-    within: list[str] | None = None
-
-    def part(self, chosen: np.ndarray) -> Columns:
-        """Those pairs for which ``chosen`` is true."""
-        return replace(self, x=self.x[chosen], y=self.y[chosen], cells=self.cells[chosen])
 
 
 def rate(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
@@ -57,7 +34,7 @@ def rate(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
         for signal, kind in itertools.product(signals(runs), KINDS):
             drift = arm[signal].to_numpy(dtype=float)
             both = Columns("log_rate", signal, rates, drift, cells, "run")
-            yield _correlation("rate", group, both.part(np.isfinite(rates + drift)), kind, draws)
+            yield correlation("rate", group, both.part(np.isfinite(rates + drift)), kind, draws)
     if not asked:
         yield Row("rate", "all", "correlation", "run", "0", "none", note="no arm has two learning rates")
 
@@ -79,7 +56,7 @@ def predictors(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
             continue
         for group, both in _scopes(cell_means(runs, [column, kept]), column, kept):
             for kind in KINDS if both.within is None else KINDS[1:]:
-                yield _correlation("predictors", group, both, kind, draws)
+                yield correlation("predictors", group, both, kind, draws)
         yield _auc(runs.dropna(subset=[column, kept]), column, signal, kept, draws)
 
 
@@ -109,40 +86,9 @@ def measures(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
         x, y = cells[first].to_numpy(dtype=float), cells[second].to_numpy(dtype=float)
         both = Columns(first, second, x, y, cells.index.to_numpy(), "cell")
         for kind in KINDS:
-            yield _correlation("measures", "all", both, kind, draws)
+            yield correlation("measures", "all", both, kind, draws)
     if not pairs:
         yield Row("measures", "all", "correlation", "cell", "0", "none", note="fewer than two measures")
-
-
-def _correlation(question: str, group: str, both: Columns, kind: Kind, draws: Draws) -> Row:
-    name = f"{kind} of {both.first} with {both.second}"
-    family = f"{question}, {kind}" + ("" if _primary(both) else ", further signals")
-    row = Row(question, group, name, both.unit, str(len(both.x)), kind, family=family)
-
-    def fill() -> dict[str, Any]:
-        found = correlate(both.x, both.y, kind, draws=draws, strata=both.within)
-        out = {"value": found.value, "p": found.p, "test": f"{kind}, {found.method}"}
-        out |= {"effect": found.value, "effect_name": "r" if kind == "Pearson" else "rho"}
-        if both.within is not None:
-            return out | {"note": "no interval: pooled over strata"}
-        return out | _span(correlation_of(both.x, both.y, kind), list(both.cells), draws)
-
-    return filled(row, fill)
-
-
-def _primary(both: Columns) -> bool:
-    """Whether all signals of a correlation are declared ones, read at the chosen epoch."""
-    others = ("log_rate",)
-    names = [n for n in (both.first, both.second) if n not in others and not n.startswith("retention_")]
-    return all(name in PRIMARY for name in names)
-
-
-def _span(statistic: Statistic, units: list[object], draws: Draws) -> dict[str, Any]:
-    try:
-        span = interval(statistic, units, draws=draws, named="cell")
-    except UndeterminedError as error:
-        return {"note": f"no interval: {error}"}
-    return {"low": span.low, "high": span.high, "interval": span.method}
 
 
 def _auc(runs: pd.DataFrame, column: str, signal: str, kept: str, draws: Draws) -> Row:
@@ -170,7 +116,7 @@ def _auc(runs: pd.DataFrame, column: str, signal: str, kept: str, draws: Draws) 
         area = float(statistic(whole)[0])
         out = {"value": area, "effect": area, "effect_name": "AUC"}
         out |= {"note": f"direction fixed in advance: {'higher' if fixed > 0 else 'lower'} means loss"}
-        span = _span(statistic, list(runs["cell"]), draws)
+        span = span_of(statistic, list(runs["cell"]), draws)
         return (
             out | span | {"note": "; ".join([str(out["note"]), *([span["note"]] if "note" in span else [])])}
         )

@@ -12,6 +12,7 @@ from clipdrift.analysis.choosing import choosing
 from clipdrift.analysis.contrasts import methods, penalties
 from clipdrift.analysis.course import convergence, depth, interpolation, onset
 from clipdrift.analysis.draws import Draws
+from clipdrift.analysis.means import cell_rows
 from clipdrift.analysis.models import mixed
 from clipdrift.analysis.predictors import measures, predictors, rate
 from clipdrift.analysis.rows import Row, table
@@ -32,12 +33,13 @@ class Tables:
 
 
 def _rate(tables: Tables, draws: Draws) -> Iterator[Row]:
-    if not signals(tables.runs):
+    if signals(tables.runs):
+        yield from rate(tables.runs, draws)
+        for signal in [name for name in signals(tables.runs) if name in RISES_WITH_LOSS]:
+            yield from mixed(tables.runs, signal)
+    else:
         yield Row("rate", "all", "correlation", "run", "0", "none", note="the table has no drift")
-        return
-    yield from rate(tables.runs, draws)
-    for signal in [name for name in signals(tables.runs) if name in RISES_WITH_LOSS]:
-        yield from mixed(tables.runs, signal)
+    yield from cell_rows(tables.runs)
 
 
 def _over(
