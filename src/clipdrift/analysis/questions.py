@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from clipdrift.analysis.choosing import choosing
-from clipdrift.analysis.contrasts import methods, penalties
+from clipdrift.analysis.contrasts import methods, options, penalties
 from clipdrift.analysis.course import convergence, depth, interpolation, onset
 from clipdrift.analysis.draws import Draws
 from clipdrift.analysis.means import cell_rows
@@ -56,10 +56,13 @@ ASKED: dict[str, Callable[[Tables, Draws], Iterator[Row]]] = {
     "rate": _rate,
     "methods": lambda t, draws: methods(t.runs, t.blocks, draws),
     "penalties": lambda t, draws: penalties(t.runs, t.blocks, draws),
+    "options": lambda t, draws: options(t.runs, t.blocks, draws),
     "depth": lambda t, _: _over("depth", "blocks", t.blocks, t.runs, depth),
     "predictors": lambda t, draws: predictors(t.runs, draws),
     "choosing": lambda t, _: choosing(t.runs),
-    "onset": lambda t, _: _over("onset", "the history", t.history, t.runs, onset),
+    "onset": lambda t, draws: _over(
+        "onset", "the history", t.history, t.runs, lambda runs, found: onset(runs, found, draws)
+    ),
     "measures": lambda t, draws: measures(t.runs, draws),
     "convergence": lambda t, _: _over("convergence", "the history", t.history, t.runs, convergence),
     "interpolation": lambda t, _: _over("interpolation", "paths", t.paths, t.runs, interpolation),
