@@ -88,7 +88,7 @@ def analyse(
         frame: one row per run as from :func:`clipdrift.frame.runs_frame`, or anyone's table with ``target``,
             ``method`` and ``learning_rate`` and as many of its other columns as there are.
         questions: keys of ``clipdrift.study.QUESTIONS``; all of them if not given.
-        blocks: as from :func:`clipdrift.frame.blocks_frame`, for ``depth``.
+        blocks: as from :func:`clipdrift.frame.blocks_frame`, for ``depth`` and comparisons by block.
         history: as from :func:`clipdrift.frame.history_frame`, for ``onset`` and ``convergence``.
         paths: columns ``run``, ``alpha`` (0 the backbone, 1 the adapted model), ``accuracy`` and
             ``retention_<set>`` (percent), for ``interpolation``.
