@@ -232,7 +232,8 @@ class Tables:
             return
         given: dict[str, Any] = {}
         if self.folder is not None:
-            given = {"blocks": self.blocks} if {"depth", "methods", "penalties"} & set(asked) else {}
+            by_block = {"depth", "methods", "penalties", "options"}
+            given = {"blocks": self.blocks} if by_block & set(asked) else {}
             given |= {"history": self.history} if {"onset", "convergence"} & set(asked) else {}
             given |= {"paths": self.paths} if "interpolation" in asked else {}
         self._answers |= analyse(self._frame, asked, **given)

@@ -27,7 +27,7 @@ def test_every_question_is_answered(whole: dict[str, pd.DataFrame]) -> None:
     assert set(whole) == set(ASKED) == set(QUESTIONS)
     sound(whole)
     for name, table in whole.items():
-        assert table.value.notna().any(), name
+        assert table.value.notna().any() or name == "options", name  # none varies here: test_differences
         one = table[~table.statistic.str.contains("Pareto set")]  # a set has several members
         assert not one.duplicated(["group", "statistic", "test"]).any(), name
 
@@ -49,9 +49,9 @@ def test_methods_differ(whole: dict[str, pd.DataFrame]) -> None:
     """full_ft moves further at matched rate, by every test; the pairs are those of equal rate and seed."""
     table = whole["methods"]
     found = table[table.statistic.str.endswith(" of weight_drift") & table.group.str.endswith("matched rate")]
-    assert set(found.test) == {"paired t", "Wilcoxon signed rank"}
+    assert set(found.test) == {"paired t", "Wilcoxon signed rank", "mean difference"}
     assert (found.n == "12").all()
-    assert (found.effect > 0.8).all()
+    assert (found.effect.dropna() > 0.8).all()
     overall = table[table.group.str.contains("all common rates") & (table.test == "Welch t")]
     assert overall.interval.str.contains(r"over 4\+4 cells").all()
     blocks = table[table.group.str.contains("by block")]
@@ -71,7 +71,8 @@ def test_matched_weight_drift_and_accuracy() -> None:
     assert at_rate.p < 0.001
     assert int(at_drift.n) >= 3
     assert at_drift.p > 0.1
-    assert set(table.loc[f"{group}matched accuracy"].note) == {"0 pairs; 2 are needed"}
+    unmatched = {"0 pairs; 2 are needed", "no pair with a value"}
+    assert set(table.loc[f"{group}matched accuracy"].note) == unmatched
 
 
 def test_many_methods_are_compared_with_one() -> None:
@@ -133,7 +134,9 @@ def test_along_the_course(whole: dict[str, pd.DataFrame]) -> None:
     assert kept.value.to_numpy() == pytest.approx(20)
     assert (kept.effect == 0.5).all()
     depth = whole["depth"]
-    assert depth.unit.str.contains("descriptive").all()
+    over_runs = depth.statistic.str.contains(r"mean drift in %|\|drift\|")
+    assert (depth.unit.str.contains("descriptive") != over_runs).all()
+    assert set(depth.unit[over_runs]) == {"run"}
     late = depth[depth.statistic == "entropy, late blocks, mean drift in %"]
     assert late.value.to_numpy() == pytest.approx(-0.925)  # 0.1 x (0, 1, 2, 0) of blocks 9 to 12, minus 1
     assert (depth[depth.statistic == "F of entropy by third"].p < 0.001).all()

@@ -170,7 +170,7 @@ def test_tables_come_as_csv_markdown_and_latex(reported: Report) -> None:
     """LaTeX has booktabs' rules and nothing unescaped; Markdown as many lines as the table has rows."""
     names = {path.stem for path in reported.tables}
     assert {"cells", "runs", "published", "history", "blocks", *(f"tests_{q}" for q in QUESTIONS)} == names
-    for table in ("cells", "runs", "tests_methods", "published"):
+    for table in ("cells", "runs", "tests_methods", "tests_depth", "published"):
         folder = reported.page.parent / "tables"
         rows = len(pd.read_csv(folder / f"{table}.csv"))
         latex = (folder / f"{table}.tex").read_text(encoding="utf-8")
@@ -181,7 +181,9 @@ def test_tables_come_as_csv_markdown_and_latex(reported: Report) -> None:
         assert all(line.replace(r"\&", "").count("&") == columns for line in body)
         assert not [line for line in body if "_" in line.replace(r"\_", "") or "%" in line.replace(r"\%", "")]
         markdown = (folder / f"{table}.md").read_text(encoding="utf-8")
-        assert sum(line.startswith("|") for line in markdown.splitlines()) == rows + 2
+        lines = [line for line in markdown.splitlines() if line.startswith("|")]
+        assert len(lines) == rows + 2
+        assert {line.replace(r"\|", "").count("|") for line in lines} == {columns + 2}  # |drift| is a name
 
 
 def test_figures_come_in_the_formats_asked_for(

@@ -1,9 +1,11 @@
-"""Two groups of runs side by side: methods at matched rate, drift, accuracy; penalties against none."""
+"""Two groups of runs side by side: methods at matched rate, drift, accuracy; penalties and options alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,29 +14,23 @@ import pandas as pd
 from clipdrift.analysis import effects
 from clipdrift.analysis.bootstrap import d_of, interval
 from clipdrift.analysis.draws import Draws
+from clipdrift.analysis.means import averaged
 from clipdrift.analysis.pairing import (
     Pairs,
     Sides,
     methods_side_by_side,
+    options_side_by_side,
     penalties_side_by_side,
     same_accuracy,
     same_rate_and_seed,
     same_weight_drift,
 )
 from clipdrift.analysis.permutation import UndeterminedError
-from clipdrift.analysis.rows import Row
+from clipdrift.analysis.rows import Row, filled
 from clipdrift.analysis.runs import accuracy, outcomes
 
 TWO_SAMPLES = ((effects.welch, "Welch t"), (effects.mann_whitney, "Mann-Whitney U"))
 PAIRED = ((effects.paired_t, "paired t"), (effects.wilcoxon, "Wilcoxon signed rank"))
-
-
-def filled(row: Row, fill: Callable[[], dict[str, Any]]) -> Row:
-    """The row with what ``fill`` found, or with the reason why nothing was."""
-    try:
-        return replace(row, **fill())
-    except UndeterminedError as error:
-        return replace(row, note=str(error))
 
 
 def methods(runs: pd.DataFrame, blocks: pd.DataFrame | None, draws: Draws) -> Iterator[Row]:
@@ -60,17 +56,28 @@ def methods(runs: pd.DataFrame, blocks: pd.DataFrame | None, draws: Draws) -> It
 
 def penalties(runs: pd.DataFrame, blocks: pd.DataFrame | None, draws: Draws) -> Iterator[Row]:
     """Each penalised arm against the arm that differs in the penalty alone, at the same rates."""
-    asked = False
-    for sides in penalties_side_by_side(runs):
-        asked = True
-        if sides.second.empty:
-            yield _nothing("penalties", sides.name, "no run without the penalty")
-            continue
-        yield from _at_rates("penalties", sides, outcomes(runs), draws)
-        yield from _paired("penalties", sides, "matched rate", outcomes(runs), same_rate_and_seed(sides))
-        yield from _by_block("penalties", sides, blocks)
-    if not asked:
-        yield _nothing("penalties", "all", "no run has a penalty")
+    found = [_against("penalties", sides, "no run without the penalty", runs, blocks, draws)
+             for sides in penalties_side_by_side(runs)]  # fmt: skip
+    yield from itertools.chain(*found) if found else [_nothing("penalties", "all", "no run has a penalty")]
+
+
+def options(runs: pd.DataFrame, blocks: pd.DataFrame | None, draws: Draws) -> Iterator[Row]:
+    """Each arm with an unusual option against its method's usual arm, without penalty, at the same rates."""
+    found = [_against("options", sides, "no arm has the usual options", runs, blocks, draws)
+             for sides in options_side_by_side(runs)]  # fmt: skip
+    yield from itertools.chain(*found) if found else [_nothing("options", "all", "no option varies")]
+
+
+def _against(
+    question: str, sides: Sides, without: str, runs: pd.DataFrame, blocks: pd.DataFrame | None, draws: Draws
+) -> Iterator[Row]:
+    """All comparisons of an arm with the one that it was derived from; that one may be empty."""
+    if sides.second.empty:
+        yield _nothing(question, sides.name, without)
+        return
+    yield from _at_rates(question, sides, outcomes(runs), draws)
+    yield from _paired(question, sides, "matched rate", outcomes(runs), same_rate_and_seed(sides))
+    yield from _by_block(question, sides, blocks)
 
 
 def _nothing(question: str, group: str, why: str) -> Row:
@@ -144,15 +151,19 @@ def _two_samples(
         yield replace(row, **said, **size)
 
 
-def _paired(
-    question: str, sides: Sides, matched: str, measured: list[str], pairs: Pairs, unit: str = "pair of runs"
-) -> Iterator[Row]:
+def _paired(question: str, sides: Sides, matched: str, measured: list[str], pairs: Pairs) -> Iterator[Row]:
+    """Both paired tests of every outcome, and the mean difference in its own unit."""
+    group, unit = f"{sides.name}, {matched}", "pair of runs"
     for outcome in measured:
         left, right = (
             arm[outcome].to_numpy(dtype=float)[places]
             for arm, places in zip((sides.first, sides.second), pairs, strict=True)
         )
-        yield from _of_differences(question, f"{sides.name}, {matched}", matched, outcome, unit, left - right)
+        apart = left - right
+        yield from _of_differences(question, group, matched, outcome, unit, apart)
+        said, size = f"mean difference of {outcome}", str(int(np.isfinite(apart).sum()))
+        row = Row(question, group, said, unit, size, "mean difference")
+        yield filled(row, partial(averaged, apart, "pair", "pairs"))
 
 
 def _of_differences(

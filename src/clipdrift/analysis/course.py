@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from clipdrift.analysis.rows import Row
+from clipdrift.analysis.correlations import Columns, correlation
+from clipdrift.analysis.draws import Draws
+from clipdrift.analysis.means import averaged
+from clipdrift.analysis.rows import Row, filled
 from clipdrift.analysis.runs import retentions
 
 FALL = 1.0
 """Mean entropy has begun to fall where its drift is at or below minus so many percent."""
+NEVER = 2.0
+"""In place of a share of training where entropy never falls so far: later than any onset."""
+ONSET_FAMILY = "onset, Spearman"
 LAST_EPOCHS = 3
 BLOCKS = "block (descriptive)"
 
@@ -28,20 +37,48 @@ def depth(runs: pd.DataFrame, blocks: pd.DataFrame) -> Iterator[Row]:
     for (_, measure), part in known.groupby(["cell", "measure"], sort=False):
         one = part.iloc[0]
         group = f"{one['place']}: {one['variant']}, rate {one['learning_rate']:g}"
-        drift = part.groupby("block")["drift"].mean().sort_index()
-        size = f"{len(drift)} of {part['run'].nunique()} run(s)"
+        at, each = _grid(part)
+        drift = np.nanmean(each, axis=0)
+        size = f"{len(drift)} of {len(each)} run(s)"
         if len(drift) < 6:
             note = f"{len(drift)} blocks; 6 are needed for thirds"
             yield Row("depth", group, f"{measure} by depth", BLOCKS, size, "none", note=note)
             continue
-        thirds = np.array_split(drift.to_numpy(), 3)
-        for name, third in zip(("early", "middle", "late"), thirds, strict=True):
-            yield Row("depth", group, f"{measure}, {name} blocks, mean drift in %", BLOCKS, size,
-                      "description", value=float(third.mean()))  # fmt: skip
-        foremost = drift.index[int(np.argmax(np.abs(drift.to_numpy())))]
+        thirds = np.array_split(drift, 3)
+        yield from _over_runs(group, measure, each)
+        most = int(np.argmax(np.abs(drift)))
         yield Row("depth", group, f"{measure}, block of the largest drift", BLOCKS, size, "description",
-                  value=float(foremost), effect=float(drift[foremost]), effect_name="drift in %")  # fmt: skip
+                  value=float(at[most]), effect=float(drift[most]), effect_name="drift in %")  # fmt: skip
         yield _anova(group, measure, size, thirds)
+
+
+def _grid(part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """The blocks, and the drift of each in each run, (runs, blocks); nan where a run has none."""
+    runs = pd.factorize(part["run"])[0]
+    at, place = np.unique(part["block"].to_numpy(), return_inverse=True)
+    flat, size = runs * len(at) + place, (int(runs.max()) + 1) * len(at)
+    count = np.bincount(flat, minlength=size)
+    total = np.bincount(flat, part["drift"].to_numpy(dtype=float), minlength=size)
+    return at, np.where(count > 0, total / np.maximum(count, 1), np.nan).reshape(-1, len(at))
+
+
+def _over_runs(group: str, measure: str, drift: np.ndarray) -> Iterator[Row]:
+    """Means of blocks within each run, then over the runs, whose spread gives the interval.
+
+    Args:
+        drift: (runs, blocks), percent; a run that lacks a block that is asked for is left out.
+    """
+    thirds = np.array_split(drift, 3, axis=1)
+    early, middle, late = (np.abs(third) for third in thirds)
+    found = {
+        f"{measure}, {name} blocks, mean drift in %": third.mean(axis=1)
+        for name, third in zip(("early", "middle", "late"), thirds, strict=True)
+    }
+    others = np.concatenate([early, middle], axis=1).mean(axis=1)
+    found[f"{measure}, late blocks' |drift| minus the others', points"] = late.mean(axis=1) - others
+    for name, values in found.items():
+        row = Row("depth", group, name, "run", str(int(np.isfinite(values).sum())), "description")
+        yield filled(row, partial(averaged, values, "run", "runs"))
 
 
 def _anova(group: str, measure: str, size: str, thirds: list[np.ndarray]) -> Row:
@@ -56,12 +93,17 @@ def _anova(group: str, measure: str, size: str, thirds: list[np.ndarray]) -> Row
     return Row(**{**row.__dict__, **numbers, "effect": 1 - within / total, "effect_name": "eta squared"})
 
 
-def onset(runs: pd.DataFrame, history: pd.DataFrame, fall: float = FALL) -> Iterator[Row]:
-    """First step at which entropy has fallen by ``fall`` percent, and the largest change per step, by run."""
+def onset(runs: pd.DataFrame, history: pd.DataFrame, draws: Draws, fall: float = FALL) -> Iterator[Row]:
+    """First step at which entropy has fallen by ``fall`` percent, and the largest change per step, by run.
+
+    For each arm with two rates or more, also whether the fall begins earlier at higher rates.
+    """
     if "entropy_drift" not in history:
         yield Row("onset", "all", "onset", "run", "0", "none", note="the history has no entropy_drift")
         return
+    begun = []
     for group, steps, drift in _courses(runs, history, "entropy_drift"):
+        begun.append(_share(steps, drift, fall))
         size: dict[str, Any] = {"unit": "run", "n": f"1, {len(steps)} moments", "test": "description"}
         name = f"step at which entropy has fallen by {fall:g} %"
         below = np.flatnonzero(drift <= -fall)
@@ -70,8 +112,7 @@ def onset(runs: pd.DataFrame, history: pd.DataFrame, fall: float = FALL) -> Iter
         elif len(below) == 0:
             yield Row("onset", group, name, **size, note=f"never; at the end {drift[-1]:.4g} %")
         else:
-            share = float(steps[below[0]] / steps[-1]) if steps[-1] > 0 else 0.0
-            yield Row("onset", group, name, **size, value=float(steps[below[0]]), effect=share,
+            yield Row("onset", group, name, **size, value=float(steps[below[0]]), effect=begun[-1],
                       effect_name="share of training")  # fmt: skip
         name = "largest change of entropy per step, % of the backbone's"
         if len(steps) < 2 or np.any(np.diff(steps) <= 0):
@@ -81,6 +122,37 @@ def onset(runs: pd.DataFrame, history: pd.DataFrame, fall: float = FALL) -> Iter
             most = int(np.argmax(np.abs(change)))
             yield Row("onset", group, name, **size, value=float(change[most]), effect=float(steps[most + 1]),
                       effect_name="at step")  # fmt: skip
+    yield from _with_rate(runs, np.array(begun, dtype=float), draws, fall)
+
+
+def _share(steps: np.ndarray, drift: np.ndarray, fall: float) -> float:
+    """The share of training at which entropy has fallen; :data:`NEVER`; nan without a moment of training."""
+    if len(steps) == 0:
+        return math.nan
+    below = np.flatnonzero(drift <= -fall)
+    if len(below) == 0:
+        return NEVER
+    return float(steps[below[0]] / steps[-1]) if steps[-1] > 0 else 0.0
+
+
+def _with_rate(runs: pd.DataFrame, begun: np.ndarray, draws: Draws, fall: float) -> Iterator[Row]:
+    """log10 of the rate with the onset, for each arm with two rates or more; over runs."""
+    for _, arm in runs.assign(begun=begun).groupby("arm", sort=False):
+        if arm["log_rate"].nunique() < 2:
+            continue
+        rates, onsets = (arm[name].to_numpy(dtype=float) for name in ("log_rate", "begun"))
+        group = f"{arm['place'].iloc[0]}: {arm['variant'].iloc[0]}"
+        both = Columns("log_rate", "onset", rates, onsets, arm["cell"].to_numpy(), "run")
+        both = both.part(np.isfinite(rates + onsets))
+        never, n = int((both.y == NEVER).sum()), len(both.y)
+        if never == n:
+            note = f"no run's entropy falls by {fall:g} %" if n else "no moment of training is recorded"
+            name = "Spearman of log_rate with onset"
+            yield Row("onset", group, name, "run", str(n), "Spearman", family=ONSET_FAMILY, note=note)
+            continue
+        row = correlation("onset", group, both, "Spearman", draws, ONSET_FAMILY)
+        last = f"{never} of {n} runs never, ranked last" if never else ""
+        yield replace(row, note="; ".join(filter(None, [last, row.note])))
 
 
 def convergence(runs: pd.DataFrame, history: pd.DataFrame, last: int = LAST_EPOCHS) -> Iterator[Row]:

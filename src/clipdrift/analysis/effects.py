@@ -127,7 +127,7 @@ def _two(first: Values, second: Values) -> tuple[np.ndarray, np.ndarray]:
     a, b = (v[np.isfinite(v)] for v in (np.asarray(first, dtype=float), np.asarray(second, dtype=float)))
     if min(len(a), len(b)) < 2:
         raise UndeterminedError(f"{len(a)} and {len(b)} runs; 2 of each are needed")
-    if _flat(a) and _flat(b):
+    if flat(a) and flat(b):
         raise UndeterminedError("no variance")
     return a, b
 
@@ -137,11 +137,11 @@ def _differences(differences: Values) -> np.ndarray:
     d = d[np.isfinite(d)]
     if len(d) < 2:
         raise UndeterminedError(f"{len(d)} pair{'s' if len(d) != 1 else ''}; 2 are needed")
-    if _flat(d):
+    if flat(d):
         raise UndeterminedError("no variance")
     return d
 
 
-def _flat(values: np.ndarray) -> bool:
+def flat(values: np.ndarray) -> bool:
     """Whether values differ by rounding at most, which tests would take for an enormous effect."""
     return bool(np.ptp(values) <= 1e-9 * max(1e-9, float(np.max(np.abs(values)))))

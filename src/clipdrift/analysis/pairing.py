@@ -67,6 +67,16 @@ def penalties_side_by_side(runs: pd.DataFrame) -> Iterator[Sides]:
         yield Sides(f"{arm['place'].iloc[0]}: {_variant(arm)} - none", arm, plain)
 
 
+def options_side_by_side(runs: pd.DataFrame) -> Iterator[Sides]:
+    """Each arm with an option that is not the usual one of its method there, beside the arm whose options all
+    are; that one may be empty. Arms with a penalty are left out."""
+    plain = runs[runs["penalty"].isna()] if "penalty" in runs else runs
+    for (place, method), here in plain.groupby(["place", "method"], sort=False):
+        is_usual = here["variant"] == str(method)
+        for _, arm in here[~is_usual].groupby("arm", sort=False):
+            yield Sides(f"{place}: {_variant(arm)} - {method}", arm, here[is_usual])
+
+
 def _method(arm: pd.DataFrame) -> str:
     return str(arm["method"].iloc[0])
 

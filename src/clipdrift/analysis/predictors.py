@@ -5,44 +5,32 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from clipdrift.analysis.bootstrap import Statistic, correlation_of, interval
-from clipdrift.analysis.contrasts import filled
+from clipdrift.analysis.bootstrap import Statistic, correlation_of
+from clipdrift.analysis.correlations import KINDS, Columns, correlation, span_of
 from clipdrift.analysis.draws import Draws
-from clipdrift.analysis.permutation import Kind, UndeterminedError, correlate
-from clipdrift.analysis.rows import Row
-from clipdrift.analysis.runs import PRIMARY, RISES_WITH_LOSS, cell_means, retentions, signals
+from clipdrift.analysis.permutation import MIN_VALUES, UndeterminedError
+from clipdrift.analysis.rows import Row, filled
+from clipdrift.analysis.runs import (
+    PRIMARY,
+    RISES_WITH_LOSS,
+    accuracy,
+    cell_means,
+    outcomes,
+    retentions,
+    signals,
+)
 
-KINDS: tuple[Kind, ...] = ("Pearson", "Spearman")
+COMPARED, FOREMOST = "entropy_drift", "representation_drift"
+"""The signal that others are laid beside in how they order retention, and the first of those."""
 LOST_BELOW = 50.0
 """Retention in percent below which a run counts as having lost its transfer."""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Two columns of numbers, their names, and the cell of each pair of values.
-
-    Attributes:
-        unit: what a pair of values is of: ``run`` or ``cell``.
-        within: a label for each pair, where values are compared with those of the same label only.
-    """
-
-    first: str
-    second: str
-    x: np.ndarray
-    y: np.ndarray
-    cells: np.ndarray
-    unit: str
-    within: list[str] | None = None
-
-    def part(self, chosen: np.ndarray) -> Columns:
-        """Those pairs for which ``chosen`` is true."""
-        return replace(self, x=self.x[chosen], y=self.y[chosen], cells=self.cells[chosen])
 
 
 def rate(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
@@ -57,12 +45,19 @@ def rate(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
         for signal, kind in itertools.product(signals(runs), KINDS):
             drift = arm[signal].to_numpy(dtype=float)
             both = Columns("log_rate", signal, rates, drift, cells, "run")
-            yield _correlation("rate", group, both.part(np.isfinite(rates + drift)), kind, draws)
+            yield correlation("rate", group, both.part(np.isfinite(rates + drift)), kind, draws)
     if not asked:
         yield Row("rate", "all", "correlation", "run", "0", "none", note="no arm has two learning rates")
 
 
 def predictors(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
+    """Signals with retention, with accuracy, and which of them orders retention better."""
+    yield from _with_retention(runs, draws)
+    yield from _with_accuracy(runs, draws)
+    yield from _orderings(runs, draws)
+
+
+def _with_retention(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
     """Every signal, chosen epoch and first epoch, with retention: overall, by target and method."""
     missing = [
         name for name, found in (("retention", retentions(runs)), ("drift", signals(runs))) if not found
@@ -79,8 +74,70 @@ def predictors(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
             continue
         for group, both in _scopes(cell_means(runs, [column, kept]), column, kept):
             for kind in KINDS if both.within is None else KINDS[1:]:
-                yield _correlation("predictors", group, both, kind, draws)
+                yield correlation("predictors", group, both, kind, draws)
         yield _auc(runs.dropna(subset=[column, kept]), column, signal, kept, draws)
+
+
+def _with_accuracy(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
+    """The declared signals at the chosen epoch with accuracy, in the scopes of retention."""
+    gained = accuracy(runs)
+    if gained not in outcomes(runs):
+        note = f"the table has no {gained}"
+        yield Row("predictors", "all", f"correlation with {gained}", "cell", "0", "none", note=note)
+        return
+    for signal in [name for name in signals(runs) if name in PRIMARY]:
+        for group, both in _scopes(cell_means(runs, [signal, gained]), signal, gained):
+            for kind in KINDS if both.within is None else KINDS[1:]:
+                family = f"predictors, accuracy, {kind}"
+                yield correlation("predictors", group, both, kind, draws, family)
+
+
+def _orderings(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
+    """Each signal with a direction against :data:`COMPARED`: which orders retention better.
+
+    Over all cells and over those of each target.
+    """
+    known = [name for name in signals(runs) if name in RISES_WITH_LOSS and name != COMPARED]
+    for kept, signal in itertools.product(retentions(runs), [FOREMOST, *(n for n in known if n != FOREMOST)]):
+        name = f"oriented rho of {signal} - of {COMPARED}, with {kept}"
+        if missing := [column for column in (signal, COMPARED) if column not in signals(runs)]:
+            note = f"the table has no {missing[0]}"
+            yield Row("predictors", "all", name, "cell", "0", "none", note=note)
+            continue
+        cells = cell_means(runs, [signal, COMPARED, kept])
+        places = list(dict.fromkeys(cells["place"]))
+        scopes = [("all", cells)]
+        if len(places) > 1:
+            scopes += [(str(place), cells[cells["place"] == place]) for place in places]
+        for group, part in scopes:
+            row = Row("predictors", group, name, "cell", str(len(part)), "description")
+            yield filled(row, partial(_better, part, signal, kept, draws))
+
+
+def _better(cells: pd.DataFrame, signal: str, kept: str, draws: Draws) -> dict[str, Any]:
+    """How much higher the signal's oriented rho is than that of :data:`COMPARED`, resampling whole cells."""
+    if len(cells) < MIN_VALUES:
+        raise UndeterminedError(f"{len(cells)} cell{'s' if len(cells) != 1 else ''}; {MIN_VALUES} are needed")
+    one, other = (oriented_rho(cells, name, kept) for name in (signal, COMPARED))
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        return one(weights) - other(weights)
+
+    found = float(statistic(np.ones((1, len(cells))))[0])
+    if not math.isfinite(found):
+        raise UndeterminedError("no variance")
+    span = span_of(statistic, list(cells.index), draws)
+    said = f"above 0: {signal} orders the cells better, in the direction fixed in advance"
+    return {"value": found} | span | {"note": "; ".join([said, *filter(None, [span.get("note")])])}
+
+
+def oriented_rho(cells: pd.DataFrame, signal: str, kept: str) -> Statistic:
+    """Spearman's rho of a signal with retention as a statistic of weights, its sign by the direction.
+
+    Times -1 for a signal that rises with loss: positive where it goes the way that was fixed in advance.
+    """
+    rho = correlation_of(cells[signal].to_numpy(dtype=float), cells[kept].to_numpy(dtype=float), "Spearman")
+    return lambda weights: -RISES_WITH_LOSS[signal] * rho(weights)
 
 
 def _scopes(cells: pd.DataFrame, column: str, kept: str) -> Iterator[tuple[str, Columns]]:
@@ -109,40 +166,9 @@ def measures(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
         x, y = cells[first].to_numpy(dtype=float), cells[second].to_numpy(dtype=float)
         both = Columns(first, second, x, y, cells.index.to_numpy(), "cell")
         for kind in KINDS:
-            yield _correlation("measures", "all", both, kind, draws)
+            yield correlation("measures", "all", both, kind, draws)
     if not pairs:
         yield Row("measures", "all", "correlation", "cell", "0", "none", note="fewer than two measures")
-
-
-def _correlation(question: str, group: str, both: Columns, kind: Kind, draws: Draws) -> Row:
-    name = f"{kind} of {both.first} with {both.second}"
-    family = f"{question}, {kind}" + ("" if _primary(both) else ", further signals")
-    row = Row(question, group, name, both.unit, str(len(both.x)), kind, family=family)
-
-    def fill() -> dict[str, Any]:
-        found = correlate(both.x, both.y, kind, draws=draws, strata=both.within)
-        out = {"value": found.value, "p": found.p, "test": f"{kind}, {found.method}"}
-        out |= {"effect": found.value, "effect_name": "r" if kind == "Pearson" else "rho"}
-        if both.within is not None:
-            return out | {"note": "no interval: pooled over strata"}
-        return out | _span(correlation_of(both.x, both.y, kind), list(both.cells), draws)
-
-    return filled(row, fill)
-
-
-def _primary(both: Columns) -> bool:
-    """Whether all signals of a correlation are declared ones, read at the chosen epoch."""
-    others = ("log_rate",)
-    names = [n for n in (both.first, both.second) if n not in others and not n.startswith("retention_")]
-    return all(name in PRIMARY for name in names)
-
-
-def _span(statistic: Statistic, units: list[object], draws: Draws) -> dict[str, Any]:
-    try:
-        span = interval(statistic, units, draws=draws, named="cell")
-    except UndeterminedError as error:
-        return {"note": f"no interval: {error}"}
-    return {"low": span.low, "high": span.high, "interval": span.method}
 
 
 def _auc(runs: pd.DataFrame, column: str, signal: str, kept: str, draws: Draws) -> Row:
@@ -170,7 +196,7 @@ def _auc(runs: pd.DataFrame, column: str, signal: str, kept: str, draws: Draws) 
         area = float(statistic(whole)[0])
         out = {"value": area, "effect": area, "effect_name": "AUC"}
         out |= {"note": f"direction fixed in advance: {'higher' if fixed > 0 else 'lower'} means loss"}
-        span = _span(statistic, list(runs["cell"]), draws)
+        span = span_of(statistic, list(runs["cell"]), draws)
         return (
             out | span | {"note": "; ".join([str(out["note"]), *([span["note"]] if "note" in span else [])])}
         )

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from clipdrift.analysis.choosing import choosing
-from clipdrift.analysis.contrasts import methods, penalties
+from clipdrift.analysis.contrasts import methods, options, penalties
 from clipdrift.analysis.course import convergence, depth, interpolation, onset
 from clipdrift.analysis.draws import Draws
+from clipdrift.analysis.means import cell_rows
 from clipdrift.analysis.models import mixed
 from clipdrift.analysis.predictors import measures, predictors, rate
 from clipdrift.analysis.rows import Row, table
@@ -32,12 +33,13 @@ class Tables:
 
 
 def _rate(tables: Tables, draws: Draws) -> Iterator[Row]:
-    if not signals(tables.runs):
+    if signals(tables.runs):
+        yield from rate(tables.runs, draws)
+        for signal in [name for name in signals(tables.runs) if name in RISES_WITH_LOSS]:
+            yield from mixed(tables.runs, signal)
+    else:
         yield Row("rate", "all", "correlation", "run", "0", "none", note="the table has no drift")
-        return
-    yield from rate(tables.runs, draws)
-    for signal in [name for name in signals(tables.runs) if name in RISES_WITH_LOSS]:
-        yield from mixed(tables.runs, signal)
+    yield from cell_rows(tables.runs)
 
 
 def _over(
@@ -54,10 +56,13 @@ ASKED: dict[str, Callable[[Tables, Draws], Iterator[Row]]] = {
     "rate": _rate,
     "methods": lambda t, draws: methods(t.runs, t.blocks, draws),
     "penalties": lambda t, draws: penalties(t.runs, t.blocks, draws),
+    "options": lambda t, draws: options(t.runs, t.blocks, draws),
     "depth": lambda t, _: _over("depth", "blocks", t.blocks, t.runs, depth),
     "predictors": lambda t, draws: predictors(t.runs, draws),
     "choosing": lambda t, _: choosing(t.runs),
-    "onset": lambda t, _: _over("onset", "the history", t.history, t.runs, onset),
+    "onset": lambda t, draws: _over(
+        "onset", "the history", t.history, t.runs, lambda runs, found: onset(runs, found, draws)
+    ),
     "measures": lambda t, draws: measures(t.runs, draws),
     "convergence": lambda t, _: _over("convergence", "the history", t.history, t.runs, convergence),
     "interpolation": lambda t, _: _over("interpolation", "paths", t.paths, t.runs, interpolation),
@@ -83,7 +88,7 @@ def analyse(
         frame: one row per run as from :func:`clipdrift.frame.runs_frame`, or anyone's table with ``target``,
             ``method`` and ``learning_rate`` and as many of its other columns as there are.
         questions: keys of ``clipdrift.study.QUESTIONS``; all of them if not given.
-        blocks: as from :func:`clipdrift.frame.blocks_frame`, for ``depth``.
+        blocks: as from :func:`clipdrift.frame.blocks_frame`, for ``depth`` and comparisons by block.
         history: as from :func:`clipdrift.frame.history_frame`, for ``onset`` and ``convergence``.
         paths: columns ``run``, ``alpha`` (0 the backbone, 1 the adapted model), ``accuracy`` and
             ``retention_<set>`` (percent), for ``interpolation``.

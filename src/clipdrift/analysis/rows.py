@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import pandas as pd
+
+from clipdrift.analysis.permutation import UndeterminedError
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,14 @@ COLUMNS = tuple(field.name for field in fields(Row))
 def table(rows: Iterable[Row]) -> pd.DataFrame:
     """Rows as a table with :data:`COLUMNS`, p-values corrected by Holm within each family."""
     return pd.DataFrame([vars(row) for row in corrected(list(rows))], columns=list(COLUMNS))
+
+
+def filled(row: Row, fill: Callable[[], dict[str, Any]]) -> Row:
+    """The row with what ``fill`` found, or with the reason why nothing was."""
+    try:
+        return replace(row, **fill())
+    except UndeterminedError as error:
+        return replace(row, note=str(error))
 
 
 def corrected(rows: list[Row]) -> list[Row]:

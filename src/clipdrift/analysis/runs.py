@@ -108,6 +108,7 @@ def _variants(runs: pd.DataFrame) -> list[str]:
     for name in options:
         words = runs[name].map(_word)
         if name not in ("penalty", "penalty_weight"):
+            words = words.where(words != "", "none")
             usual = place.map(words.groupby(place).agg(_most_frequent))
             words = words.where(words != usual, "")
         named.append(words.map(lambda word, name=name: f"{name}={word}" if word else ""))

@@ -139,7 +139,8 @@ class Printed:
         """``NAME.csv`` with every value at full precision, ``NAME.md`` and ``NAME.tex`` as printed."""
         texts = self.texts()
         sides = ["left" if column.left else "right" for column in self.columns]
-        markdown = texts.to_markdown(index=False, disable_numparse=True, colalign=sides) if len(texts) else ""
+        lines = texts.map(_markdown).rename(columns=_markdown)
+        markdown = lines.to_markdown(index=False, disable_numparse=True, colalign=sides) if len(lines) else ""
         latex = texts.map(_tex).rename(columns=_tex)
         letters = "".join("l" if column.left else "r" for column in self.columns)
         body = latex.to_latex(index=False, escape=False, column_format=letters)
@@ -164,8 +165,12 @@ def _missing(value: Any) -> bool:
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$",
-    "<": "$<$", ">": "$>$",
+    "<": "$<$", ">": "$>$", "|": r"\textbar{}",
 }  # fmt: skip
+
+
+def _markdown(text: str) -> str:
+    return text.replace("|", r"\|")
 
 
 def _tex(text: str) -> str:
