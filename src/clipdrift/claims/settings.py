@@ -58,6 +58,11 @@ def penalties(answers: Answers) -> Finding:
     )  # fmt: skip
 
 
+def _more(option: str, usual: str) -> bool:
+    """Whether ``matrices=q+k+v+out`` has those of the usual ``q+v``, and others."""
+    return set(option.removeprefix("matrices=").split("+")) > set(usual.split("+"))
+
+
 def _of(name: str, column: str) -> str:
     return published.signed(published.run(name, column))
 
@@ -79,7 +84,7 @@ def rank_and_matrices(answers: Answers) -> Finding:
         if option.startswith("rank="):
             lower = float(option.removeprefix("rank=")) < float(answers.usual(place, "lora", "rank"))
             checks.append((above if lower else below)(drift, words, "%"))
-        elif option.startswith("matrices="):
+        elif option.startswith("matrices=") and _more(option, answers.usual(place, "lora", "matrices")):
             checks.append(within(drift, POINT, words, "%"))
         else:
             continue

@@ -51,8 +51,8 @@ class _Named(Frozen):
 
 
 class ModelConfig(_Named):
-    """The backbone: a Hugging Face CLIP by hub id or directory, or `clipdrift/mini` or `clipdrift/mini-photo`,
-    which are shipped."""
+    """The backbone: a Hugging Face CLIP by hub id or directory, or one that is shipped:
+    `clipdrift/mini`, `clipdrift/mini-photo`."""
 
     name: str = Field(
         "openai/clip-vit-base-patch32",
