@@ -1,19 +1,25 @@
 """Records of a study in the repository, and the pages made from them.
 
-    python tools/evidence.py pack runs/photographs evidence/photographs      # finished runs' records,
-    compressed python tools/evidence.py unpack evidence/photographs runs/photographs    # records back where
-    a study has them python tools/evidence.py write evidence/photographs                      # report,
-    replication page, README
+    python tools/evidence.py pack runs/photographs evidence/photographs    # finished runs' records, compressed
+    python tools/evidence.py unpack evidence/photographs runs/photographs  # records where a study has them
+    python tools/evidence.py run DATA runs/photographs evidence/photographs 2
+    python tools/evidence.py write evidence/photographs                    # report, page of findings, README
 
-``unpack`` leaves alone what is there already, so a study goes on where the packed records end.
+``unpack`` leaves alone what is there already, so a study goes on where the packed records end. ``run`` does
+what is left in so many processes, which divide the runs, and packs records as they come.
 """
 
 from __future__ import annotations
 
+import contextlib
 import lzma
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 
 from rich.progress import track
@@ -31,12 +37,13 @@ from clipdrift.studied import MANIFEST, read_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKED = ".json.xz"
-PAGE = ROOT / "docs" / "replication.md"
-NUMBERS = ROOT / "docs" / "replication.csv"
+PAGE = ROOT / "docs" / "evidence.md"
+NUMBERS = ROOT / "docs" / "evidence.csv"
 README = ROOT / "README.md"
 PICTURES = ROOT / "docs" / "images"
 FIGURES = {"matched_rates": "7.2x4.8", "predictors": "paper", "frontier": "paper"}
 """Of the report, kept beside the docs: name and size."""
+HEADLINE = ("variant", "learning_rate", "accuracy", "retention_cifar100", "cka", "entropy_drift")
 START, END = "<!-- evidence: written by `make evidence-report` -->", "<!-- end of evidence -->"
 
 
@@ -70,6 +77,33 @@ def unpack(evidence: Path, study: Path) -> int:
     return done
 
 
+def run(data: Path, study: Path, evidence: Path, processes: int) -> None:
+    """Do what is left of the study, in the folder of the images; stopped, it goes on when said again."""
+    study.mkdir(parents=True, exist_ok=True)
+    clipdrift = Path(sys.executable).with_name("clipdrift")
+    command = [str(clipdrift), "study", "run", evidence.name, "--out", str(study.resolve())]
+    single = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with contextlib.ExitStack() as stack:
+        logs = [stack.enter_context((study / f"process-{i}.log").open("a")) for i in range(2, processes + 1)]
+        running = [subprocess.Popen(command, cwd=data, env=single)]
+        running += [subprocess.Popen(command, cwd=data, env=single, stdout=log, stderr=log) for log in logs]
+        try:
+            while any(process.poll() is None for process in running):
+                time.sleep(20)
+                if (study / MANIFEST).is_file():
+                    pack(study, evidence)
+        except KeyboardInterrupt:
+            for process in running:
+                process.wait()
+            pack(study, evidence)
+            sys.exit(130)
+    left = [key for key in read_manifest(study).keys if not (study / key / RECORD).is_file()]
+    if left:
+        sys.exit(
+            f"{len(left)} runs have no record, {left[0]} first: `clipdrift study status {study}` says why"
+        )
+
+
 def write_pages(evidence: Path) -> None:
     """Make the report, the page of findings and the README's part of it anew from the records alone."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -87,9 +121,12 @@ def write_pages(evidence: Path) -> None:
 
 
 def headline(tables: Tables) -> str:
-    """The matched cells of the land-use target as a Markdown table."""
+    """Matched cells of the land-use target as a Markdown table: mean and deviation over seeds."""
     runs = tables.only("land-use-7").runs
-    return cells_table(tables.keep(runs.loc[runs["plain"], "run"])).markdown()
+    rates = runs.groupby("variant")["learning_rate"].transform("nunique")
+    cells = cells_table(tables.keep(runs.loc[rates > 1, "run"]))
+    shown = tuple(column for column in cells.columns if column.name in HEADLINE)
+    return replace(cells, columns=shown).markdown()
 
 
 def between(page: Path, text: str) -> None:
@@ -104,6 +141,8 @@ def main() -> None:
             print(f"{pack(Path(study), Path(evidence))} records packed")
         case ["unpack", evidence, study]:
             print(f"{unpack(Path(evidence), Path(study))} records put back")
+        case ["run", data, study, evidence, processes]:
+            run(Path(data), Path(study), Path(evidence), int(processes))
         case ["write", evidence]:
             write_pages(Path(evidence))
         case _:

@@ -135,18 +135,21 @@ class Printed:
             lines.append(line)
         return pd.DataFrame(lines, columns=[column.head for column in self.columns])
 
+    def markdown(self) -> str:
+        """As printed, as a table in Markdown; empty without rows."""
+        lines = self.texts().map(_markdown).rename(columns=_markdown)
+        sides = ["left" if column.left else "right" for column in self.columns]
+        return lines.to_markdown(index=False, disable_numparse=True, colalign=sides) if len(lines) else ""
+
     def write(self, folder: Path) -> list[Path]:
         """``NAME.csv`` with every value at full precision, ``NAME.md`` and ``NAME.tex`` as printed."""
         texts = self.texts()
-        sides = ["left" if column.left else "right" for column in self.columns]
-        lines = texts.map(_markdown).rename(columns=_markdown)
-        markdown = lines.to_markdown(index=False, disable_numparse=True, colalign=sides) if len(lines) else ""
         latex = texts.map(_tex).rename(columns=_tex)
         letters = "".join("l" if column.left else "r" for column in self.columns)
         body = latex.to_latex(index=False, escape=False, column_format=letters)
         files = {
             "csv": self.frame.to_csv(index=False),
-            "md": f"{self.title}. {self.note}\n\n{markdown}\n",
+            "md": f"{self.title}. {self.note}\n\n{self.markdown()}\n",
             "tex": f"% {self.title}. {self.note}\n% \\usepackage{{booktabs}}\n{body}",
         }
         return [self._file(folder / f"{self.name}.{kind}", text) for kind, text in files.items()]
