@@ -1,6 +1,6 @@
 """Records of a study in the repository, and the pages made from them.
 
-    python tools/evidence.py pack runs/photographs evidence/photographs    # finished runs' records, compressed
+    python tools/evidence.py pack runs/photographs evidence/photographs    # finished records, compressed
     python tools/evidence.py unpack evidence/photographs runs/photographs  # records where a study has them
     python tools/evidence.py run DATA runs/photographs evidence/photographs 2
     python tools/evidence.py write evidence/photographs                    # report, page of findings, README

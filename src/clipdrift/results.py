@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
@@ -33,6 +34,11 @@ from clipdrift.studied import MANIFEST, Manifest, read_manifest
 
 PATHS = "paths.csv"
 """In a study's folder: what lies between backbone and adapted models."""
+_NUMBERS = re.compile(
+    r"learning_rate|(last_|best_|epoch1_|backbone_)?(accuracy|validation_accuracy|cka|.*_drift"
+    r"|retention_.*|zero_shot_.*)"
+)
+"""Columns of a table of runs that hold numbers, whoever made it."""
 PATH = "path"
 """In a run's folder: the same of this run, as ``clipdrift interpolate`` leaves it."""
 
@@ -85,7 +91,8 @@ class Tables:
         """A table of runs made elsewhere, with the columns of :func:`clipdrift.frame.runs_frame` it has.
 
         Raises:
-            ResultsError: cannot be read, or lacks ``target``, ``method`` or ``learning_rate``.
+            ResultsError: cannot be read, or lacks ``target``, ``method`` or ``learning_rate``; words where
+                numbers belong, a learning rate that is not above 0.
         """
         try:
             frame = pd.read_csv(path)
@@ -96,8 +103,7 @@ class Tables:
                 raise ResultsError(f"{path}: no column {name}; a table of runs has {', '.join(NEEDED)}")
         if frame.empty:
             raise ResultsError(f"{path}: no run in this table")
-        if not pd.api.types.is_numeric_dtype(frame["learning_rate"]):
-            raise ResultsError(f"{path}: learning_rate holds words, not numbers")
+        _only_numbers(path, frame)
         for name, value in (("backbone", ""), ("seed", 0), ("status", "done")):
             if name not in frame:
                 frame[name] = value
@@ -247,6 +253,19 @@ class Tables:
         if self.folder is None:
             return iter(())
         return records_in(self.folder, list(self._frame["run"]))
+
+
+def _only_numbers(path: str | Path, frame: pd.DataFrame) -> None:
+    """Refuse words in columns of numbers, and rates that have no logarithm; lines count as in an editor."""
+    for name in filter(_NUMBERS.fullmatch, map(str, frame)):
+        numbers = pd.to_numeric(frame[name], errors="coerce")
+        wrong = numbers.isna() & frame[name].notna()
+        if name == "learning_rate":
+            wrong |= ~(numbers > 0)
+        if wrong.any():
+            row = int(wrong.to_numpy().argmax())
+            what = "no learning rate above 0" if name == "learning_rate" else "no number"
+            raise ResultsError(f"{path}, line {row + 2}, column {name}: {frame[name].iloc[row]} is {what}")
 
 
 def _path(run: str, walked: Repaired) -> pd.DataFrame:

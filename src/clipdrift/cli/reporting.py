@@ -61,6 +61,11 @@ def report(
     if (place is None) == (table is None):
         raise ConfigError("report: name a folder, or a table with --from, and not both")
 
+    if table is not None and not table.is_file():
+        what = "a folder; say `clipdrift report FOLDER`" if table.is_dir() else "no such file"
+        raise ConfigError(f"--from {table}: {what}")
+    if place is not None and not place.exists():
+        raise ConfigError(f"{place}: no such folder")
     found = place or table
     assert found is not None
     write_report(found, out, published, tuple(formats or ()))
