@@ -107,10 +107,16 @@ def test_a_table_made_elsewhere(tmp_path: Path) -> None:
         ("target,method\na,b\n", "no column learning_rate"),
         ("target,method,learning_rate\n", "no run in this table"),
         ("target,method,learning_rate\na,b,1e-3\na,b,fast\n", "line 3, column learning_rate: fast is no"),
-        ("target,method,learning_rate\na,b,0\n", "line 2, column learning_rate: 0 is no learning rate above 0"),
+        (
+            "target,method,learning_rate\na,b,0\n",
+            "line 2, column learning_rate: 0 is no learning rate above 0",
+        ),
         ("target,method,learning_rate\na,b,-1e-3\n", "-0.001 is no learning rate above 0"),
         ("target,method,learning_rate,accuracy\na,b,1e-3,good\n", "column accuracy: good is no number"),
-        ("target,method,learning_rate,last_x_drift\na,b,1e-3,much\n", "column last_x_drift: much is no number"),
+        (
+            "target,method,learning_rate,last_x_drift\na,b,1e-3,much\n",
+            "column last_x_drift: much is no number",
+        ),
         ("", "no table of runs"),
     ],
 )
