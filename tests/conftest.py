@@ -45,6 +45,15 @@ def randomise(model: torch.nn.Module, seed: int = 0, gain: float = 1.5) -> None:
 
 
 @pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the real images, which are no part of the repository."""
+    folder = Path(__file__).parents[2] / "shared/data"
+    if not folder.is_dir():
+        pytest.skip("the real images are not on this machine (shared/data beside the repository)")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as ``save_pretrained`` leaves it: random CLIP, 2 blocks, 2 heads, width 32, 16 px, patch 4."""
     tokenizer = train_tokenizer(CAPTIONS, merges=120, context=32)

@@ -31,15 +31,6 @@ def _own_datasets_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: p
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Folder of the real images, which are no part of the repository."""
-    folder = Path(__file__).parents[3] / "shared/data"
-    if not folder.is_dir():
-        pytest.skip("the real images are not on this machine (shared/data beside the repository)")
-    return folder
-
-
 @pytest.fixture
 def encode() -> Encode:
     """Encoded bytes of a random picture: ``encode(seed, size=(w, h), format="PNG", mode="RGB")``."""
