@@ -6,38 +6,20 @@ import base64
 import hashlib
 import io
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from browser import looked_at, needs_browser
 from clipdrift.comparison import Comparison
 from clipdrift.figures.panels import ATTENTION, CHANGE
 from clipdrift.maps import Maps
 from clipdrift.pages.compare import write_page
 from made_comparisons import ODD, made_comparison, made_maps
-from page_reading import Page
 
-BROWSER = next(
-    (found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None
-)
-OPTIONS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--enable-logging=stderr",
-)
-
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the path")
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -49,24 +31,11 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Maps, Pat
     return comparison, maps, write_page(comparison, maps, {}, path, verdict=("Made up.",))
 
 
-def dump(path: Path, view: str, profile: Path) -> tuple[Page, list[str]]:
-    """The page as it stands after its scripts ran, and what they wrote to the console."""
-    assert BROWSER is not None
-    done = subprocess.run(
-        [BROWSER, *OPTIONS, f"--user-data-dir={profile}", "--dump-dom", f"file://{path}{view}"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    return Page.of(done.stdout), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-
 def test_the_address_names_image_block_head_and_patch(
     odd: tuple[Comparison, Maps, Path], tmp_path: Path
 ) -> None:
     _, maps, path = odd
-    page, console = dump(path, "#image=2&block=3&head=2&patch=15", tmp_path)
+    page, console = looked_at(path, tmp_path, "#image=2&block=3&head=2&patch=15")
     assert console == []
     before, after = (maps.of(side, 1, 3, 2).ravel() for side in ("before", "after"))
     said = page.id("view-values").text
@@ -106,7 +75,7 @@ for (const id of ["before", "after", "change"]) {
     text = path.read_text(encoding="utf-8").replace("script-src ", f"script-src 'sha256-{allowed}' ")
     probed = tmp_path / "probed.html"
     probed.write_text(text.replace("</body>", f"<script>{probe}</script></body>"), encoding="utf-8")
-    page, console = dump(probed, "#image=9&block=x&head=7", tmp_path / "profile")
+    page, console = looked_at(probed, tmp_path / "profile", "#image=9&block=x&head=7")
     assert console == []
     assert page.id("view-values").text == f"{ODD}, block 3, mean over heads"
     before, after = (maps.of(side, 0, 3, None) for side in ("before", "after"))

@@ -11,8 +11,7 @@ from matplotlib.lines import Line2D
 
 from clipdrift.figures.by_method import by_method
 from clipdrift.figures.look import GREY, INK, Canvas, method_key, note
-from clipdrift.figures.relations import scatter
-from clipdrift.figures.seeds import lost_text
+from clipdrift.figures.relations import points_note, scatter
 from clipdrift.figures.source import NotDrawnError, Source, done, in_order, joined, places, rates, retentions
 from clipdrift.figures.words import label, short
 
@@ -35,11 +34,7 @@ def frontier(tables: Source, canvas: Canvas) -> Figure:
         axis_row[0].set_ylabel(label(gained))
     ring = Line2D([], [], color=INK, marker="o", markerfacecolor="none", linewidth=0.8, label="Pareto set")
     method_key(figure, in_order(runs["method"]), ring)
-    counts = ", ".join(f"{place} {len(part)}" for place, part in places(runs))
-    note(
-        figure, f"A point for each run (n: {counts}), darker at higher rates. Up and right is better.",
-        lost_text(tables.ends, tables.runs),
-    )  # fmt: skip
+    points_note(figure, tables, "Up and right is better.")
     return figure
 
 

@@ -106,33 +106,21 @@ def penalties(tables: Source, canvas: Canvas) -> Figure:
     )
 
 
-def frozen_blocks(tables: Source, canvas: Canvas) -> Figure:
-    """How many first blocks were frozen."""
-    return _panels(
-        tables, canvas, ("frozen_blocks",), lambda run: f"{run['frozen_blocks']:g}",
-        "no runs differ in frozen blocks alone", "frozen blocks",
-    )  # fmt: skip
+def _one_option(column: str, axis: str, words: str) -> Callable[[Source, Canvas], Figure]:
+    """What draws the runs that differ in one option alone: a column of the table, its name, the same in words."""
+
+    def draw(tables: Source, canvas: Canvas) -> Figure:
+        missing = f"no runs differ in {words} alone"
+        return _panels(tables, canvas, (column,), lambda run: _text(run[column]), missing, axis)
+
+    return draw
 
 
-def lora_targets(tables: Source, canvas: Canvas) -> Figure:
-    """Which matrices have an adapter."""
-    return _panels(
-        tables, canvas, ("matrices",), lambda run: str(run["matrices"]),
-        "no runs differ in the matrices of their adapters alone", "matrices",
-    )  # fmt: skip
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
-def lora_ranks(tables: Source, canvas: Canvas) -> Figure:
-    """Rank of the adapters."""
-    return _panels(
-        tables, canvas, ("rank",), lambda run: f"{run['rank']:g}",
-        "no runs differ in the rank of their adapters alone", "rank",
-    )  # fmt: skip
-
-
-def weight_decay(tables: Source, canvas: Canvas) -> Figure:
-    """Weight decay."""
-    return _panels(
-        tables, canvas, ("weight_decay",), lambda run: f"{run['weight_decay']:g}",
-        "no runs differ in weight decay alone", "weight decay",
-    )  # fmt: skip
+frozen_blocks = _one_option("frozen_blocks", "frozen blocks", "frozen blocks")
+lora_targets = _one_option("matrices", "matrices", "the matrices of their adapters")
+lora_ranks = _one_option("rank", "rank", "the rank of their adapters")
+weight_decay = _one_option("weight_decay", "weight decay", "weight decay")

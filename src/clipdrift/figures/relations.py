@@ -45,12 +45,15 @@ def drift_zero_shot(tables: Source, canvas: Canvas) -> Figure:
         if column == "cka":
             axis.invert_xaxis()
     method_key(figure, in_order(runs["method"]))
-    counts = ", ".join(f"{place} {len(part)}" for place, part in places(runs))
-    note(
-        figure, f"A point for each run (n: {counts}), darker at higher rates; CKA falls to the right.",
-        lost_text(tables.ends, tables.runs),
-    )  # fmt: skip
+    points_note(figure, tables, "CKA falls to the right.")
     return figure
+
+
+def points_note(figure: Figure, tables: Source, reading: str) -> None:
+    """Below a figure of runs as points: how many there are of each target, and how to read it."""
+    counts = ", ".join(f"{place} {len(part)}" for place, part in places(done(tables)))
+    points = f"A point for each run (n: {counts}), darker at higher rates."
+    note(figure, points, reading, lost_text(tables.ends, tables.runs))
 
 
 def scatter(axis: Axes, runs: pd.DataFrame, x: str, y: str, found: Sequence[float]) -> None:
