@@ -25,6 +25,7 @@ from pathlib import Path
 from rich.progress import track
 
 from clipdrift.claims import replicate
+from clipdrift.claims.answers import cast_of
 from clipdrift.claims.page import overview, rows_of, sources
 from clipdrift.figures.registry import draw, write
 from clipdrift.files import write_text
@@ -122,7 +123,7 @@ def write_pages(evidence: Path) -> None:
 
 def headline(tables: Tables) -> str:
     """Matched cells of the land-use target as a Markdown table: mean and deviation over seeds."""
-    runs = tables.only("land-use-7").runs
+    runs = tables.only(str(cast_of(tables).land_use)).runs
     rates = runs.groupby("variant")["learning_rate"].transform("nunique")
     cells = cells_table(tables.keep(runs.loc[rates > 1, "run"]))
     shown = tuple(column for column in cells.columns if column.name in HEADLINE)

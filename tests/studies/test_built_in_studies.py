@@ -32,6 +32,10 @@ CASES = {
     "strict": (["seeds=[7]", "data.target=terrain-10", STRICT], 22),
     "backbones": (["seeds=[7]", "data.target=terrain-10", STRICT], 6),
     "multi-seed": (["seeds=[7]", "data.target=terrain-10"], 6),
+    "photographs": (
+        ["seeds=[7]", "axes.optim.learning_rate=[3e-4]", "data.target=terrain-10", STRICT],
+        20,
+    ),
     "which-method": (["seeds=[7]", "axes.optim.learning_rate=[1e-3]", STRICT], 26),
 }
 """What a study is changed by, and how many runs are left with what falls together."""

@@ -107,7 +107,7 @@ def penalties(tables: Source, canvas: Canvas) -> Figure:
 
 
 def _one_option(column: str, axis: str, words: str) -> Callable[[Source, Canvas], Figure]:
-    """What draws the runs that differ in one option alone: a column of the table, its name, the same in words."""
+    """What draws the runs that differ in one option alone: its column in the table, its name, and words."""
 
     def draw(tables: Source, canvas: Canvas) -> Figure:
         missing = f"no runs differ in {words} alone"

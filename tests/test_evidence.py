@@ -1,0 +1,178 @@
+"""Committed records and the pages made from them: what is printed is what the records say."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from clipdrift.layout import RECORD
+from clipdrift.results import Tables
+from clipdrift.studied import read_manifest
+from clipdrift.study import load_study
+from few_draws import few_draws
+from generated import generated_study
+
+ROOT = Path(__file__).parents[1]
+EVIDENCE = ROOT / "evidence" / "photographs"
+
+
+@pytest.fixture(scope="module")
+def evidence() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(ROOT / "tools"))
+    import evidence as tool
+
+    yield tool
+    sys.path.remove(str(ROOT / "tools"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "study"
+    generated_study(folder, rates=(1e-6, 5e-5), seeds=(7, 11), epochs=2, missing=1)
+    return folder
+
+
+def test_records_come_back_as_they_went(evidence: ModuleType, made: Path, tmp_path: Path) -> None:
+    """Packed once each, byte for byte, with all that `status`, `report` and `study run` read beside them."""
+    packed, back = tmp_path / "packed", tmp_path / "back"
+    assert evidence.pack(made, packed) == 15
+    assert evidence.pack(made, packed) == 0
+    assert evidence.unpack(packed, back) == 15
+    assert evidence.unpack(packed, back) == 0
+    for key in read_manifest(made).keys[:-1]:
+        assert (made / key / RECORD).read_bytes() == (back / key / RECORD).read_bytes()
+    assert Tables.of(back).ends == Tables.of(made).ends == {"done": 15, "planned": 1}
+    pd.testing.assert_frame_equal(Tables.of(back).runs, Tables.of(made).runs)
+    sizes = [f.stat().st_size for f in packed.glob("*.xz")]
+    assert max(sizes) < 0.3 * (made / key / RECORD).stat().st_size
+
+
+def test_pages_are_written_between_their_markers(
+    evidence: ModuleType, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = tmp_path / "packed"
+    evidence.pack(made, packed)
+    for name in ("PAGE", "README"):
+        page = tmp_path / f"{name}.md"
+        page.write_text(f"before\n{evidence.START}\nstale words\n{evidence.END}\nafter\n")
+        monkeypatch.setattr(evidence, name, page)
+    monkeypatch.setattr(evidence, "NUMBERS", tmp_path / "numbers.csv")
+    monkeypatch.setattr(evidence, "PICTURES", tmp_path)
+    monkeypatch.setattr(evidence, "FIGURES", {"frontier": "4x3"})
+    monkeypatch.setattr(evidence, "report", lambda study, out: type("Done", (), {"page": out}))
+    with few_draws():
+        evidence.write_pages(packed)
+    page, readme = ((tmp_path / f"{name}.md").read_text() for name in ("PAGE", "README"))
+    for text in (page, readme):
+        assert text.startswith("before\n")
+        assert text.endswith("\nafter\n")
+        assert "stale words" not in text
+    assert page.count("\n### ") == 14
+    assert "lora" in readme
+    assert len(pd.read_csv(tmp_path / "numbers.csv")) > 20
+    assert (tmp_path / "photographs_frontier.png").stat().st_size > 10_000
+
+
+needs_records = pytest.mark.skipif(not EVIDENCE.is_dir(), reason="no records in evidence/photographs")
+
+
+@pytest.fixture(scope="module")
+def runs(evidence: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    folder = tmp_path_factory.mktemp("evidence") / "photographs"
+    evidence.unpack(EVIDENCE, folder)
+    return Tables.of(folder).runs
+
+
+@pytest.fixture(scope="module")
+def numbers() -> pd.DataFrame:
+    return pd.read_csv(ROOT / "docs" / "evidence.csv", keep_default_na=False, na_values=[""])
+
+
+@needs_records
+def test_the_records_are_of_the_study_as_it_is_planned(runs: pd.DataFrame) -> None:
+    """Trained, not generated; every planned run once; no folder of any machine in them."""
+    study = load_study("photographs")
+    assert len(study.runs) == 198
+    assert len(runs) == runs["run"].nunique()
+    cells = {
+        (r.config.data.target.name, r.config.method.name, r.config.optim.learning_rate) for r in study.runs
+    }
+    assert set(zip(runs["target"], runs["method"], runs["learning_rate"], strict=True)) <= cells
+    assert set(runs["backbone"]) == {"clipdrift/mini-photo"}
+    assert set(runs["protocol"]) == {"strict"}
+
+
+@needs_records
+def test_the_page_prints_the_numbers_of_its_table(numbers: pd.DataFrame) -> None:
+    """Every row of docs/evidence.csv that the page shows stands there with its number."""
+    from clipdrift.pages.cells import number
+
+    page = (ROOT / "docs" / "evidence.md").read_text()
+    for finding, part in numbers.groupby("finding"):
+        section = page.split(f"\n### {finding}. ")[1].split("\n### ")[0]
+        shown = part[~part["test"].isin(["paired t", "Welch t"])].dropna(subset=["value"])
+        for row in shown.itertuples():
+            assert f"`{row.statistic}`".replace("|", "\\|") in section
+            assert number(row.value) in section, row
+        assert f"**{part['verdict'].iloc[0]}**" in page
+
+
+@needs_records
+def test_cell_means_and_differences_are_those_of_the_records(
+    runs: pd.DataFrame, numbers: pd.DataFrame
+) -> None:
+    """Worked out again from the records with pandas and SciPy: value, interval, n."""
+    checked = 0
+    for row in numbers.dropna(subset=["value"]).itertuples():
+        outcome = str(row.statistic).split(" of ")[-1]
+        if row.statistic.startswith("mean of "):
+            place, variant, rate = re.fullmatch(r"(.+): (.+), rate (.+)", row.group).groups()  # type: ignore[union-attr]
+            cell = runs[
+                (runs["target"] == place)
+                & (runs["variant"] == variant)
+                & np.isclose(runs["learning_rate"], float(rate))
+            ]
+            values = _signal(cell, outcome)
+        elif row.statistic.startswith("mean difference of ") and row.group.endswith(", matched rate"):
+            place, first, second = re.fullmatch(r"(.+): (.+) - (.+), matched rate", row.group).groups()  # type: ignore[union-attr]
+            here = runs[runs["target"] == place]
+            base = "full_ft" if second == "none" else second
+            sides = [
+                _signal(here[here["variant"] == name].set_index(["learning_rate", "seed"]), outcome)
+                for name in (first, base)
+            ]
+            values = (sides[0] - sides[1]).dropna()
+        else:
+            continue
+        low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
+        assert int(row.n) == len(values)
+        assert (row.value, row.low, row.high) == pytest.approx((values.mean(), low, high), rel=1e-6), row
+        checked += 1
+    assert checked >= 20
+
+
+def _signal(runs: pd.DataFrame, name: str) -> pd.Series:
+    return 1 - runs["cka"] if name == "representation_drift" else runs[name]
+
+
+@needs_records
+def test_the_correlations_over_cells_are_those_of_the_records(
+    runs: pd.DataFrame, numbers: pd.DataFrame
+) -> None:
+    """Entropy with receptive field and Gini over cell means, by SciPy."""
+    swept = runs.groupby(["target", "variant"])["learning_rate"].transform("nunique") > 1
+    cells = runs[swept].groupby("cell")[["entropy_drift", "erf95_drift", "gini_drift"]].mean()
+    for other in ("erf95_drift", "gini_drift"):
+        row = numbers[numbers["statistic"] == f"Pearson of entropy_drift with {other}"].iloc[0]
+        assert int(row["n"]) == len(cells)
+        assert row["value"] == pytest.approx(
+            stats.pearsonr(cells["entropy_drift"], cells[other])[0], rel=1e-6
+        )
