@@ -11,7 +11,7 @@ from clipdrift.claims.checks import (
     Source,
     above,
     below,
-    in_steps,
+    rises,
     stated,
     unresolved,
     verdict,
@@ -85,10 +85,10 @@ def test_what_is_not_there_leaves_it_open(check: Check) -> None:
     assert check.side == "open"
 
 
-def test_a_fall_in_steps() -> None:
+def test_a_rise_is_one_where_the_intervals_are_apart() -> None:
     falling = [source(0.8, 1.2), source(0.5, 0.9), source(-0.2, 0.1)]
-    assert in_steps(falling, "x").side == "for"
-    assert in_steps([*falling, source(0.0, 0.3)], "x").side == "for"  # a rise within the intervals
-    assert in_steps([*falling, source(0.2, 0.3)], "x").side == "against"
-    assert in_steps([*falling, NOTHING], "x").side == "open"
-    assert in_steps(falling[:1], "x").side == "open"
+    assert not rises(falling)
+    assert not rises([*falling, source(0.0, 0.3)])
+    assert rises([*falling, source(0.2, 0.3)])
+    assert not rises([*falling, NOTHING])
+    assert not rises(falling[:1])

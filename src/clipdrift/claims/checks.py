@@ -133,14 +133,6 @@ def stated(source: Source, of: str, unit: str = "") -> Check:
     return Check(of, source, "open", None, unit)
 
 
-def in_steps(sources: Sequence[Source], of: str, unit: str = "") -> Check:
-    """For a fall from each row to the next: against it where one lies above the one before, intervals apart.
-
-    Open where a number is missing. The check's row is the last one.
-    """
-    pairs = list(itertools.pairwise(sources))
-    if any(math.isnan(source.number("value")) for source in sources) or not pairs:
-        side: Side = "open"
-    else:
-        side = "against" if any(b.number("low") > a.number("high") for a, b in pairs) else "for"
-    return Check(of, sources[-1], side, None, unit)
+def rises(sources: Sequence[Source]) -> bool:
+    """Whether one row lies above the one before it, their intervals apart."""
+    return any(after.number("low") > before.number("high") for before, after in itertools.pairwise(sources))
