@@ -113,7 +113,10 @@ def write_pages(evidence: Path) -> None:
         done = report(study, evidence / "report")
         tables = Tables.of(study)
         found = replicate(tables)
-        between(PAGE, f"{overview(found)}\n\n## The rows\n\n{sources(found)}")
+        ends = dict(tables.ends)
+        counted = f"{ends.get('done', 0)} of {sum(ends.values())} runs are finished"
+        lost = f", {ends['diverged']} diverged" if ends.get("diverged") else ""
+        between(PAGE, f"{counted}{lost}.\n\n{overview(found)}\n\n## The rows\n\n{sources(found)}")
         write_text(NUMBERS, rows_of(found).to_csv(index=False, float_format="%.10g"))
         between(README, headline(tables))
         for name, size in FIGURES.items():
