@@ -60,23 +60,27 @@ def test_pages_are_written_between_their_markers(
 ) -> None:
     packed = tmp_path / "packed"
     evidence.pack(made, packed)
-    for name in ("PAGE", "README"):
+    for name in ("PAGE", "README", "REPORT"):
         page = tmp_path / f"{name}.md"
         page.write_text(f"before\n{evidence.START}\nstale words\n{evidence.END}\nafter\n")
         monkeypatch.setattr(evidence, name, page)
     monkeypatch.setattr(evidence, "NUMBERS", tmp_path / "numbers.csv")
     monkeypatch.setattr(evidence, "PICTURES", tmp_path)
-    monkeypatch.setattr(evidence, "FIGURES", {"frontier": "4x3"})
-    monkeypatch.setattr(evidence, "report", lambda study, out: type("Done", (), {"page": out}))
+    monkeypatch.setattr(evidence, "FIGURES", ("frontier", "penalties"))
+    done = {"page": "x", "sentences": ("Something was found.",)}
+    monkeypatch.setattr(evidence, "report", lambda study, out: type("Done", (), done))
     with few_draws():
         evidence.write_pages(packed)
-    page, readme = ((tmp_path / f"{name}.md").read_text() for name in ("PAGE", "README"))
-    for text in (page, readme):
+    page, readme, short = ((tmp_path / f"{name}.md").read_text() for name in ("PAGE", "README", "REPORT"))
+    for text in (page, readme, short):
         assert text.startswith("before\n")
         assert text.endswith("\nafter\n")
         assert "stale words" not in text
     assert page.count("\n### ") == 14
     assert "lora" in readme
+    assert "- Something was found." in short
+    assert "images/photographs_frontier.png" in short
+    assert "not drawn; no run has a penalty." in short
     assert len(pd.read_csv(tmp_path / "numbers.csv")) > 20
     assert (tmp_path / "photographs_frontier.png").stat().st_size > 10_000
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,9 @@ from rich.progress import track
 from clipdrift.claims import replicate
 from clipdrift.claims.answers import cast_of
 from clipdrift.claims.page import overview, rows_of, sources
+from clipdrift.figures.registry import FIGURES as DRAWN
 from clipdrift.figures.registry import draw, write
+from clipdrift.figures.source import NotDrawnError
 from clipdrift.files import write_text
 from clipdrift.layout import RECORD
 from clipdrift.reporting import report
@@ -42,8 +45,12 @@ PAGE = ROOT / "docs" / "evidence.md"
 NUMBERS = ROOT / "docs" / "evidence.csv"
 README = ROOT / "README.md"
 PICTURES = ROOT / "docs" / "images"
-FIGURES = {"matched_rates": "7.2x4.8", "predictors": "paper", "frontier": "paper"}
-"""Of the report, kept beside the docs: name and size."""
+REPORT = ROOT / "docs" / "photographs.md"
+FIGURES = (
+    "matched_rates", "frontier", "drift_zero_shot", "predictors", "rate_blocks", "onset", "penalties",
+    "frozen_blocks", "lora_ranks", "lora_targets", "weight_decay",
+)  # fmt: skip
+"""Of the report, kept beside the docs."""
 HEADLINE = ("variant", "learning_rate", "accuracy", "retention_cifar100", "cka", "entropy_drift")
 START, END = "<!-- evidence: written by `make evidence-report` -->", "<!-- end of evidence -->"
 
@@ -119,18 +126,39 @@ def write_pages(evidence: Path) -> None:
         between(PAGE, f"{counted}{lost}.\n\n{overview(found)}\n\n## The rows\n\n{sources(found)}")
         write_text(NUMBERS, rows_of(found).to_csv(index=False, float_format="%.10g"))
         between(README, headline(tables))
-        for name, size in FIGURES.items():
-            write(draw(name, tables, size), PICTURES / f"photographs_{name}.png", "png")
+        between(REPORT, "\n\n".join(_report(tables, done.sentences)))
     print(f"page {done.page}, findings {PAGE}")
 
 
+def _report(tables: Tables, sentences: Iterable[str]) -> Iterator[str]:
+    """The report in short as Markdown: what was found, in words; cells; figures."""
+    yield "## What was found"
+    yield "\n".join(f"- {sentence}" for sentence in sentences)
+    for name in FIGURES:
+        picture = PICTURES / f"photographs_{name}.png"
+        try:
+            write(draw(name, tables), picture, "png", dpi=120)
+        except NotDrawnError as error:
+            yield f"{DRAWN[name].title}: not drawn; {error}."
+        else:
+            yield f"## {DRAWN[name].title}"
+            yield f"![{DRAWN[name].title}](images/{picture.name})"
+    yield "## Cells"
+    cells = cells_table(tables)
+    yield cells.note
+    yield cells.markdown()
+
+
 def headline(tables: Tables) -> str:
-    """Matched cells of the land-use target as a Markdown table: mean and deviation over seeds."""
+    """The README's part: matched cells of the land-use target, mean and deviation over seeds, and a picture."""
     runs = tables.only(str(cast_of(tables).land_use)).runs
     rates = runs.groupby("variant")["learning_rate"].transform("nunique")
     cells = cells_table(tables.keep(runs.loc[rates > 1, "run"]))
     shown = tuple(column for column in cells.columns if column.name in HEADLINE)
-    return replace(cells, columns=shown).markdown()
+    table = replace(cells, columns=shown).markdown()
+    return (
+        f"{table}\n\n![Accuracy, drift and zero-shot kept by rate](docs/images/photographs_matched_rates.png)"
+    )
 
 
 def between(page: Path, text: str) -> None:
