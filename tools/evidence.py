@@ -150,7 +150,7 @@ def _report(tables: Tables, sentences: Iterable[str]) -> Iterator[str]:
 
 
 def headline(tables: Tables) -> str:
-    """The README's part: matched cells of the land-use target, mean and deviation over seeds, and a picture."""
+    """The README's part: matched cells of the land-use target, mean and deviation, and a picture."""
     runs = tables.only(str(cast_of(tables).land_use)).runs
     rates = runs.groupby("variant")["learning_rate"].transform("nunique")
     cells = cells_table(tables.keep(runs.loc[rates > 1, "run"]))
