@@ -95,6 +95,7 @@ def test_help_names_every_command(say: Say) -> None:
         "study",
         "report",
         "figure",
+        "replicate",
         "interpolate",
         "rewind",
         "soften",

@@ -267,7 +267,7 @@ def test_a_table_made_elsewhere_is_reported(tmp_path: Path, undrawn: None) -> No
         ("", "no table of runs"),
         ("a,b\n1,2\n", "no column target"),
         ("target,method,learning_rate\n", "no run in this table"),
-        ("target,method,learning_rate\na,b,fast\n", "words, not numbers"),
+        ("target,method,learning_rate\na,b,fast\n", "column learning_rate: fast is no learning rate"),
     ],
 )
 def test_a_table_of_something_else_is_refused(tmp_path: Path, content: str, said: str) -> None:
