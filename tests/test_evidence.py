@@ -85,6 +85,14 @@ def test_pages_are_written_between_their_markers(
     assert (tmp_path / "photographs_frontier.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("page", ["no marks", "<a> open", "<b> turned round <a>", "<a> x <b> <a> y <b>"])
+def test_a_page_without_its_marks_is_not_written(evidence: ModuleType, page: str) -> None:
+    """Else the rest of the page would be lost, or the text stand at its end."""
+    assert evidence.between("x <a> old <b> y", "<a>", "<b>", "new") == "x <a>\nnew\n<b> y"
+    with pytest.raises(ValueError, match="once each and in this order"):
+        evidence.between(page, "<a>", "<b>", "new")
+
+
 needs_records = pytest.mark.skipif(not EVIDENCE.is_dir(), reason="no records in evidence/photographs")
 
 

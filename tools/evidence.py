@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from marked import between
 from rich.progress import track
 
 from clipdrift.claims import replicate
@@ -95,16 +96,18 @@ def run(data: Path, study: Path, evidence: Path, processes: int) -> None:
         logs = [stack.enter_context((study / f"process-{i}.log").open("a")) for i in range(2, processes + 1)]
         running = [subprocess.Popen(command, cwd=data, env=single)]
         running += [subprocess.Popen(command, cwd=data, env=single, stdout=log, stderr=log) for log in logs]
-        try:
-            while any(process.poll() is None for process in running):
+        stopped = False
+        while any(process.poll() is None for process in running):
+            try:
                 time.sleep(20)
-                if (study / MANIFEST).is_file():
-                    pack(study, evidence)
-        except KeyboardInterrupt:
-            for process in running:
-                process.wait()
-            pack(study, evidence)
-            sys.exit(130)
+            except KeyboardInterrupt:  # theirs too: each ends at its next step
+                stopped = True
+            if (study / MANIFEST).is_file():
+                pack(study, evidence)
+    if stopped:
+        sys.exit(130)
+    if not (study / MANIFEST).is_file():
+        sys.exit("the study did not begin; what it said stands above")
     left = [key for key in read_manifest(study).keys if not (study / key / RECORD).is_file()]
     if left:
         sys.exit(
@@ -123,10 +126,10 @@ def write_pages(evidence: Path) -> None:
         ends = dict(tables.ends)
         counted = f"{ends.get('done', 0)} of {sum(ends.values())} runs are finished"
         lost = f", {ends['diverged']} diverged" if ends.get("diverged") else ""
-        between(PAGE, f"{counted}{lost}.\n\n{overview(found)}\n\n## The rows\n\n{sources(found)}")
+        put(PAGE, f"{counted}{lost}.\n\n{overview(found)}\n\n## The rows\n\n{sources(found)}")
         write_text(NUMBERS, rows_of(found).to_csv(index=False, float_format="%.10g"))
-        between(README, headline(tables))
-        between(REPORT, "\n\n".join(_report(tables, done.sentences)))
+        put(README, headline(tables))
+        put(REPORT, "\n\n".join(_report(tables, done.sentences)))
     print(f"page {done.page}, findings {PAGE}")
 
 
@@ -161,10 +164,9 @@ def headline(tables: Tables) -> str:
     )
 
 
-def between(page: Path, text: str) -> None:
-    """Put text between a page's markers."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(START)
-    write_text(page, f"{before}{START}\n\n{text.strip()}\n\n{END}{rest.partition(END)[2]}")
+def put(page: Path, text: str) -> None:
+    """Write text between a page's marks."""
+    write_text(page, between(page.read_text(encoding="utf-8"), START, END, f"\n{text.strip()}\n"))
 
 
 def main() -> None:

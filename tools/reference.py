@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from marked import between
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -171,10 +172,8 @@ def pages() -> dict[Path, str]:
     """Each page that copies from the code, as it should be."""
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    after = rest.split(END)[1]
     return {
-        readme: f"{before}{START}\n{tree()}\n{END}{after}",
+        readme: between(text, START, END, tree()),
         ROOT / "docs/reference.md": reference(),
     }
 

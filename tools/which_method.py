@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from marked import between
 
 from clipdrift.frame import cells_frame, records_in, runs_frame
 
@@ -63,8 +64,7 @@ def main() -> None:
     print(text)
     if "--write" in sys.argv:
         page = PAGE.read_text(encoding="utf-8")
-        before, _, rest = page.partition(START)
-        PAGE.write_text(f"{before}{START}\n\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+        PAGE.write_text(between(page, START, END, f"\n{text}"), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -34,13 +34,13 @@ from clipdrift.studied import MANIFEST, Manifest, read_manifest
 
 PATHS = "paths.csv"
 """In a study's folder: what lies between backbone and adapted models."""
+PATH = "path"
+"""In a run's folder: the same of this run, as ``clipdrift interpolate`` leaves it."""
 _NUMBERS = re.compile(
     r"learning_rate|(last_|best_|epoch1_|backbone_)?(accuracy|validation_accuracy|cka|.*_drift"
     r"|retention_.*|zero_shot_.*)"
 )
 """Columns of a table of runs that hold numbers, whoever made it."""
-PATH = "path"
-"""In a run's folder: the same of this run, as ``clipdrift interpolate`` leaves it."""
 
 
 class ResultsError(ClipdriftError):

@@ -31,6 +31,13 @@ def at_rate(place: str, method: str, rate: float) -> str:
     return f"{place}, {method} at {rate:g}"
 
 
+def paired(answers: Answers, place: str, matched: str, outcome: str) -> tuple[Source, Source]:
+    """full_ft minus lora over matched pairs: the row of the mean difference, and that of its paired t."""
+    group = f"{place}: full_ft - lora, {matched}"
+    size = answers.row("sweep", "methods", group, f"mean difference of {outcome}")
+    return size, answers.row("sweep", "methods", group, f"t of {outcome}", "paired t")
+
+
 def falls_with_rate(answers: Answers) -> Finding:
     checks: list[Check] = []
     shown: list[Check] = []
@@ -137,9 +144,7 @@ def move_together(answers: Answers) -> Finding:
 def cka_and_entropy(answers: Answers) -> Finding:
     checks: list[Check] = []
     for place in answers.places:
-        group = f"{place}: full_ft - lora, matched rate"
-        size = answers.row("sweep", "methods", group, "mean difference of representation_drift")
-        tested = answers.row("sweep", "methods", group, "t of representation_drift", "paired t")
+        size, tested = paired(answers, place, "matched rate", "representation_drift")
         checks.append(above(size, f"{place}, 1 − CKA, full_ft minus lora", tested=tested))
     checks.append(below(_pair(answers, "entropy_drift", "representation_drift"), "entropy with 1 − CKA, r"))
     return Finding(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Side = Literal["for", "against", "open"]
@@ -98,27 +98,27 @@ def above(source: Source, of: str, unit: str = "", tested: Source | None = None,
         tested: its p-value after Holm's correction must be below :data:`LEVEL` as well, or the check is open.
     """
     low, high = source.number("low"), source.number("high")
-    side: Side = "for" if low > than else "against" if high < than else "open"
-    return Check(of, source, _tested(side, tested), tested, unit)
+    return _judged(Check(of, source, "open", tested, unit), low > than, high < than)
 
 
 def below(source: Source, of: str, unit: str = "", tested: Source | None = None, than: float = 0) -> Check:
     """For the claim where the whole interval lies below ``than``, against it where it lies above."""
     low, high = source.number("low"), source.number("high")
-    side: Side = "for" if high < than else "against" if low > than else "open"
-    return Check(of, source, _tested(side, tested), tested, unit)
-
-
-def _tested(side: Side, tested: Source | None) -> Side:
-    sure = tested is None or tested.number("p_corrected") < LEVEL
-    return side if sure else "open"
+    return _judged(Check(of, source, "open", tested, unit), high < than, low > than)
 
 
 def within(source: Source, margin: float, of: str, unit: str = "") -> Check:
     """For the claim where the interval lies within the margin around 0, against it where it lies outside."""
     low, high = source.number("low"), source.number("high")
     inside, outside = -margin < low and high < margin, low >= margin or high <= -margin
-    return Check(of, source, "for" if inside else "against" if outside else "open", None, unit)
+    return _judged(Check(of, source, "open", None, unit), inside, outside)
+
+
+def _judged(check: Check, speaks_for: bool, speaks_against: bool) -> Check:
+    """The check with its side; open where the p-value that it asks for is not small enough."""
+    if check.tested is not None and not check.tested.number("p_corrected") < LEVEL:
+        return check
+    return replace(check, side="for" if speaks_for else "against" if speaks_against else "open")
 
 
 def unresolved(tested: Source, of: str) -> Check:

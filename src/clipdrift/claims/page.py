@@ -57,8 +57,13 @@ def overview(findings: Sequence[Finding]) -> str:
     for finding in findings:
         ours = "<br>".join(map(sentence, finding.checks)) or "no such runs"
         cells = [str(finding.number), finding.claim, finding.published, ours, f"**{finding.verdict}**"]
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        lines.append(_line(cells))
     return "\n".join(lines)
+
+
+def _line(cells: Iterable[str]) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def sources(findings: Sequence[Finding]) -> str:
@@ -72,7 +77,7 @@ def sources(findings: Sequence[Finding]) -> str:
         for check, decides in _checks(finding):
             said = check.side if decides else "shown"
             cells = [check.of, _numbers(check), said, "; p: ".join(map(_name, _sources(check)))]
-            parts.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+            parts.append(_line(cells))
         parts.append("")
     return "\n".join(parts)
 
@@ -96,7 +101,7 @@ def _numbers(check: Check) -> str:
         text += f" [{number(low)}, {number(high)}]"
     text += f" {check.unit}" if check.unit else ""
     text += f", n = {source.row['n']} {_units(source)}"
-    p = (check.tested or source).number("p_corrected") if check.tested else math.nan
+    p = check.tested.number("p_corrected") if check.tested else math.nan
     return text + (f", p = {number(p)}" if math.isfinite(p) else "")
 
 
