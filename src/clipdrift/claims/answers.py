@@ -51,6 +51,8 @@ class Answers:
         self._parts = {"study": tables, "sweep": tables.keep(ready.loc[rates > 1, "run"])}
         self._swept = ready[rates > 1]
         self._ready = ready
+        if not retentions(ready):
+            raise ClaimsError("the runs have no retention; name a transfer set in data.transfer")
         self._found: dict[tuple[str, str], dict[tuple[str, ...], Mapping[str, Any]]] = {}
 
     @cached_property
@@ -61,10 +63,7 @@ class Answers:
     @cached_property
     def kept(self) -> str:
         """The column of retention that findings are about: the first one."""
-        found = retentions(self._ready)
-        if not found:
-            raise ClaimsError("the runs have no retention; name a transfer set in data.transfer")
-        return found[0]
+        return retentions(self._ready)[0]
 
     @cached_property
     def learnt(self) -> str:
