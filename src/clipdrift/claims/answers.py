@@ -81,9 +81,9 @@ class Answers:
         return sorted(set(map(float, arm["learning_rate"])))
 
     def variants(self, place: str, method: str) -> list[str]:
-        """Unusual arms of a method, by name: options and penalties, over all runs."""
+        """Unusual arms of a method, by name and value: options and penalties, over all runs."""
         arms = self._ready[(self._ready["place"] == place) & (self._ready["method"] == method)]
-        return [name for name in dict.fromkeys(arms["variant"].map(str)) if name != method]
+        return sorted(set(arms["variant"].map(str)) - {method}, key=_by_value)
 
     def row(self, part: str, question: str, group: str, statistic: str, test: str = "") -> Source:
         """A row of the analysis by its name; ``test`` may be its beginning."""
@@ -97,6 +97,15 @@ class Answers:
             if name[:2] == (group, statistic) and name[2].startswith(test):
                 return Source(part, question, group, statistic, name[2], row)
         return Source(part, question, group, statistic, test)
+
+
+def _by_value(variant: str) -> tuple[str, float]:
+    """Words first, then the number at the end: ``rank=4`` before ``rank=16``."""
+    words, _, last = variant.rpartition("=")
+    try:
+        return words, float(last)
+    except ValueError:
+        return variant, 0.0
 
 
 def cast_of(tables: Tables, land_use: str | None = None, fine: str | None = None) -> Cast:

@@ -17,6 +17,7 @@ from clipdrift.claims.checks import (
     stated,
     within,
 )
+from clipdrift.figures.words import rate_text
 
 APART = 0.5
 """Two measures are apart where their correlation lies within this of 0."""
@@ -28,7 +29,7 @@ def mean(answers: Answers, place: str, method: str, rate: float, outcome: str) -
 
 
 def at_rate(place: str, method: str, rate: float) -> str:
-    return f"{place}, {method} at {rate:g}"
+    return f"{place}, {method} at {rate_text(rate)}"
 
 
 def paired(answers: Answers, place: str, matched: str, outcome: str) -> tuple[Source, Source]:

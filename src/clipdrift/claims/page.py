@@ -73,8 +73,11 @@ def sources(findings: Sequence[Finding]) -> str:
         parts.append(
             f"### {finding.number}. {finding.claim}: {finding.verdict}\n\nCounts for it: {finding.rule}.\n"
         )
-        parts.append("| of | here | says | row of the analysis |\n|---|---|---|---|")
-        for check, decides in _checks(finding):
+        named = list(_checks(finding))
+        parts.append(
+            "| of | here | says | row of the analysis |\n|---|---|---|---|" if named else "No such runs."
+        )
+        for check, decides in named:
             said = check.side if decides else "shown"
             cells = [check.of, _numbers(check), said, "; p: ".join(map(_name, _sources(check)))]
             parts.append(_line(cells))
@@ -108,7 +111,10 @@ def _numbers(check: Check) -> str:
 def _units(source: Source) -> str:
     assert source.row is not None
     unit = str(source.row["unit"])
-    return {"run": "runs", "cell": "cells", "pair of runs": "pairs"}.get(unit, unit)
+    one, many = {"run": ("run", "runs"), "cell": ("cell", "cells"), "pair of runs": ("pair", "pairs")}.get(
+        unit, (unit, unit)
+    )
+    return one if str(source.row["n"]) == "1" else many
 
 
 def _name(source: Source) -> str:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from clipdrift.figures.words import rate_text
 from clipdrift.files import write_text
 from clipdrift.pages.cells import Cell, drift_text, number, percent_text
 
@@ -33,8 +34,8 @@ def count(value: Any) -> str:
 
 
 def rate(value: Any) -> str:
-    """A learning rate: ``1e-05``."""
-    return f"{value:g}"
+    """A learning rate: ``1e-5``."""
+    return rate_text(float(value))
 
 
 def p_value(value: Any) -> str:
