@@ -159,9 +159,9 @@ def headline(tables: Tables) -> str:
     cells = cells_table(tables.keep(runs.loc[rates > 1, "run"]))
     shown = tuple(column for column in cells.columns if column.name in HEADLINE)
     table = replace(cells, columns=shown).markdown()
-    return (
-        f"{table}\n\n![Accuracy, drift and zero-shot kept by rate](docs/images/photographs_matched_rates.png)"
-    )
+    done, planned = tables.ends.get("done", 0), sum(tables.ends.values())
+    so_far = "" if done == planned else f"So far {done} of {planned} runs are finished.\n\n"
+    return f"{so_far}{table}\n\n![Accuracy, drift and zero-shot kept by rate](docs/images/photographs_matched_rates.png)"
 
 
 def put(page: Path, text: str) -> None:
