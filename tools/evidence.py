@@ -161,7 +161,8 @@ def headline(tables: Tables) -> str:
     table = replace(cells, columns=shown).markdown()
     done, planned = tables.ends.get("done", 0), sum(tables.ends.values())
     so_far = "" if done == planned else f"So far {done} of {planned} runs are finished.\n\n"
-    return f"{so_far}{table}\n\n![Accuracy, drift and zero-shot kept by rate](docs/images/photographs_matched_rates.png)"
+    picture = "![Accuracy, drift and zero-shot kept by rate](docs/images/photographs_matched_rates.png)"
+    return f"{so_far}{table}\n\n{picture}"
 
 
 def put(page: Path, text: str) -> None:
