@@ -123,14 +123,17 @@ def write_pages(evidence: Path) -> None:
         done = report(study, evidence / "report")
         tables = Tables.of(study)
         found = replicate(tables)
-        ends = dict(tables.ends)
-        counted = f"{ends.get('done', 0)} of {sum(ends.values())} runs are finished"
-        lost = f", {ends['diverged']} diverged" if ends.get("diverged") else ""
-        put(PAGE, f"{counted}{lost}.\n\n{overview(found)}\n\n## The rows\n\n{sources(found)}")
+        lost = f", {tables.ends['diverged']} diverged" if tables.ends.get("diverged") else ""
+        put(PAGE, f"{counted(tables)}{lost}.\n\n{overview(found)}\n\n## The rows\n\n{sources(found)}")
         write_text(NUMBERS, rows_of(found).to_csv(index=False, float_format="%.10g"))
         put(README, headline(tables))
         put(REPORT, "\n\n".join(_report(tables, done.sentences)))
     print(f"page {done.page}, findings {PAGE}")
+
+
+def counted(tables: Tables) -> str:
+    """``133 of 198 runs are finished``."""
+    return f"{tables.ends.get('done', 0)} of {sum(tables.ends.values())} runs are finished"
 
 
 def _report(tables: Tables, sentences: Iterable[str]) -> Iterator[str]:
@@ -159,8 +162,7 @@ def headline(tables: Tables) -> str:
     cells = cells_table(tables.keep(runs.loc[rates > 1, "run"]))
     shown = tuple(column for column in cells.columns if column.name in HEADLINE)
     table = replace(cells, columns=shown).markdown()
-    done, planned = tables.ends.get("done", 0), sum(tables.ends.values())
-    so_far = "" if done == planned else f"So far {done} of {planned} runs are finished.\n\n"
+    so_far = "" if set(tables.ends) == {"done"} else f"So far {counted(tables)}.\n\n"
     picture = "![Accuracy, drift and zero-shot kept by rate](docs/images/photographs_matched_rates.png)"
     return f"{so_far}{table}\n\n{picture}"
 

@@ -132,7 +132,7 @@ def test_clipdrift_gets_the_same_accuracy(
     pixels = load_pixels(images.subset(chosen), clip.preprocess, tmp_path)
     deck = Deck(pixels.data, np.arange(len(chosen)), pixels.labels, clip.preprocess, torch.device("cpu"))
     found = zero_shot_accuracy(clip.model, class_features(clip, NAMES, (PROMPT,)), deck)
-    assert found == pytest.approx(100 * right.mean(), abs=3 * 100 / 1000)
+    assert found == pytest.approx(100 * right.mean(), abs=3 * 100 / 2000)
 
 
 def test_its_preprocessing_is_that_of_transformers() -> None:
