@@ -93,6 +93,12 @@ def test_a_page_without_its_marks_is_not_written(evidence: ModuleType, page: str
         evidence.between(page, "<a>", "<b>", "new")
 
 
+def test_without_records_nothing_is_written(evidence: ModuleType, tmp_path: Path) -> None:
+    """One line that names the folder, not a traceback about a temporary one."""
+    with pytest.raises(SystemExit, match=r"nowhere: no packed records here; `make evidence"):
+        evidence.write_pages(tmp_path / "nowhere")
+
+
 needs_records = pytest.mark.skipif(not EVIDENCE.is_dir(), reason="no records in evidence/photographs")
 
 

@@ -117,6 +117,8 @@ def run(data: Path, study: Path, evidence: Path, processes: int) -> None:
 
 def write_pages(evidence: Path) -> None:
     """Make the report, the page of findings and the README's part of it anew from the records alone."""
+    if not any(evidence.glob(f"*{PACKED}")):
+        sys.exit(f"{evidence}: no packed records here; `make evidence DATA=FOLDER` makes them")
     with tempfile.TemporaryDirectory() as temporary:
         study = Path(temporary) / evidence.name
         unpack(evidence, study)
