@@ -13,7 +13,7 @@ import pandas as pd
 from pydantic_core import from_json
 
 from clipdrift.layout import RECORD
-from clipdrift.record import SCHEMA_VERSION, DamagedRecordError, RecordError
+from clipdrift.record import OPTIONS, SCHEMA_VERSION, DamagedRecordError, RecordError
 
 Row = dict[str, Any]
 
@@ -120,13 +120,6 @@ def _cell(config: Mapping[str, Any]) -> str:
     """The same for runs that differ only in their seed: 12 hex digits."""
     rest = {name: part for name, part in config.items() if name != "seed"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:12]
-
-
-OPTIONS = (
-    "rank", "matrices", "train_projection", "frozen_blocks", "tuned_blocks", "penalty", "penalty_weight",
-    "weight_decay", "epochs", "batch_size", "protocol", "train_images",
-)  # fmt: skip
-"""Columns of options that tell cells apart, beside target, backbone, method and learning rate."""
 
 
 def cells_frame(runs: pd.DataFrame) -> pd.DataFrame:

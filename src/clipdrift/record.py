@@ -18,6 +18,12 @@ from clipdrift.errors import ClipdriftError
 
 SCHEMA_VERSION = 1
 
+OPTIONS = (
+    "rank", "matrices", "train_projection", "frozen_blocks", "tuned_blocks", "penalty", "penalty_weight",
+    "weight_decay", "epochs", "batch_size", "protocol", "train_images",
+)  # fmt: skip
+"""Columns of a table of runs that tell cells apart, beside target, backbone, method and learning rate."""
+
 
 class RecordError(ClipdriftError):
     """A record that is missing, damaged or of another schema."""

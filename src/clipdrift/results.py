@@ -16,7 +16,6 @@ from clipdrift.analysis import analyse
 from clipdrift.analysis.runs import NEEDED, prepared
 from clipdrift.errors import ClipdriftError
 from clipdrift.frame import (
-    OPTIONS,
     Record,
     blocks_frame,
     cells_frame,
@@ -27,6 +26,7 @@ from clipdrift.frame import (
 )
 from clipdrift.layout import CONFIG, MAPS
 from clipdrift.maps import Maps, read_maps
+from clipdrift.record import OPTIONS
 from clipdrift.repaired import Repaired
 from clipdrift.repaired.result import FILE, read_repaired
 from clipdrift.runstate import read_state

@@ -120,6 +120,19 @@ def test_options_stand_in_order_with_their_own_runs() -> None:
     assert ranks == ["4", "8", "16"]
 
 
+def test_runs_that_differ_in_another_option_too_are_left_out() -> None:
+    """lora with its projection frozen has a rank of 8 as well, and is no run of that row."""
+    runs = options().runs
+    usual = runs[(runs["method"] == "lora") & runs["plain"]]
+    other = usual.assign(
+        run=usual["run"] + "-frozen", train_projection=False, plain=False, accuracy=usual["accuracy"] - 40
+    )
+    more = Tables(pd.concat([runs, other], ignore_index=True))
+    for name in ("lora_ranks", "lora_targets"):
+        assert draw(name, more).axes[0].get_xlim() == draw(name, options()).axes[0].get_xlim()
+        np.testing.assert_array_equal(points(draw(name, more).axes[0]), points(draw(name, options()).axes[0]))
+
+
 def test_rings_are_the_runs_that_nothing_beats() -> None:
     """Found again by two loops over the runs."""
     runs = grid().runs.query("place == 'pets' and status == 'done'")

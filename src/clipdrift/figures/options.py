@@ -12,14 +12,14 @@ from clipdrift.figures.look import GREY, Canvas, few_ticks, look, note
 from clipdrift.figures.seeds import in_categories, lost_text
 from clipdrift.figures.source import NotDrawnError, Source, done, retentions
 from clipdrift.figures.words import label, rate_text
+from clipdrift.record import OPTIONS
 
 SAME = ("place", "method", "learning_rate")
-FREE = ("rank", "matrices", "frozen_blocks", "tuned_blocks", "weight_decay", "penalty", "penalty_weight")
 
 
 def _groups(runs: pd.DataFrame, free: tuple[str, ...]) -> Iterator[tuple[str, pd.DataFrame]]:
     """Runs of one target, method and rate that differ in ``free`` (and seed) alone, if they do."""
-    held = [name for name in FREE if name in runs and name not in free]
+    held = [name for name in OPTIONS if name in runs and name not in free]
     keys = [runs[name].map(str) for name in (*SAME, *held)]
     for _, part in runs.groupby(keys, sort=False):
         if part[[name for name in free if name in part]].map(str).drop_duplicates().shape[0] > 1:
