@@ -182,6 +182,37 @@ def test_cell_means_and_differences_are_those_of_the_records(
     assert checked >= 20
 
 
+@needs_records
+def test_the_readmes_table_is_that_of_the_records(evidence: ModuleType, runs: pd.DataFrame) -> None:
+    """Means and deviations by pandas, as many decimals as are printed; then the dearest accuracy in words."""
+    text = (ROOT / "README.md").read_text().split(evidence.START)[1].split(evidence.END)[0]
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    lines = [[part.strip() for part in row.split("|")[1:-1]] for row in rows]
+    assert [cell.split(",")[0] for cell in lines[0]] == [
+        "method", "rate", "accuracy", "kept of cifar100", "CKA", "entropy drift",
+    ]  # fmt: skip
+    assert len(lines) == 2 + 10
+    land = runs[runs["target"] == "land-use-7"].groupby(["variant", "learning_rate"])
+    for variant, rate, *printed in lines[2:]:
+        cell = land.get_group((variant, float(rate)))
+        for name, both in zip(
+            ("accuracy", "retention_cifar100", "cka", "entropy_drift"), printed, strict=True
+        ):
+            mean, spread = both.replace(" %", "").replace("−", "-").split(" ± ")
+            for value, one in ((cell[name].mean(), mean), (cell[name].std(ddof=1), spread)):
+                half = 0.51 * 10.0 ** -len(one.partition(".")[2])
+                assert float(one) == pytest.approx(value, abs=half), (variant, rate, both)
+    for variant in ("full_ft", "lora"):
+        means = runs[(runs["target"] == "land-use-7") & (runs["variant"] == variant)]
+        means = means.groupby("learning_rate")[["accuracy", "retention_cifar100"]].mean()
+        rate = means["accuracy"].idxmax()
+        accuracy, kept = means.loc[rate]
+        found = re.search(rf"{variant} ([\d.]+) % at (\S+), with ([\d.]+) % kept", text)
+        assert found
+        assert [float(part) for part in found.groups()] == pytest.approx([accuracy, rate, kept], abs=0.051)
+        assert float(found[2]) == rate
+
+
 def _signal(runs: pd.DataFrame, name: str) -> pd.Series:
     return 1 - runs["cka"] if name == "representation_drift" else runs[name]
 

@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 from marked import between
 from rich.progress import track
 
@@ -32,6 +33,7 @@ from clipdrift.claims.page import overview, rows_of, sources
 from clipdrift.figures.registry import FIGURES as DRAWN
 from clipdrift.figures.registry import draw, write
 from clipdrift.figures.source import NotDrawnError
+from clipdrift.figures.words import rate_text
 from clipdrift.files import write_text
 from clipdrift.layout import RECORD
 from clipdrift.reporting import report
@@ -158,7 +160,7 @@ def _report(tables: Tables, sentences: Iterable[str]) -> Iterator[str]:
 
 
 def headline(tables: Tables) -> str:
-    """The README's part: matched cells of the land-use target, mean and deviation, and a picture."""
+    """The README's part: matched cells of the land-use target, what stands out, and a picture."""
     runs = tables.only(str(cast_of(tables).land_use)).runs
     rates = runs.groupby("variant")["learning_rate"].transform("nunique")
     cells = cells_table(tables.keep(runs.loc[rates > 1, "run"]))
@@ -166,7 +168,17 @@ def headline(tables: Tables) -> str:
     table = replace(cells, columns=shown).markdown()
     so_far = "" if set(tables.ends) == {"done"} else f"So far {counted(tables)}.\n\n"
     picture = "![Accuracy, drift and zero-shot kept by rate](docs/images/photographs_matched_rates.png)"
-    return f"{so_far}{table}\n\n{picture}"
+    return f"{so_far}{table}\n\n{most_accurate(cells.frame)}\n\n{picture}"
+
+
+def most_accurate(cells: pd.DataFrame) -> str:
+    """What each method keeps at the rate where its mean accuracy is highest."""
+    highest = cells.loc[cells.groupby("variant")["accuracy"].idxmax()]
+    said = [
+        f"{row.variant} {row.accuracy:.1f} % at {rate_text(row.learning_rate)}, with {kept:.1f} % kept"
+        for row, kept in zip(highest.itertuples(), highest["retention_cifar100"], strict=True)
+    ]
+    return f"The highest accuracy of each, and what it costs: {'; '.join(said)}."
 
 
 def put(page: Path, text: str) -> None:
