@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ["COLUMNS"] = "300"  # a console is as wide as this says when it is made, whichever test makes it
 
 import copy
+import gc
 import json
 import signal
 from collections.abc import Callable
@@ -26,6 +27,10 @@ from clipdrift.model.tokens import train_tokenizer
 from small_runs import Lab, write_folder
 
 torch.set_num_threads(1)
+# what is imported by now stays: walking it at each full collection took a twentieth of the time of the tests
+gc.collect()
+gc.freeze()
+gc.set_threshold(50_000, 20, 20)
 # a shell ignores Ctrl-C in what it starts in the background, and so would the processes of the tests
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

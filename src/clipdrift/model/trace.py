@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 
 from clipdrift.model.towers import tower_of
-from clipdrift.model.towers.base import Call
+from clipdrift.model.towers.base import Call, Tower
 from clipdrift.shapes import Embedding, Images, Logits, Norms, Rows, States, Tokens
 
 OnMaps = Callable[[int, Tensor, Tensor, int], None]
@@ -81,15 +82,8 @@ def trace(
     lengths: list[Tensor] = []
     handles: list[Any] = []
 
-    def after(_module: nn.Module, _inputs: object, output: object) -> None:
-        tokens = tower.tokens(output)
-        states.append(tower.state(tokens))
-        if norms:
-            lengths.append(tokens[:, tower.first_patch :].float().norm(dim=-1))
-
-    def row(queries: Tensor, keys: Tensor) -> None:
-        attended.append(attention_maps(queries[:, :1], keys, heads)[:, :, 0])
-
+    after = partial(_after, tower, states, lengths if norms else None)
+    row = partial(_row, attended, heads)
     try:
         for number, block in enumerate(tower.blocks[start or 0 :], start=1 + (start or 0)):
             handles.append(block.register_forward_hook(after))
@@ -114,6 +108,26 @@ def trace(
         rows=torch.stack(attended) if attended else None,
         norms=torch.stack(lengths) if norms else None,
     )
+
+
+def _after(
+    tower: Tower,
+    states: list[Tensor],
+    lengths: list[Tensor] | None,
+    _module: nn.Module,
+    _inputs: object,
+    output: object,
+) -> None:
+    """A hook on a block: keeps its state and, if asked, the lengths of its tokens."""
+    tokens = tower.tokens(output)
+    states.append(tower.state(tokens))
+    if lengths is not None:
+        lengths.append(tokens[:, tower.first_patch :].float().norm(dim=-1))
+
+
+def _row(attended: list[Tensor], heads: int, queries: Tensor, keys: Tensor) -> None:
+    """Keeps the attention of the first query."""
+    attended.append(attention_maps(queries[:, :1], keys, heads)[:, :, 0])
 
 
 def attention_maps(queries: Tensor, keys: Tensor, heads: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -67,19 +68,21 @@ class HuggingFaceClip(Tower):
 def watch_projections(block: Any, whole: bool, receive: QueriesKeys) -> list[Any]:
     """Hooks on ``self_attn.q_proj`` and ``k_proj`` and, when both have run, on the attention itself."""
     seen: dict[str, Tensor] = {}
-
-    def queries(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        seen["queries"] = output if whole else output[:, :1]
-
-    def keys(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        seen["keys"] = output
-
-    def both(_module: nn.Module, _inputs: object, _output: object) -> None:
-        receive(seen.pop("queries"), seen.pop("keys"))
-
     attention = block.self_attn
     return [
-        attention.q_proj.register_forward_hook(queries),
-        attention.k_proj.register_forward_hook(keys),
-        attention.register_forward_hook(both),
+        attention.q_proj.register_forward_hook(partial(_keep, seen, "queries", whole)),
+        attention.k_proj.register_forward_hook(partial(_keep, seen, "keys", True)),
+        attention.register_forward_hook(partial(_hand_on, seen, receive)),
     ]
+
+
+def _keep(
+    seen: dict[str, Tensor], name: str, whole: bool, _module: nn.Module, _inputs: object, output: Tensor
+) -> None:
+    seen[name] = output if whole else output[:, :1]
+
+
+def _hand_on(
+    seen: dict[str, Tensor], receive: QueriesKeys, _module: nn.Module, _inputs: object, _output: object
+) -> None:
+    receive(seen.pop("queries"), seen.pop("keys"))
