@@ -319,7 +319,8 @@ def test_keys_name_one_row_each(tables: Tables) -> None:
 def test_a_report_loads_no_torch(little: Path, tmp_path: Path) -> None:
     """So that it runs anywhere, and starts at once."""
     code = (
-        "import sys; from clipdrift.reporting import drawing, report; from clipdrift.analysis.draws import Draws;"
+        "import sys; from clipdrift.analysis.draws import Draws;"
+        "from clipdrift.reporting import drawing, report;"
         "Draws.__init__.__defaults__ = (99, 50);"
         "drawing.FIGURES = {'matched_rates': drawing.FIGURES['matched_rates']};"
         f"report({str(little)!r}, {str(tmp_path)!r}); assert 'torch' not in sys.modules"
