@@ -213,6 +213,19 @@ def test_the_readmes_table_is_that_of_the_records(evidence: ModuleType, runs: pd
         assert float(found[2]) == rate
 
 
+@needs_records
+def test_the_readmes_verdicts_are_those_of_the_page(evidence: ModuleType) -> None:
+    text = (ROOT / "README.md").read_text().split(evidence.START)[1].split(evidence.END)[0]
+    page = (ROOT / "docs" / "evidence.md").read_text()
+    verdicts = dict(re.findall(r"^\| (\d+) \|.*\| \*\*(.+)\*\* \|$", page, flags=re.MULTILINE))
+    said = re.findall(r"(\d+) ([a-z ]+) \(([\d, ]+)\)", text)
+    assert len(verdicts) == 14
+    several = {"holds": "hold", "holds in part": "hold in part", "does not hold": "do not hold"}
+    expected = {number: several.get(name, name) for number, name in verdicts.items()}
+    assert {number: name for _, name, which in said for number in which.split(", ")} == expected
+    assert all(int(count) == len(which.split(", ")) for count, _, which in said)
+
+
 def _signal(runs: pd.DataFrame, name: str) -> pd.Series:
     return 1 - runs["cka"] if name == "representation_drift" else runs[name]
 

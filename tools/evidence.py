@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,8 +27,9 @@ import pandas as pd
 from marked import between
 from rich.progress import track
 
-from clipdrift.claims import replicate
+from clipdrift.claims import Finding, replicate
 from clipdrift.claims.answers import cast_of
+from clipdrift.claims.checks import Verdict
 from clipdrift.claims.page import overview, rows_of, sources
 from clipdrift.figures.registry import FIGURES as DRAWN
 from clipdrift.figures.registry import draw, write
@@ -55,6 +56,11 @@ FIGURES = (
 )  # fmt: skip
 """Of the report, kept beside the docs."""
 HEADLINE = ("variant", "learning_rate", "accuracy", "retention_cifar100", "cka", "entropy_drift")
+SAID: dict[Verdict, str] = {
+    "holds": "hold", "holds in part": "hold in part", "does not hold": "do not hold",
+    "cannot be told": "cannot be told",
+}  # fmt: skip
+"""Verdicts, of several findings."""
 START, END = "<!-- evidence: written by `make evidence-report` -->", "<!-- end of evidence -->"
 
 
@@ -130,7 +136,7 @@ def write_pages(evidence: Path) -> None:
         lost = f", {tables.ends['diverged']} diverged" if tables.ends.get("diverged") else ""
         put(PAGE, f"{counted(tables)}{lost}.\n\n{overview(found)}\n\n## The rows\n\n{sources(found)}")
         write_text(NUMBERS, rows_of(found).to_csv(index=False, float_format="%.10g"))
-        put(README, headline(tables))
+        put(README, headline(tables, found))
         put(REPORT, "\n\n".join(_report(tables, done.sentences)))
     print(f"page {done.page}, findings {PAGE}")
 
@@ -159,8 +165,8 @@ def _report(tables: Tables, sentences: Iterable[str]) -> Iterator[str]:
     yield cells.markdown()
 
 
-def headline(tables: Tables) -> str:
-    """The README's part: matched cells of the land-use target, what stands out, and a picture."""
+def headline(tables: Tables, found: Sequence[Finding]) -> str:
+    """The README's part: matched cells of the land-use target, what stands out, verdicts, and a picture."""
     runs = tables.only(str(cast_of(tables).land_use)).runs
     rates = runs.groupby("variant")["learning_rate"].transform("nunique")
     cells = cells_table(tables.keep(runs.loc[rates > 1, "run"]))
@@ -168,7 +174,7 @@ def headline(tables: Tables) -> str:
     table = replace(cells, columns=shown).markdown()
     so_far = "" if set(tables.ends) == {"done"} else f"So far {counted(tables)}.\n\n"
     picture = "![Accuracy, drift and zero-shot kept by rate](docs/images/photographs_matched_rates.png)"
-    return f"{so_far}{table}\n\n{most_accurate(cells.frame)}\n\n{picture}"
+    return f"{so_far}{table}\n\n{most_accurate(cells.frame)}\n\n{picture}\n\n{verdicts(found)}"
 
 
 def most_accurate(cells: pd.DataFrame) -> str:
@@ -179,6 +185,13 @@ def most_accurate(cells: pd.DataFrame) -> str:
         for row, kept in zip(highest.itertuples(), highest["retention_cifar100"], strict=True)
     ]
     return f"The highest accuracy of each, and what it costs: {'; '.join(said)}."
+
+
+def verdicts(found: Sequence[Finding]) -> str:
+    """How many findings ended how, and which."""
+    numbers = {name: [str(f.number) for f in found if f.verdict == name] for name in SAID}
+    said = [f"{len(which)} {SAID[name]} ({', '.join(which)})" for name, which in numbers.items() if which]
+    return f"Of {len(found)} published findings {'; '.join(said)}."
 
 
 def put(page: Path, text: str) -> None:
