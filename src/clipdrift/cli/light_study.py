@@ -15,6 +15,7 @@ from rich.text import Text
 
 from clipdrift.cli.light import print_table
 from clipdrift.config import ConfigError
+from clipdrift.figures.words import rate_text
 from clipdrift.frame import cells_frame, records_in, runs_frame, varied
 from clipdrift.layout import CONFIG, FAILURE, RECORD
 from clipdrift.runstate import Kind
@@ -131,13 +132,15 @@ def cells_table(cells: pd.DataFrame) -> Table:
         table.add_column(shown[name], justify="right")
     for _, cell in cells.iterrows():
         runs = f"{cell['runs']}" + (f" ({cell['diverged']} diverged)" if cell["diverged"] else "")
-        table.add_row(*(_option(cell[c]) for c in what), runs, *(_number(cell, c) for c in columns))
+        table.add_row(*(_option(c, cell[c]) for c in what), runs, *(_number(cell, c) for c in columns))
     return table
 
 
-def _option(value: Any) -> str:
+def _option(name: str, value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
+    if name == "learning_rate":
+        return rate_text(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
