@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # huggingface_hub reads it when it is imported
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start: the cores are shared already
 os.environ["COLUMNS"] = "300"  # a console is as wide as this says when it is made, whichever test makes it
 
 import copy

@@ -28,7 +28,7 @@ def _few() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
     folder = tmp_path_factory.mktemp("claims")
-    generated_study(folder, rates=RATES, seeds=SEEDS, extras=True, epochs=4, per_epoch=2)
+    generated_study(folder, rates=RATES, seeds=SEEDS, extras=True, epochs=4, per_epoch=2, blocks=6)
     return Tables.of(folder)
 
 
