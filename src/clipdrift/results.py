@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from clipdrift.analysis import analyse
+from clipdrift.analysis import questions as analysis
 from clipdrift.analysis.runs import NEEDED, prepared
 from clipdrift.errors import ClipdriftError
 from clipdrift.frame import (
@@ -134,6 +133,11 @@ class Tables:
         return Tables(kept.reset_index(drop=True), self.folder, self.manifest, self.problems)
 
     @cached_property
+    def prepared(self) -> pd.DataFrame:
+        """The runs as analysis reads them: see :func:`clipdrift.analysis.runs.prepared`."""
+        return prepared(self._frame)
+
+    @cached_property
     def runs(self) -> pd.DataFrame:
         """One row per finished run: the columns of :func:`clipdrift.frame.runs_frame` and
 
@@ -146,7 +150,7 @@ class Tables:
         runs["place"] = runs["target"].astype(str) + (
             ", " + runs["backbone"].map(_last_part) if several else ""
         )
-        named = prepared(runs).set_index("run")["variant"]
+        named = self.prepared.set_index("run")["variant"]
         runs["variant"] = runs["run"].map(named).fillna(runs["method"])
         runs["plain"] = _plain(runs)
         return runs
@@ -228,7 +232,7 @@ class Tables:
         return self._answers[question]
 
     def ask(self, questions: Iterable[str]) -> None:
-        """Have several questions answered at once, which is faster than one by one.
+        """Have several questions answered.
 
         Raises:
             AnalyseError: no such question.
@@ -236,13 +240,14 @@ class Tables:
         asked = [question for question in questions if question not in self._answers]
         if not asked:
             return
-        given: dict[str, Any] = {}
+        blocks = history = paths = None
         if self.folder is not None:
             by_block = {"depth", "methods", "penalties", "options"}
-            given = {"blocks": self.blocks} if by_block & set(asked) else {}
-            given |= {"history": self.history} if {"onset", "convergence"} & set(asked) else {}
-            given |= {"paths": self.paths} if "interpolation" in asked else {}
-        self._answers |= analyse(self._frame, asked, **given)
+            blocks = self.blocks if by_block & set(asked) else None
+            history = self.history if {"onset", "convergence"} & set(asked) else None
+            paths = self.paths if "interpolation" in asked else None
+        given = analysis.Tables(self.prepared, blocks, history, paths)
+        self._answers |= analysis.answered(given, asked)
 
     def answer(self, question: str, rows: pd.DataFrame) -> None:
         """Take the analysis' answer to a question from somewhere else."""

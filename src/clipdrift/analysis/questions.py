@@ -101,10 +101,16 @@ def analyse(
     Raises:
         AnalyseError: no such question, a needed column missing, or a run twice.
     """
+    return answered(Tables(prepared(frame), blocks, history, paths), questions, rng)
+
+
+def answered(
+    tables: Tables, questions: Iterable[str] | None = None, rng: np.random.Generator | None = None
+) -> dict[str, pd.DataFrame]:
+    """:func:`analyse` of runs that are prepared already, for who asks more than once."""
     chosen = list(ASKED if questions is None else questions)
     if unknown := [name for name in chosen if name not in ASKED]:
         raise AnalyseError(f"no such question: {unknown[0]}; there are {', '.join(ASKED)}")
-    tables = Tables(prepared(frame), blocks, history, paths)
     return {name: table(_asked(name, tables, rng)) for name in chosen}
 
 

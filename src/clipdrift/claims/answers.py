@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from clipdrift.analysis.runs import accuracy, prepared, retentions
+from clipdrift.analysis.runs import accuracy, retentions
 from clipdrift.claims.checks import Source
 from clipdrift.errors import ClipdriftError
 from clipdrift.results import Tables
@@ -15,13 +15,6 @@ from clipdrift.results import Tables
 LAND_USE = ("eurosat", "land-use-7")
 FINE = ("pets", "pets-37")
 """Targets that play these parts where none is named."""
-
-
-ASKED = {
-    "sweep": ("rate", "methods", "depth", "predictors", "onset", "measures"),
-    "study": ("penalties", "options", "predictors"),
-}
-"""What the findings ask of each part; all at once, which is faster than one by one."""
 
 
 class ClaimsError(ClipdriftError):
@@ -52,7 +45,7 @@ class Answers:
         if tables.runs["backbone"].nunique() > 1:
             names = ", ".join(map(str, dict.fromkeys(tables.runs["backbone"])))
             raise ClaimsError(f"the runs have several backbones ({names}); findings are judged for one")
-        ready = prepared(tables.runs)
+        ready = tables.prepared
         rates = ready.groupby("arm")["log_rate"].transform("nunique")
         self.cast = cast
         self._parts = {"study": tables, "sweep": tables.keep(ready.loc[rates > 1, "run"])}
@@ -95,7 +88,6 @@ class Answers:
     def row(self, part: str, question: str, group: str, statistic: str, test: str = "") -> Source:
         """A row of the analysis by its name; ``test`` may be its beginning."""
         if (part, question) not in self._found:
-            self._parts[part].ask(ASKED[part])
             rows = self._parts[part].rows(question).to_dict("records")
             self._found[part, question] = {
                 (str(r["group"]), str(r["statistic"]), str(r["test"])): {str(k): v for k, v in r.items()}
