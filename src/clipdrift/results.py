@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
 from clipdrift.analysis import questions as analysis
-from clipdrift.analysis.runs import NEEDED, prepared
+from clipdrift.analysis.runs import NEEDED, plain, prepared
 from clipdrift.errors import ClipdriftError
 from clipdrift.frame import (
     Record,
@@ -25,7 +25,6 @@ from clipdrift.frame import (
 )
 from clipdrift.layout import CONFIG, MAPS
 from clipdrift.maps import Maps, read_maps
-from clipdrift.record import OPTIONS
 from clipdrift.repaired import Repaired
 from clipdrift.repaired.result import FILE, read_repaired
 from clipdrift.runstate import read_state
@@ -152,7 +151,7 @@ class Tables:
         )
         named = self.prepared.set_index("run")["variant"]
         runs["variant"] = runs["run"].map(named).fillna(runs["method"])
-        runs["plain"] = _plain(runs)
+        runs["plain"] = plain(runs)
         return runs
 
     @cached_property
@@ -280,17 +279,6 @@ def _path(run: str, walked: Repaired) -> pd.DataFrame:
         kept = {f"retention_{name}": tested.retention for name, tested in step.transfer.items()}
         rows.append({"run": run, "alpha": step.alpha, "accuracy": step.accuracy, **kept})
     return pd.DataFrame(rows)
-
-
-def _plain(runs: pd.DataFrame) -> pd.Series:
-    known = [name for name in OPTIONS if name in runs]
-    options = runs[known].map(str).agg(" | ".join, axis=1) if known else pd.Series("", index=runs.index)
-    free = runs["penalty"].isna() if "penalty" in runs else pd.Series(True, index=runs.index)
-    chosen = pd.Series(False, index=runs.index)
-    pick: Callable[[pd.Series], object] = lambda part: part.groupby(part, sort=False).size().idxmax()  # noqa: E731
-    for _, part in options[free].groupby([runs["place"], runs["method"]], sort=False):
-        chosen |= free & (options == pick(part)) & options.index.isin(part.index)
-    return chosen
 
 
 def _last_part(name: str) -> str:

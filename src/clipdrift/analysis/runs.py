@@ -127,6 +127,25 @@ def _word(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def plain(runs: pd.DataFrame) -> pd.Series:
+    """Whether a run has no penalty and the options most common among such runs of its method in its place.
+
+    Args:
+        runs: One row a run, with place and method; penalty and the options where known.
+
+    Returns:
+        Booleans on the index of `runs`; of options equally common the first in order counts.
+    """
+    known = [name for name in OPTIONS if name in runs]
+    options = runs[known].map(str).agg(" | ".join, axis=1) if known else pd.Series("", index=runs.index)
+    free = runs["penalty"].isna() if "penalty" in runs else pd.Series(True, index=runs.index)
+    chosen = pd.Series(False, index=runs.index)
+    for _, part in options[free].groupby([runs["place"], runs["method"]], sort=False):
+        most = part.groupby(part, sort=False).size().idxmax()
+        chosen |= free & (options == most) & options.index.isin(part.index)
+    return chosen
+
+
 def signals(runs: pd.DataFrame) -> list[str]:
     """Columns of signals without a prefix: representation drift, agreement and every measure's drift."""
     names = [c for c in runs.select_dtypes("number").columns if c in RISES_WITH_LOSS or c.endswith("_drift")]
