@@ -405,7 +405,7 @@ def test_status_tells_finished_unfinished_and_damaged_runs(
     }
     best = records[1].record().best
     assert best is not None
-    assert lines[1].split()[1:6] == ["done", "colours", "full_ft", "0.001", "1"]
+    assert lines[1].split()[1:6] == ["done", "colours", "full_ft", "1e-3", "1"]
     assert f"{best.test_accuracy:.1f} %" in lines[1]
     assert f"{best.measures['cka'].mean:.3f}" in lines[1]
     assert f"objects-100 {best.transfer['objects-100'].retention:.0f} %" in lines[1]

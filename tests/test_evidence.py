@@ -55,6 +55,19 @@ def test_records_come_back_as_they_went(evidence: ModuleType, made: Path, tmp_pa
     assert max(sizes) < 0.3 * (made / key / RECORD).stat().st_size
 
 
+def test_a_damaged_record_is_named_and_not_put_back(evidence: ModuleType, made: Path, tmp_path: Path) -> None:
+    """The others are kept; the study would do this run again, not read half of it."""
+    packed, back = tmp_path / "packed", tmp_path / "back"
+    evidence.pack(made, packed)
+    broken = sorted(packed.glob("*.xz"))[-1]
+    broken.write_bytes(broken.read_bytes()[:300])
+    with pytest.raises(SystemExit, match=f"{broken.name}: damaged .*remove it"):
+        evidence.unpack(packed, back)
+    assert len(list(back.glob(f"*/{RECORD}"))) == 14
+    broken.unlink()
+    assert evidence.unpack(packed, back) == 0
+
+
 def test_pages_are_written_between_their_markers(
     evidence: ModuleType, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,7 +35,7 @@ from clipdrift.figures.registry import FIGURES as DRAWN
 from clipdrift.figures.registry import draw, write
 from clipdrift.figures.source import NotDrawnError
 from clipdrift.figures.words import rate_text
-from clipdrift.files import write_text
+from clipdrift.files import write_atomically, write_text
 from clipdrift.layout import RECORD
 from clipdrift.reporting import report
 from clipdrift.reporting.tables import cells_table
@@ -73,7 +73,8 @@ def pack(study: Path, evidence: Path) -> int:
     for key in manifest.keys:
         record, packed = study / key / RECORD, evidence / f"{key}{PACKED}"
         if record.is_file() and not packed.is_file():
-            packed.write_bytes(lzma.compress(record.read_bytes(), preset=9 | lzma.PRESET_EXTREME))
+            small = lzma.compress(record.read_bytes(), preset=9 | lzma.PRESET_EXTREME)
+            write_atomically(packed, lambda file, small=small: file.write(small))
             new += 1
     return new
 
@@ -87,8 +88,14 @@ def unpack(evidence: Path, study: Path) -> int:
     for packed in track(sorted(evidence.glob(f"*{PACKED}")), "records"):
         folder = Store(study).folder(packed.name.removesuffix(PACKED))
         if not (folder.path / RECORD).is_file():
+            try:
+                record = lzma.decompress(packed.read_bytes())
+            except lzma.LZMAError as error:
+                sys.exit(
+                    f"{packed}: damaged ({error}); fetch it again, or remove it: its run is then done again"
+                )
             folder.path.mkdir(exist_ok=True)
-            (folder.path / RECORD).write_bytes(lzma.decompress(packed.read_bytes()))
+            write_atomically(folder.path / RECORD, lambda file, record=record: file.write(record))
             folder.mend(folder.record())
             done += 1
     return done

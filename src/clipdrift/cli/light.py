@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clipdrift.config import ConfigError
+from clipdrift.figures.words import rate_text
 from clipdrift.listing import MEASURES, METHODS, MODELS, PENALTIES, Entry
 from clipdrift.record import Record, RecordError
 from clipdrift.store import Store
@@ -128,7 +129,7 @@ def run_list(root: Path) -> None:
 def _row(record: Record) -> list[str]:
     config = record.config
     cells = [record.key, record.status, config.data.target.name, config.method.name]
-    cells += [f"{config.optim.learning_rate:g}", str(config.seed)]
+    cells += [rate_text(config.optim.learning_rate), str(config.seed)]
     if record.best is None:
         return cells
     kept = [

@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from clipdrift.figures.words import rate_text
 from clipdrift.record import Point, Record, Values
 
 console = Console()
@@ -121,7 +122,7 @@ def strip(values: Sequence[float]) -> Text:
 def run_table(record: Record, folder: Path) -> RenderableType:
     """The end of a run: what it is, accuracy, drift per measure, retention, where the files are."""
     config = record.config
-    title = f"{config.method.name} on {config.data.target.name}, rate {config.optim.learning_rate:g}"
+    title = f"{config.method.name} on {config.data.target.name}, rate {rate_text(config.optim.learning_rate)}"
     title += f", run {record.key}"
     if record.status != "done":
         return Text(
