@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # huggingface_hub reads it when it is imported
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start: the cores are shared already
+os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")  # a pool of threads for weights of a few kilobytes
 os.environ["COLUMNS"] = "300"  # a console is as wide as this says when it is made, whichever test makes it
 
 import copy
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, PretrainedConfig
 
 from clipdrift.data.deck import Deck
 from clipdrift.data.preprocess import Preprocess
@@ -28,6 +29,8 @@ from clipdrift.model.tokens import train_tokenizer
 from small_runs import Lab, write_folder
 
 torch.set_num_threads(1)
+# transformers words a whole configuration for each line of its log, shown or not: a quarter of every load
+PretrainedConfig.__repr__ = object.__repr__  # type: ignore[method-assign]
 # what is imported by now stays: walking it at each full collection took a twentieth of the time of the tests
 gc.collect()
 gc.freeze()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import platform
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -168,7 +170,15 @@ def read_record(path: Path) -> Record:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Versions, machine and the commit of the source tree, where it is one."""
+    """Versions, machine and the commit of the source tree, where it is one.
+
+    Looked up once a process: what is loaded does not change with what is installed or edited later.
+    """
+    return {"device": device, **copy.deepcopy(_loaded())}
+
+
+@cache
+def _loaded() -> dict[str, Any]:
     packages = {}
     for name in ("clipdrift", "torch", "transformers", "peft", "numpy", "pillow", "datasets"):
         try:
@@ -178,7 +188,6 @@ def environment(device: str) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": device,
         "packages": packages,
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if (state := _git("status", "--porcelain")) is None else bool(state),
