@@ -93,12 +93,15 @@ def test_the_order_of_predictors_is_open_where_intervals_overlap() -> None:
 
     first = row("representation_drift", -0.97, -0.99, -0.90)
     near, far = row("weight_drift", -0.93, -0.98, -0.80), row("entropy_drift", 0.4, 0.1, 0.7)
-    (_, overlapping), (_, apart) = (
-        summary(runs(), of("predictors", *rows)) for rows in ([first, near, far], [first, far])
+    wide = [row("representation_drift", -0.6, -0.7, -0.5), row("weight_drift", 0.1, -0.8, 0.9)]
+    (_, overlapping), (_, apart), (_, of_either_sign) = (
+        summary(runs(), of("predictors", *rows)) for rows in ([first, near, far], [first, far], wide)
     )
     assert "signed entropy drift: Spearman 0.400" in overlapping.text
     assert "of 3 declared signals representation drift (1 − CKA) goes closest" in overlapping.text
-    assert "overlaps with that of weight drift: which goes closest is open" in overlapping.text
+    interval = "The interval of representation drift (1 − CKA) overlaps with that of weight drift"
+    assert f"{interval}: which goes closest is open" in overlapping.text
+    assert f"{interval}: which goes closest is open" in of_either_sign.text
     assert "open" not in apart.text
 
 

@@ -183,14 +183,22 @@ def _predictors(tables: Tables, printed: Printed) -> Iterator[Sentence]:
         near = [row for row in rows[1:] if _overlap(best, row)]
         if near:
             names = ", ".join(signal_of(row) for row in near)
-            parts += [f". Its interval overlaps with that of {names}: which goes closest is open"]
+            parts += [f". The interval of {signal_of(best)} overlaps with that of {names}: "]
+            parts += ["which goes closest is open"]
         yield Sentence((*parts, "."), resolved)
 
 
 def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether the intervals of two correlations overlap, leaving out their signs."""
-    spans = [sorted((abs(row["low"]), abs(row["high"]))) for row in (one, other)]
-    return bool(spans[0][0] <= spans[1][1] and spans[1][0] <= spans[0][1])
+    (low, high), (from_, to) = _size(one), _size(other)
+    return low <= to and from_ <= high
+
+
+def _size(row: dict[str, Any]) -> tuple[float, float]:
+    """The interval of a correlation's absolute value: from 0 where it may have either sign."""
+    low, high = float(row["low"]), float(row["high"])
+    small, large = sorted((abs(low), abs(high)))
+    return (0.0 if low < 0 < high else small), large
 
 
 def _rho(printed: Printed, row: dict[str, Any]) -> tuple[Part, ...]:
