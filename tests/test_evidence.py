@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import re
 import sys
 from collections.abc import Iterator
@@ -60,10 +61,11 @@ def test_a_damaged_record_is_named_and_not_put_back(evidence: ModuleType, made: 
     packed, back = tmp_path / "packed", tmp_path / "back"
     evidence.pack(made, packed)
     broken = sorted(packed.glob("*.xz"))[-1]
-    broken.write_bytes(broken.read_bytes()[:300])
-    with pytest.raises(SystemExit, match=f"{broken.name}: damaged .*remove it"):
-        evidence.unpack(packed, back)
-    assert len(list(back.glob(f"*/{RECORD}"))) == 14
+    for content in (broken.read_bytes()[:300], lzma.compress(b'{"half": ')):
+        broken.write_bytes(content)
+        with pytest.raises(SystemExit, match=f"{broken.name}: damaged .*remove it"):
+            evidence.unpack(packed, back)
+        assert len(list(back.glob(f"*/{RECORD}"))) == 14
     broken.unlink()
     assert evidence.unpack(packed, back) == 0
 

@@ -31,12 +31,14 @@ from clipdrift.claims import Finding, replicate
 from clipdrift.claims.answers import cast_of
 from clipdrift.claims.checks import Verdict
 from clipdrift.claims.page import overview, rows_of, sources
+from clipdrift.errors import ClipdriftError
 from clipdrift.figures.registry import FIGURES as DRAWN
 from clipdrift.figures.registry import draw, write
 from clipdrift.figures.source import NotDrawnError
 from clipdrift.figures.words import rate_text
-from clipdrift.files import write_atomically, write_text
+from clipdrift.files import write_bytes, write_text
 from clipdrift.layout import RECORD
+from clipdrift.record import DamagedRecordError
 from clipdrift.reporting import report
 from clipdrift.reporting.tables import cells_table
 from clipdrift.results import Tables
@@ -73,8 +75,7 @@ def pack(study: Path, evidence: Path) -> int:
     for key in manifest.keys:
         record, packed = study / key / RECORD, evidence / f"{key}{PACKED}"
         if record.is_file() and not packed.is_file():
-            small = lzma.compress(record.read_bytes(), preset=9 | lzma.PRESET_EXTREME)
-            write_atomically(packed, lambda file, small=small: file.write(small))
+            write_bytes(packed, lzma.compress(record.read_bytes(), preset=9 | lzma.PRESET_EXTREME))
             new += 1
     return new
 
@@ -87,16 +88,16 @@ def unpack(evidence: Path, study: Path) -> int:
     done = 0
     for packed in track(sorted(evidence.glob(f"*{PACKED}")), "records"):
         folder = Store(study).folder(packed.name.removesuffix(PACKED))
-        if not (folder.path / RECORD).is_file():
+        record = folder.path / RECORD
+        if not record.is_file():
             try:
-                record = lzma.decompress(packed.read_bytes())
-            except lzma.LZMAError as error:
+                write_bytes(record, lzma.decompress(packed.read_bytes()))
+                folder.mend(folder.record())
+            except (lzma.LZMAError, DamagedRecordError) as error:
+                record.unlink(missing_ok=True)
                 sys.exit(
                     f"{packed}: damaged ({error}); fetch it again, or remove it: its run is then done again"
                 )
-            folder.path.mkdir(exist_ok=True)
-            write_atomically(folder.path / RECORD, lambda file, record=record: file.write(record))
-            folder.mend(folder.record())
             done += 1
     return done
 
@@ -221,4 +222,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ClipdriftError as error:
+        sys.exit(f"error: {error}")

@@ -72,9 +72,14 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         sync_folder(path.parent)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """:func:`write_atomically` for what is made already."""
+    write_atomically(path, lambda stream: stream.write(content))
+
+
 def write_text(path: Path, text: str) -> None:
-    """:func:`write_atomically` for text, as UTF-8."""
-    write_atomically(path, lambda stream: stream.write(text.encode()))
+    """:func:`write_bytes` for text, as UTF-8."""
+    write_bytes(path, text.encode())
 
 
 def sync_folder(folder: Path) -> None:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from clipdrift.files import storage, write_atomically
+from clipdrift.files import storage, write_bytes
 from clipdrift.model.clip import Clip
 from clipdrift.reporter import Reporter
 
@@ -74,7 +74,7 @@ class Shared:
             if path.is_file() and (found := self._read(path)) is not None:
                 return found
             made = {name: tensor.contiguous() for name, tensor in make().items()}
-            write_atomically(path, lambda stream: stream.write(save(made)))
+            write_bytes(path, save(made))
             return made
         finally:
             lock.release()

@@ -136,14 +136,12 @@ def plain(runs: pd.DataFrame) -> pd.Series:
     Returns:
         Booleans on the index of `runs`; of options equally common the first in order counts.
     """
-    known = [name for name in OPTIONS if name in runs]
-    options = runs[known].map(str).agg(" | ".join, axis=1) if known else pd.Series("", index=runs.index)
+    place = ["place", "method"]
+    arms = _joined(runs, [*place, *(name for name in OPTIONS if name in runs)])
     free = runs["penalty"].isna() if "penalty" in runs else pd.Series(True, index=runs.index)
-    chosen = pd.Series(False, index=runs.index)
-    for _, part in options[free].groupby([runs["place"], runs["method"]], sort=False):
-        most = part.groupby(part, sort=False).size().idxmax()
-        chosen |= free & (options == most) & options.index.isin(part.index)
-    return chosen
+    counts = arms[free].groupby([*(runs[name] for name in place), arms], sort=False).size()
+    usual = counts.groupby(level=place, sort=False).idxmax()
+    return free & arms.isin([arm for *_, arm in usual])
 
 
 def signals(runs: pd.DataFrame) -> list[str]:

@@ -169,13 +169,13 @@ def _predictors(tables: Tables, printed: Printed) -> Iterator[Sentence]:
             yield Sentence((f"{what} cannot be told: too few cells.",), False)
             continue
         rows.sort(key=lambda row: -abs(row["value"]))
-        best = rows[0]
+        best, first = rows[0], signal_of(rows[0])
         resolved = bool(best["p_corrected"] < LEVEL)
         what = f"with what is kept {named(outcome)}"
-        start = f"Over all cells, of {len(rows)} declared signals {signal_of(best)} goes closest {what} ("
+        start = f"Over all cells, of {len(rows)} declared signals {first} goes closest {what} ("
         if not resolved:
             start = f"Over all cells, not resolved whether any declared signal goes {what}; the closest is "
-            start += f"{signal_of(best)} ("
+            start += f"{first} ("
         parts: list[Part] = [start, *_rho(printed, best), ")"]
         entropy = next((row for row in rows if signal_of(row) == "entropy drift"), None)
         if entropy is not None and entropy is not best:
@@ -183,8 +183,7 @@ def _predictors(tables: Tables, printed: Printed) -> Iterator[Sentence]:
         near = [row for row in rows[1:] if _overlap(best, row)]
         if near:
             names = ", ".join(signal_of(row) for row in near)
-            parts += [f". The interval of {signal_of(best)} overlaps with that of {names}: "]
-            parts += ["which goes closest is open"]
+            parts += [f". The interval of {first} overlaps with that of {names}: which goes closest is open"]
         yield Sentence((*parts, "."), resolved)
 
 
