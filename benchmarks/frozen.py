@@ -20,7 +20,7 @@ from clipdrift.data.deck import Deck
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.model.clip import Clip
 from clipdrift.model.texts import HuggingFaceTexts
-from clipdrift.training import train
+from clipdrift.training.loop import train
 
 IMAGES, BATCH, EPOCHS, CLASSES = 64, 32, 3, 10
 CASES: dict[str, Any] = {

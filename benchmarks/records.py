@@ -10,12 +10,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from clipdrift.engines.jobs import jobs_of
-from clipdrift.frame import records_in, runs_frame
-from clipdrift.layout import RECORD
-from clipdrift.runner import run
-from clipdrift.store import cache_folder
-from clipdrift.study import load_study
+from clipdrift.runs.layout import RECORD
+from clipdrift.runs.store import cache_folder
+from clipdrift.study.engines.jobs import jobs_of
+from clipdrift.study.frames import records_in, runs_frame
+from clipdrift.study.plan import load_study
+from clipdrift.training.runner import run
 
 COUNT = 10_000
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from clipdrift.engines.jobs import jobs_of
-from clipdrift.runner import run
-from clipdrift.study import load_study
+from clipdrift.study.engines.jobs import jobs_of
+from clipdrift.study.plan import load_study
+from clipdrift.training.runner import run
 
 SMALL = ["optim.epochs=1", "data.train_per_class=8"]
 

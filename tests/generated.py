@@ -20,11 +20,11 @@ import pandas as pd
 
 from clipdrift.config import RunConfig
 from clipdrift.listing import MEASURES
-from clipdrift.maps import Maps
-from clipdrift.record import Backbone, DataFacts, Images, ModelFacts, Point, Record, Transfer, Values
-from clipdrift.store import Store
-from clipdrift.studied import Entry, Manifest, write_manifest
-from clipdrift.study import QUESTIONS, study_of
+from clipdrift.runs.maps import Maps
+from clipdrift.runs.record import Backbone, DataFacts, Images, ModelFacts, Point, Record, Transfer, Values
+from clipdrift.runs.store import Store
+from clipdrift.study.folder import Entry, Manifest, write_manifest
+from clipdrift.study.plan import QUESTIONS, study_of
 
 RATES = (1e-6, 5e-6, 1e-5, 5e-5)
 SEEDS = (7, 11, 19, 42, 123)

@@ -22,15 +22,15 @@ from typing import Any, BinaryIO
 import torch
 
 import clipdrift.adapt.adapted as adapted
-import clipdrift.checkpoint as checkpoint
-import clipdrift.files as files
+import clipdrift.runs.files as files
+import clipdrift.training.checkpoint as checkpoint
 from clipdrift.config import RunConfig, parse_config
-from clipdrift.course import Rhythm
 from clipdrift.errors import BusyError
-from clipdrift.reporter import Silent
-from clipdrift.runner import run
-from clipdrift.stage import resolve
-from clipdrift.store import Store
+from clipdrift.runs.reporter import Silent
+from clipdrift.runs.store import Store
+from clipdrift.training.course import Rhythm
+from clipdrift.training.preparation import resolve
+from clipdrift.training.runner import run
 
 torch.set_num_threads(1)
 WRITE = files.write_atomically

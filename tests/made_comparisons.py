@@ -22,7 +22,7 @@ from clipdrift.comparison import (
     TransferRow,
 )
 from clipdrift.listing import MEASURES
-from clipdrift.maps import Maps
+from clipdrift.runs.maps import Maps
 
 KINDS = ("q", "k", "v", "out", "fc1", "fc2")
 ODD = "a<b>&\"c\"'d' </script><img src=x onerror=alert(1)> $x_1$ {{ 7*7 }}"

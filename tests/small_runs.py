@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from clipdrift.config import RunConfig, parse_config
-from clipdrift.record import Record
-from clipdrift.runner import run
-from clipdrift.store import RunFolder
+from clipdrift.runs.record import Record
+from clipdrift.runs.store import RunFolder
+from clipdrift.training.runner import run
 
 CLASSES = ("blue", "green", "red")
 """In label order; a picture's colour leans towards its class."""

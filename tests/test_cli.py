@@ -29,8 +29,8 @@ from clipdrift.data.worlds import WORLDS
 from clipdrift.errors import Interrupted
 from clipdrift.measures import ATTENTION, FLOW, KINDS, REPRESENTATION
 from clipdrift.model.clip import MINI, load
-from clipdrift.record import read_record
-from clipdrift.store import Store
+from clipdrift.runs.record import read_record
+from clipdrift.runs.store import Store
 
 WEIGHTS = ("weight_drift", "weight_drift_projection")
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -324,7 +324,7 @@ def test_an_interruption_says_that_nothing_is_lost(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("clipdrift.runner.run", interrupted)
+    monkeypatch.setattr("clipdrift.training.runner.run", interrupted)
     with pytest.raises(SystemExit) as ended:
         main(["train", str(run_file)])
     assert ended.value.code == 130
@@ -342,7 +342,7 @@ def test_a_run_that_was_stopped_says_where(
     def stopped(*_: Any, **__: Any) -> None:
         raise Interrupted("stopped at step 3 of 9 (epoch 1); the same command goes on", number)
 
-    monkeypatch.setattr("clipdrift.runner.run", stopped)
+    monkeypatch.setattr("clipdrift.training.runner.run", stopped)
     said = say("train", run_file)
     assert said.code == status
     assert said.err == "stopped at step 3 of 9 (epoch 1); the same command goes on\n"

@@ -17,14 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clipdrift.checkpoint import CheckpointError, load_state, save_state
-from clipdrift.course import Course, Rhythm
 from clipdrift.errors import StorageError
-from clipdrift.files import storage, sweep, write_text
-from clipdrift.manifest import damaged, write_manifest
-from clipdrift.record import Record
-from clipdrift.reporter import Silent
-from clipdrift.store import RunFolder
+from clipdrift.runs.files import storage, sweep, write_text
+from clipdrift.runs.manifest import damaged, write_manifest
+from clipdrift.runs.record import Record
+from clipdrift.runs.reporter import Silent
+from clipdrift.runs.store import RunFolder
+from clipdrift.training.checkpoint import CheckpointError, load_state, save_state
+from clipdrift.training.course import Course, Rhythm
 from small_runs import Lab
 
 METHOD = "norm_only"
@@ -204,7 +204,7 @@ def test_what_the_record_can_mend(
     lab: Lab, done: tuple[Record, RunFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Configuration and metrics are written from it; nothing is trained."""
-    monkeypatch.setattr("clipdrift.runner.attempt", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("clipdrift.training.runner.attempt", lambda *_: pytest.fail("trained"))
     record, folder = done
     for name in ("config.json", "metrics.jsonl"):
         before = (folder.path / name).read_bytes()
@@ -219,7 +219,7 @@ def test_weights_that_were_copied_or_removed_are_not_damaged(
     lab: Lab, done: tuple[Record, RunFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another time of change is looked into; a folder that is gone was removed to save room."""
-    monkeypatch.setattr("clipdrift.runner.attempt", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("clipdrift.training.runner.attempt", lambda *_: pytest.fail("trained"))
     record, folder = done
     os.utime(folder.path / "model" / "model.safetensors", (1, 1))
     assert lab.run(lab.config(METHOD), folder.path.parent)[0] == record
@@ -374,7 +374,7 @@ def test_a_failure_is_noted_and_forgotten(lab: Lab, monkeypatch: pytest.MonkeyPa
         raise ValueError("something is wrong\nhere")
 
     with monkeypatch.context() as patch:
-        patch.setattr("clipdrift.attempt.prepare", broken)
+        patch.setattr("clipdrift.training.attempt.prepare", broken)
         with pytest.raises(ValueError, match="something is wrong"):
             lab.run(config, out)
     (path,) = out.iterdir()

@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 
 from clipdrift.data.worlds import WORLDS
-from clipdrift.demo import STUDY, Demo, run_demo
-from clipdrift.engines.jobs import Unwatched
-from clipdrift.frame import cells_frame
 from clipdrift.reporting import drawing, report
-from clipdrift.store import Store
-from clipdrift.studied import read_manifest
-from clipdrift.study import Study, load_study
+from clipdrift.runs.store import Store
+from clipdrift.study.demo import STUDY, Demo, run_demo
+from clipdrift.study.engines.jobs import Unwatched
+from clipdrift.study.folder import read_manifest
+from clipdrift.study.frames import cells_frame
+from clipdrift.study.plan import Study, load_study
 from page_reading import Page
 
 

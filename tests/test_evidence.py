@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from clipdrift.layout import RECORD
-from clipdrift.results import Tables
-from clipdrift.studied import read_manifest
-from clipdrift.study import load_study
+from clipdrift.runs.layout import RECORD
+from clipdrift.study.folder import read_manifest
+from clipdrift.study.plan import load_study
+from clipdrift.study.tables import Tables
 from few_draws import few_draws
 from generated import generated_study
 

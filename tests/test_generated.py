@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from clipdrift.frame import records_in, runs_frame
-from clipdrift.maps import read_maps
-from clipdrift.record import read_record
-from clipdrift.store import Store
-from clipdrift.studied import read_manifest
+from clipdrift.runs.maps import read_maps
+from clipdrift.runs.record import read_record
+from clipdrift.runs.store import Store
+from clipdrift.study.folder import read_manifest
+from clipdrift.study.frames import records_in, runs_frame
 from generated import generated_study
 
 

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 import small_runs
-from clipdrift.record import Record
-from clipdrift.store import RunFolder, Store
+from clipdrift.runs.record import Record
+from clipdrift.runs.store import RunFolder, Store
 from small_runs import Lab
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

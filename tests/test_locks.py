@@ -15,22 +15,22 @@ from typing import Any
 import pytest
 from filelock import SoftFileLock
 
-import clipdrift.locks as locks
-import clipdrift.runner as running
+import clipdrift.runs.locks as locks
+import clipdrift.training.runner as running
 from clipdrift.errors import BusyError, Interrupted, StorageError
-from clipdrift.locks import claim, held
-from clipdrift.pulse import Pulse
-from clipdrift.record import Point
-from clipdrift.reporter import Silent
-from clipdrift.runstate import RunState, read_state
-from clipdrift.signals import stops
-from clipdrift.store import RunFolder
+from clipdrift.runs.heartbeat import Pulse
+from clipdrift.runs.locks import claim, held
+from clipdrift.runs.record import Point
+from clipdrift.runs.reporter import Silent
+from clipdrift.runs.signals import stops
+from clipdrift.runs.states import RunState, read_state
+from clipdrift.runs.store import RunFolder
 from small_runs import Lab
 
 _HOLD = """
 import sys, time
 from pathlib import Path
-from clipdrift.locks import claim
+from clipdrift.runs.locks import claim
 with claim(Path(sys.argv[1])):
     print("mine", flush=True)
     time.sleep(60)
@@ -40,7 +40,7 @@ _RACE = """
 import sys
 from pathlib import Path
 from clipdrift.errors import BusyError
-from clipdrift.locks import claim
+from clipdrift.runs.locks import claim
 folder, done = Path(sys.argv[1]), Path(sys.argv[2])
 for number in range(30):
     try:
@@ -180,7 +180,7 @@ def test_the_states_of_a_run(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     (path / "failure.json").unlink()
     assert folder.state().kind == "interrupted"
     lab.run(config, out)
-    monkeypatch.setattr("clipdrift.store.read_record", lambda *_: pytest.fail("read a whole record"))
+    monkeypatch.setattr("clipdrift.runs.store.read_record", lambda *_: pytest.fail("read a whole record"))
     state = folder.state()
     assert (state.kind, state.epoch, state.epochs) == ("done", 2, 2)
     assert state.age_seconds is not None
@@ -233,7 +233,7 @@ def test_being_kept_out_or_stopped_is_no_failure(tmp_path: Path) -> None:
 def test_a_sign_of_life_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At most every two seconds, by a clock that never jumps; what is told is passed on."""
     now = 100.0
-    monkeypatch.setattr("clipdrift.pulse.time.monotonic", lambda: now)
+    monkeypatch.setattr("clipdrift.runs.heartbeat.time.monotonic", lambda: now)
     told: list[Any] = []
 
     class Notes(Silent):

@@ -12,15 +12,15 @@ import torch
 from clipdrift.adapt import METHODS, PENALTIES, Setting, adapt, build
 from clipdrift.adapt.feed import Feed
 from clipdrift.config import ConfigError, OptimConfig, RunConfig, parse_config
-from clipdrift.course import Rhythm
 from clipdrift.data.deck import Deck
 from clipdrift.errors import OutOfMemoryError
-from clipdrift.memory import halved, is_out_of_memory, named
 from clipdrift.model.clip import load
 from clipdrift.model.zero_shot import class_features
-from clipdrift.observe import Observer
-from clipdrift.reporter import Silent
-from clipdrift.training import train
+from clipdrift.runs.reporter import Silent
+from clipdrift.training.course import Rhythm
+from clipdrift.training.loop import train
+from clipdrift.training.memory import halved, is_out_of_memory, named
+from clipdrift.training.observer import Observer
 from small_runs import Lab
 
 CPU = torch.device("cpu")

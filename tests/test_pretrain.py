@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPModel
 from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
-from clipdrift.checkpoint import CheckpointError, load_state, save_state
 from clipdrift.config import PretrainConfig
 from clipdrift.data.corpus import DrawnAhead, ObjectsCorpus
 from clipdrift.data.worlds import objects
@@ -22,7 +21,8 @@ from clipdrift.model.build import CONTEXT, new_clip
 from clipdrift.model.clip import load
 from clipdrift.model.tokens import END, START, train_tokenizer
 from clipdrift.pretrain import STATE, contrastive_loss, pretrain
-from clipdrift.reporter import Silent
+from clipdrift.runs.reporter import Silent
+from clipdrift.training.checkpoint import CheckpointError, load_state, save_state
 
 
 def tiny(**changes: Any) -> PretrainConfig:

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from clipdrift.checkpoint import CheckpointError, load_state
 from clipdrift.config import ConfigError, PretrainConfig, parse_config
 from clipdrift.model.build import new_clip
 from clipdrift.model.tokens import train_tokenizer
 from clipdrift.pretrain import STATE, pretrain
 from clipdrift.pretrain.learning import patches_dropped
+from clipdrift.training.checkpoint import CheckpointError, load_state
 
 COLOURS = {"red thing": (200, 30, 30), "green thing": (30, 200, 30), "blue thing": (30, 30, 200)}
 

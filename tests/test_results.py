@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipdrift.frame import history_frame, records_in, runs_frame
-from clipdrift.results import ResultsError, Tables
+from clipdrift.study.frames import history_frame, records_in, runs_frame
+from clipdrift.study.tables import ResultsError, Tables
 from generated import attention_of, generated_study
 
 

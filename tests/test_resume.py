@@ -17,19 +17,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from clipdrift.adapt import METHODS, PENALTIES, Adapted, Penalties, Setting, adapt, build
-from clipdrift.checkpoint import load_state, save_state
 from clipdrift.config import OptimConfig, RunConfig, parse_config
-from clipdrift.course import Course, Keeper, Rhythm
 from clipdrift.data.deck import Deck
 from clipdrift.errors import Interrupted
 from clipdrift.model.clip import load
 from clipdrift.model.zero_shot import class_features
-from clipdrift.progress import Moment, Progress
-from clipdrift.record import Point, Record
-from clipdrift.reporter import Silent
-from clipdrift.signals import Stops, stops
-from clipdrift.store import RunFolder
-from clipdrift.training import train
+from clipdrift.runs.record import Point, Record
+from clipdrift.runs.reporter import Silent
+from clipdrift.runs.signals import Stops, stops
+from clipdrift.runs.store import RunFolder
+from clipdrift.training.checkpoint import load_state, save_state
+from clipdrift.training.course import Course, Keeper, Rhythm
+from clipdrift.training.loop import train
+from clipdrift.training.progress import Moment, Progress
 from small_runs import Lab
 
 CLASSES = ("circle", "square")
@@ -310,9 +310,9 @@ def written(
 ) -> list[float]:
     """The times at which checkpoints are written, of steps at the given times."""
     now = 0.0
-    monkeypatch.setattr("clipdrift.course.time.monotonic", lambda: now)
+    monkeypatch.setattr("clipdrift.training.course.time.monotonic", lambda: now)
     times: list[float] = []
-    monkeypatch.setattr("clipdrift.course.save_state", lambda *_: times.append(now))
+    monkeypatch.setattr("clipdrift.training.course.save_state", lambda *_: times.append(now))
     course = Course("key")
     monkeypatch.setattr(course.progress, "state", dict)
     keeper = Keeper(tmp_path / "x", course, rhythm, Stops())
@@ -338,13 +338,13 @@ def test_writing_takes_a_small_share_of_the_time(tmp_path: Path, monkeypatch: py
     """A checkpoint of some gigabytes on a slow disk is written less often."""
     now = [0.0]
     times: list[float] = []
-    monkeypatch.setattr("clipdrift.course.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("clipdrift.training.course.time.monotonic", lambda: now[0])
 
     def slow(*_: Any) -> None:
         times.append(now[0])
         now[0] += 10
 
-    monkeypatch.setattr("clipdrift.course.save_state", slow)
+    monkeypatch.setattr("clipdrift.training.course.save_state", slow)
     course = Course("key")
     monkeypatch.setattr(course.progress, "state", dict)
     keeper = Keeper(tmp_path / "x", course, Rhythm(), Stops())

@@ -12,8 +12,8 @@ import torch
 import small_runs
 from clipdrift.config import ConfigError, RunConfig
 from clipdrift.model.clip import MINI
-from clipdrift.reporter import Silent
-from clipdrift.stage import prepare, resolve
+from clipdrift.runs.reporter import Silent
+from clipdrift.training.preparation import prepare, resolve
 from small_runs import CLASSES, config_for
 
 CPU = torch.device("cpu")
@@ -139,7 +139,7 @@ def test_the_shipped_model_is_part_of_the_key_by_content(monkeypatch: pytest.Mon
     """A release with other shipped weights must not take the older runs for its own."""
     config = RunConfig.model_validate({"model": MINI, "data": {"target": "terrain-10", "transfer": []}})
     before = resolve(config)
-    monkeypatch.setattr("clipdrift.stage.shipped_folder", lambda name: lab.model)
+    monkeypatch.setattr("clipdrift.training.preparation.shipped_folder", lambda name: lab.model)
     assert before.model.path is None
     assert resolve(config).key != before.key
 

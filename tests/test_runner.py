@@ -18,20 +18,20 @@ from torch.nn.functional import normalize
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
 import clipdrift
-import clipdrift.attempt as attempting
-import clipdrift.observe as observing
+import clipdrift.training.attempt as attempting
+import clipdrift.training.observer as observing
 import small_runs
 from clipdrift.data.splits import balanced
 from clipdrift.data.worlds import WORLDS, generate
-from clipdrift.layout import MAPS
 from clipdrift.listing import MEASURES
-from clipdrift.maps import read_maps
 from clipdrift.measures import FLOW
 from clipdrift.model.clip import load
-from clipdrift.record import Point, Record, RecordError
-from clipdrift.reporter import Silent
-from clipdrift.stage import prepare
-from clipdrift.store import RunFolder, Store
+from clipdrift.runs.layout import MAPS
+from clipdrift.runs.maps import read_maps
+from clipdrift.runs.record import Point, Record, RecordError
+from clipdrift.runs.reporter import Silent
+from clipdrift.runs.store import RunFolder, Store
+from clipdrift.training.preparation import prepare
 from small_runs import CLASSES, COUNTS, numbers
 
 CPU = torch.device("cpu")

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-import clipdrift.observe as observing
-import clipdrift.shared as sharing
+import clipdrift.training.backbone_cache as sharing
+import clipdrift.training.observer as observing
 from clipdrift.data.deck import Prepared
 from clipdrift.measures import read_internals
 from clipdrift.measures.packing import pack, unpack
 from clipdrift.model.clip import Clip
 from clipdrift.model.towers import tower_of
-from clipdrift.reporter import Silent
-from clipdrift.shared import Shared, weights_hash
+from clipdrift.runs.reporter import Silent
+from clipdrift.training.backbone_cache import Shared, weights_hash
 from small_runs import Lab
 
 CPU = torch.device("cpu")

@@ -11,9 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 from clipdrift.config import RunConfig
-from clipdrift.files import write_atomically, write_text
 from clipdrift.listing import MEASURES
-from clipdrift.record import (
+from clipdrift.runs.files import write_atomically, write_text
+from clipdrift.runs.record import (
     Backbone,
     DataFacts,
     Images,
@@ -26,7 +26,7 @@ from clipdrift.record import (
     environment,
     read_record,
 )
-from clipdrift.store import RunFolder, Store
+from clipdrift.runs.store import RunFolder, Store
 
 
 def values(mean: float) -> Values:

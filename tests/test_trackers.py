@@ -11,8 +11,8 @@ import pytest
 
 import clipdrift
 from clipdrift.config import ConfigError, RunConfig
-from clipdrift.reporter import Silent
-from clipdrift.trackers import TRACKERS, Tracked, values_of
+from clipdrift.runs.reporter import Silent
+from clipdrift.training.trackers import TRACKERS, Tracked, values_of
 from small_runs import Lab
 
 

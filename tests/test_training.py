@@ -17,7 +17,7 @@ from clipdrift.adapt import Adapted, adapt
 from clipdrift.config import FullFineTuning, LinearProbe, Lora, OptimConfig
 from clipdrift.data.deck import Deck
 from clipdrift.model.clip import Clip, load
-from clipdrift.training import Diverged, Moment, learning_rate, train
+from clipdrift.training.loop import Diverged, Moment, learning_rate, train
 
 FULL = FullFineTuning(name="full_ft")
 

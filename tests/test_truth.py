@@ -13,16 +13,16 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from transformers import CLIPModel
 
-import clipdrift.attempt as attempting
-import clipdrift.observe as observing
+import clipdrift.training.attempt as attempting
+import clipdrift.training.observer as observing
 from clipdrift.adapt import Adapted, adapt, load_adapted
 from clipdrift.data.errors import DataError
 from clipdrift.measures import MeasureError, read_internals, zero_shot_accuracy
 from clipdrift.model.clip import load
-from clipdrift.observe import InactiveAdapterError
-from clipdrift.reporter import Silent
-from clipdrift.stage import prepare
-from clipdrift.store import Store
+from clipdrift.runs.reporter import Silent
+from clipdrift.runs.store import Store
+from clipdrift.training.observer import InactiveAdapterError
+from clipdrift.training.preparation import prepare
 
 CPU = torch.device("cpu")
 

@@ -27,23 +27,23 @@ import pandas as pd
 from marked import between
 from rich.progress import track
 
-from clipdrift.claims import Finding, replicate
-from clipdrift.claims.answers import cast_of
-from clipdrift.claims.checks import Verdict
-from clipdrift.claims.page import overview, rows_of, sources
 from clipdrift.errors import ClipdriftError
 from clipdrift.figures.registry import FIGURES as DRAWN
 from clipdrift.figures.registry import draw, write
 from clipdrift.figures.source import NotDrawnError
 from clipdrift.figures.words import rate_text
-from clipdrift.files import write_bytes, write_text
-from clipdrift.layout import RECORD
-from clipdrift.record import DamagedRecordError
+from clipdrift.replication import Finding, replicate
+from clipdrift.replication.answers import cast_of
+from clipdrift.replication.checks import Verdict
+from clipdrift.replication.page import overview, rows_of, sources
 from clipdrift.reporting import report
 from clipdrift.reporting.tables import cells_table
-from clipdrift.results import Tables
-from clipdrift.store import Store
-from clipdrift.studied import MANIFEST, read_manifest
+from clipdrift.runs.files import write_bytes, write_text
+from clipdrift.runs.layout import RECORD
+from clipdrift.runs.record import DamagedRecordError
+from clipdrift.runs.store import Store
+from clipdrift.study.folder import MANIFEST, read_manifest
+from clipdrift.study.tables import Tables
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKED = ".json.xz"

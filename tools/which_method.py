@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from marked import between
 
-from clipdrift.frame import cells_frame, records_in, runs_frame
+from clipdrift.study.frames import cells_frame, records_in, runs_frame
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "which-method.md"
 START, END = "<!-- tables: written by tools/which_method.py -->", "<!-- end of tables -->"

@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clipdrift import formulas
     from clipdrift.analysis import analyse
-    from clipdrift.comparing.compare import compare
-    from clipdrift.comparing.measuring import Measurement, measure
     from clipdrift.comparison import Comparison
+    from clipdrift.comparison.compare import compare
+    from clipdrift.comparison.measuring import Measurement, measure
     from clipdrift.config import RunConfig, load_config
-    from clipdrift.engines.running import run_study
     from clipdrift.model.clip import Clip, load
     from clipdrift.model.trace import Traced, trace
-    from clipdrift.record import Record
-    from clipdrift.repair import interpolate, rewind, soften
-    from clipdrift.repaired import Repaired
+    from clipdrift.repair import Repaired
+    from clipdrift.repair.interpolating import interpolate
+    from clipdrift.repair.rewinding import rewind
+    from clipdrift.repair.softening import soften
     from clipdrift.reporting import Report, report
-    from clipdrift.runner import train
-    from clipdrift.study import Study, load_study
+    from clipdrift.runs.record import Record
+    from clipdrift.study.engines.running import run_study
+    from clipdrift.study.plan import Study, load_study
+    from clipdrift.training.runner import train
 
 __version__ = "0.1.0"
 
@@ -56,26 +58,26 @@ __all__ = [
 _HOMES = {
     "Clip": "clipdrift.model.clip",
     "Comparison": "clipdrift.comparison",
-    "Measurement": "clipdrift.comparing.measuring",
-    "Record": "clipdrift.record",
-    "Repaired": "clipdrift.repaired",
+    "Measurement": "clipdrift.comparison.measuring",
+    "Record": "clipdrift.runs.record",
+    "Repaired": "clipdrift.repair",
     "Report": "clipdrift.reporting",
     "RunConfig": "clipdrift.config",
-    "Study": "clipdrift.study",
+    "Study": "clipdrift.study.plan",
     "Traced": "clipdrift.model.trace",
     "analyse": "clipdrift.analysis",
-    "compare": "clipdrift.comparing.compare",
-    "interpolate": "clipdrift.repair",
+    "compare": "clipdrift.comparison.compare",
+    "interpolate": "clipdrift.repair.interpolating",
     "load": "clipdrift.model.clip",
     "load_config": "clipdrift.config",
-    "load_study": "clipdrift.study",
-    "measure": "clipdrift.comparing.measuring",
+    "load_study": "clipdrift.study.plan",
+    "measure": "clipdrift.comparison.measuring",
     "report": "clipdrift.reporting",
-    "rewind": "clipdrift.repair",
-    "run_study": "clipdrift.engines.running",
-    "soften": "clipdrift.repair",
+    "rewind": "clipdrift.repair.rewinding",
+    "run_study": "clipdrift.study.engines.running",
+    "soften": "clipdrift.repair.softening",
     "trace": "clipdrift.model.trace",
-    "train": "clipdrift.runner",
+    "train": "clipdrift.training.runner",
 }
 
 

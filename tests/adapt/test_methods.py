@@ -25,7 +25,7 @@ from clipdrift.adapt.objective import CrossEntropy
 from clipdrift.config import Dora, Lora, LoraOptions, Method, ModelConfig, OptimConfig, RsLora
 from clipdrift.data.deck import Deck
 from clipdrift.model.clip import Clip, ModelError, load
-from clipdrift.training import train
+from clipdrift.training.loop import train
 
 DEFAULT_LORA = Lora(name="lora")
 ALL_LORA = Lora(name="lora", rank=3, alpha=7, targets=("q", "k", "v", "out", "mlp"))

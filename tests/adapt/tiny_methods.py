@@ -16,7 +16,7 @@ from clipdrift.formulas import entropy
 from clipdrift.model.clip import Clip
 from clipdrift.model.trace import trace
 from clipdrift.model.zero_shot import class_features
-from clipdrift.training import train
+from clipdrift.training.loop import train
 
 CLASSES = ("red circle", "green square", "blue hexagon")
 TEXTS = tuple(f"a photo of a {name}" for name in CLASSES)

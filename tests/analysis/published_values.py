@@ -8,8 +8,8 @@ import pandas as pd
 
 
 def published(name: str) -> pd.DataFrame:
-    """One of the tables in ``clipdrift/published``."""
-    with (resources.files("clipdrift") / "published" / f"{name}.csv").open() as file:
+    """One of the tables in ``clipdrift/replication/published``."""
+    with (resources.files("clipdrift.replication") / "published" / f"{name}.csv").open() as file:
         return pd.read_csv(file)
 
 

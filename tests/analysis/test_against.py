@@ -8,8 +8,8 @@ import pytest
 from made_studies import study
 from published_values import published
 
-from clipdrift.analysis import against_published
-from clipdrift.analysis.published import BACKBONE
+from clipdrift.replication.against import against_published
+from clipdrift.replication.published_values import BACKBONE
 
 PLAIN = {"weight_decay": 0.01, "frozen_blocks": 0, "penalty": None, "penalty_weight": None, "batch_size": 64}
 

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from made_studies import everything, sound, study
 
-from clipdrift.analysis import against_published, analyse
+from clipdrift.analysis import analyse
 from clipdrift.analysis.runs import prepared
+from clipdrift.replication.against import against_published
 
 
 def small(**changes) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import clipdrift
 from clipdrift.analysis import AnalyseError, analyse
 from clipdrift.analysis.choosing import pareto
 from clipdrift.analysis.questions import ASKED
-from clipdrift.study import QUESTIONS
+from clipdrift.study.plan import QUESTIONS
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from clipdrift.claims.checks import (
+from clipdrift.replication.checks import (
     Check,
     Source,
     above,

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from clipdrift.claims import ClaimsError, Finding, replicate
-from clipdrift.claims.page import overview, rows_of, sources
-from clipdrift.results import Tables
+from clipdrift.replication import ClaimsError, Finding, replicate
+from clipdrift.replication.page import overview, rows_of, sources
+from clipdrift.study.tables import Tables
 from few_draws import few_draws
 from generated import generated_study
 

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import nn
 from transformers import SiglipConfig, SiglipImageProcessorPil, SiglipModel
 
-from clipdrift.comparing.compare import compare
 from clipdrift.comparison import Comparison
+from clipdrift.comparison.compare import compare
 from clipdrift.model.clip import Clip, load
-from clipdrift.store import RunFolder
+from clipdrift.runs.store import RunFolder
 from small_runs import Lab, picture
 
 

@@ -21,8 +21,8 @@ from transformers import (
     SiglipModel,
 )
 
-from clipdrift.comparing.models import PairError
 from clipdrift.comparison import Comparison
+from clipdrift.comparison.models import PairError
 from clipdrift.config import ConfigError, DataSet
 from clipdrift.data.errors import DataError
 from clipdrift.model.clip import Clip

@@ -132,7 +132,7 @@ def test_each_option_gets_where_it_belongs(say: Say, monkeypatch: pytest.MonkeyP
         given.update(options, arguments=arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("clipdrift.comparing.compare.compare", work)
+    monkeypatch.setattr("clipdrift.comparison.compare.compare", work)
     say(
         "compare", "a/base", "b/tuned", "--images", "photos", "--transfer", "cifar100", "--transfer",
         f"mine={tmp_path}", "--transfer-per-class", "3", "--limit", "9", "--show", "2", "--no-flow",
@@ -161,7 +161,7 @@ def test_transfer_on_so_many_images_of_each_class(
 ) -> None:
     """Two sets, four pictures of each class; a set without a name of its own has its folder's."""
     out = tmp_path / "compared"
-    monkeypatch.setattr("clipdrift.comparing.report.report", lambda found, to: found.save(to)[0])
+    monkeypatch.setattr("clipdrift.reporting.comparison.report", lambda found, to: found.save(to)[0])
     fast = ["--no-flow", "--no-spectra", "--show", "0", "--limit", "4", "--out", out]
     sets = ["--transfer", f"mine={pictures}", "--transfer", pictures, "--transfer-per-class", "4"]
     said = say("compare", tiny_clip_dir, tuned_dir, "--images", pictures, *sets, *fast)

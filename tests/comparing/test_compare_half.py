@@ -14,9 +14,9 @@ from by_hand import readings, worst
 from outside import load_plain
 from torch import Tensor
 
-from clipdrift.comparing.compare import compare
-from clipdrift.comparing.measuring import measure
 from clipdrift.comparison import Comparison
+from clipdrift.comparison.compare import compare
+from clipdrift.comparison.measuring import measure
 from clipdrift.model.clip import Clip
 
 HALVES = (torch.float16, torch.bfloat16)

@@ -18,17 +18,17 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPProcessor, SiglipImageProcessorPil
 
-from clipdrift.comparing.compare import compare
-from clipdrift.comparing.images import ImagesLike, Probe
-from clipdrift.comparing.measuring import Measurement, measure, open_probe
-from clipdrift.comparing.models import open_model
 from clipdrift.comparison import Comparison
+from clipdrift.comparison.compare import compare
+from clipdrift.comparison.images import ImagesLike, Probe
+from clipdrift.comparison.measuring import Measurement, measure, open_probe
+from clipdrift.comparison.models import open_model
 from clipdrift.config import DataSet
 from clipdrift.data.deck import Deck
 from clipdrift.data.errors import DataError
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.model.clip import Clip, load
-from clipdrift.reporter import Silent
+from clipdrift.runs.reporter import Silent
 from small_runs import CLASSES, write_parquet
 
 

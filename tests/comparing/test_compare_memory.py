@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel
 
-from clipdrift.comparing.compare import compare
-from clipdrift.comparing.measuring import measure
+from clipdrift.comparison.compare import compare
+from clipdrift.comparison.measuring import measure
 from clipdrift.errors import ClipdriftError
 from clipdrift.measures import MeasureError
 from clipdrift.model.clip import Clip, load

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection, SiglipModel
 
-from clipdrift.comparing.compare import compare
-from clipdrift.comparing.measuring import measure
-from clipdrift.comparing.models import PairError
 from clipdrift.comparison import Comparison
+from clipdrift.comparison.compare import compare
+from clipdrift.comparison.measuring import measure
+from clipdrift.comparison.models import PairError
 from clipdrift.model.clip import MINI, ModelError, load
-from clipdrift.store import RunFolder
+from clipdrift.runs.store import RunFolder
 from small_runs import Lab, config_for
 
 

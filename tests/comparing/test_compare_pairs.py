@@ -19,13 +19,13 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from clipdrift.comparing.measuring import measure
-from clipdrift.comparing.models import PairError
 from clipdrift.comparison import Comparison
+from clipdrift.comparison.measuring import measure
+from clipdrift.comparison.models import PairError
 from clipdrift.errors import ClipdriftError
 from clipdrift.model.clip import ModelError
 from clipdrift.model.towers import UnsupportedModelError
-from clipdrift.store import RunFolder
+from clipdrift.runs.store import RunFolder
 from small_runs import Lab, config_for
 
 

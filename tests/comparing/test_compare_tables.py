@@ -17,7 +17,7 @@ from transformers import CLIPImageProcessorPil
 
 from clipdrift.comparison import Comparison, ComparisonError, TransferRow, read_comparison
 from clipdrift.listing import MEASURES
-from clipdrift.maps import read_maps
+from clipdrift.runs.maps import read_maps
 
 COLUMNS = ["family", "measure", "set", "block", "unit", "before", "after", "drift", "absolute", "value"]
 

@@ -16,12 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 import clipdrift
-from clipdrift.comparing.measuring import Measurement, measure
-from clipdrift.comparing.models import PairError
+from clipdrift.comparison.measuring import Measurement, measure
+from clipdrift.comparison.models import PairError
 from clipdrift.listing import MEASURES
 from clipdrift.measures import MeasureError
 from clipdrift.model.towers import UnsupportedModelError
-from clipdrift.store import RunFolder
+from clipdrift.runs.store import RunFolder
 
 TOLERANCE = 2e-5
 HEADS = ("entropy", "normalised_entropy", "erf95", "gini", "head_diversity", "cls_self", "sink_share")

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from clipdrift.results import Tables
+from clipdrift.study.tables import Tables
 from generated import generated_study
 
 _KEPT: list[TemporaryDirectory[str]] = []  # removed when the process ends

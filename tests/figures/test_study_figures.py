@@ -18,7 +18,7 @@ from study_tables import alone, grid, least, options, pets, source_of
 from clipdrift.figures.look import LOOKS, Canvas, look
 from clipdrift.figures.registry import DPI, FIGURES, FORMATS, canvas_of, draw, write
 from clipdrift.figures.source import NotDrawnError
-from clipdrift.results import Tables
+from clipdrift.study.tables import Tables
 
 UNITS = re.compile(
     r"%|nats|bits|patches|points|\(.* to .*\)|\(1: same\)|1 − cos|share|1 − CKA|chance|Cohen's d|coefficient"

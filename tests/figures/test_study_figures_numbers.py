@@ -17,7 +17,7 @@ from clipdrift.figures.look import LOOKS, Canvas, levels, shade, style
 from clipdrift.figures.registry import draw
 from clipdrift.figures.study_attention import side_by_side
 from clipdrift.figures.words import label, numbers, rate_text, short
-from clipdrift.results import Tables
+from clipdrift.study.tables import Tables
 
 
 def panel(figure: Figure, title: str, row: int = 0) -> Axes:

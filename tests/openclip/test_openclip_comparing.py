@@ -11,8 +11,8 @@ import torch
 from openclip_models import REASON, as_hugging_face, build, hooks, moved
 from peft import LoraConfig, get_peft_model
 
-from clipdrift.comparing.compare import compare
-from clipdrift.comparing.models import PairError
+from clipdrift.comparison.compare import compare
+from clipdrift.comparison.models import PairError
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.model.clip import load
 from clipdrift.model.weights import effective_weights

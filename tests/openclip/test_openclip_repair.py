@@ -11,7 +11,8 @@ from openclip_models import REASON, moved
 
 from clipdrift.model.clip import load
 from clipdrift.model.weights import effective_weights
-from clipdrift.repair import interpolate, rewind
+from clipdrift.repair.interpolating import interpolate
+from clipdrift.repair.rewinding import rewind
 
 pytest.importorskip("open_clip", reason=REASON)
 

@@ -17,11 +17,11 @@ import pytest
 from PIL import Image
 
 from clipdrift.comparison import Comparison
-from clipdrift.maps import Maps
 from clipdrift.pages.cells import Cells, UnresolvedError, drift_text, number
 from clipdrift.pages.compare import write_page
 from clipdrift.pages.strips import HEIGHT, strip
 from clipdrift.pages.viewer import pack
+from clipdrift.runs.maps import Maps
 from made_comparisons import ODD, alone, compared, made_comparison, made_maps
 from page_reading import Page, Tables, agrees
 

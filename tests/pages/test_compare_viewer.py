@@ -15,8 +15,8 @@ from PIL import Image
 from browser import looked_at, needs_browser
 from clipdrift.comparison import Comparison
 from clipdrift.figures.panels import ATTENTION, CHANGE
-from clipdrift.maps import Maps
 from clipdrift.pages.compare import write_page
+from clipdrift.runs.maps import Maps
 from made_comparisons import ODD, made_comparison, made_maps
 
 pytestmark = needs_browser

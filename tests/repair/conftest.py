@@ -13,7 +13,7 @@ import repair_models
 
 from clipdrift.config import ModelConfig
 from clipdrift.model.clip import Clip, load
-from clipdrift.store import RunFolder
+from clipdrift.runs.store import RunFolder
 from small_runs import Lab
 
 

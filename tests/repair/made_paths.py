@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipdrift.comparison import Compared, ProbeImages, Shape, Side
-from clipdrift.record import Transfer
-from clipdrift.repaired import Repaired, Step, Tested
+from clipdrift.repair import Repaired, Step, Tested
+from clipdrift.runs.record import Transfer
 
 Retention = float | Mapping[str, float | None]
 

@@ -6,7 +6,7 @@ import pytest
 from made_paths import step
 from numpy.testing import assert_allclose
 
-from clipdrift.repaired import (
+from clipdrift.repair import (
     Wish,
     check_wish,
     choose,
@@ -15,7 +15,7 @@ from clipdrift.repaired import (
     parse_factors,
     parse_wish,
 )
-from clipdrift.repaired.asked import RepairError, blocks_text
+from clipdrift.repair.arguments import RepairError, blocks_text
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from repair_models import embedding, merged, plain, same, state_copy
 
 from clipdrift import rewind, soften
-from clipdrift.comparing.compare import compare
+from clipdrift.comparison.compare import compare
+from clipdrift.repair import RepairError
 from clipdrift.repair.intruders import find
-from clipdrift.repaired import RepairError
-from clipdrift.store import RunFolder
+from clipdrift.runs.store import RunFolder
 from small_runs import Lab
 
 Runs = Callable[[str], RunFolder]

@@ -13,8 +13,8 @@ import pytest
 from repair_models import plain
 
 from clipdrift.cli import main
-from clipdrift.repaired import read_repaired
-from clipdrift.store import RunFolder
+from clipdrift.repair import read_repaired
+from clipdrift.runs.store import RunFolder
 from small_runs import Lab
 
 Runs = Callable[[str], RunFolder]
@@ -128,7 +128,7 @@ def test_mistakes_are_one_line(say: Say, runs: Runs, arguments: list[str], line:
 
 _WATCH = """
 import sys
-import clipdrift.figures.paths, clipdrift.repaired
+import clipdrift.figures.paths, clipdrift.repair
 from clipdrift.cli import main
 for line in sys.argv[1:]:
     try:

@@ -23,10 +23,10 @@ from repair_models import (
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection, SiglipConfig, SiglipModel
 
-from clipdrift.comparing.pairs import open_pair
+from clipdrift.comparison.pairs import open_pair
 from clipdrift.model.weights import effective_weights
-from clipdrift.repair.ends import Ends
-from clipdrift.repair.ground import ends_of
+from clipdrift.repair.context import ends_of
+from clipdrift.repair.endpoints import Ends
 
 ALPHAS = (0.25, 0.5, 1.5)
 

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from clipdrift.cli.show_repaired import repaired_report
 from clipdrift.figures.paths import path, write_path
-from clipdrift.repaired import Repaired, RepairError, read_repaired
-from clipdrift.results import Tables
+from clipdrift.repair import Repaired, RepairError, read_repaired
+from clipdrift.study.tables import Tables
 from generated import generated_study
 
 

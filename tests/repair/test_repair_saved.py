@@ -15,11 +15,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPModel
 
 from clipdrift import interpolate, rewind
-from clipdrift.comparing.compare import compare
+from clipdrift.comparison.compare import compare
 from clipdrift.model.clip import load
-from clipdrift.repair import saving
-from clipdrift.repaired import Repaired, RepairError, read_repaired
-from clipdrift.store import RunFolder
+from clipdrift.repair import Repaired, RepairError, read_repaired, saving
+from clipdrift.runs.store import RunFolder
 from small_runs import Lab
 
 Runs = Callable[[str], RunFolder]
@@ -141,7 +140,7 @@ def test_nothing_is_overwritten_unless_asked(
     save(runs, lab, "full_ft", tmp_path)
     (tmp_path / "model" / "mine.txt").write_text("x")
     with monkeypatch.context() as patch:
-        patch.setattr("clipdrift.repair.walk.open_ground", lambda *_: pytest.fail("loaded a model"))
+        patch.setattr("clipdrift.repair.interpolating.open_ground", lambda *_: pytest.fail("loaded a model"))
         with pytest.raises(RepairError, match="model: is there already; choose another --out, or say"):
             save(runs, lab, "full_ft", tmp_path)
     assert (tmp_path / "model" / "mine.txt").is_file()

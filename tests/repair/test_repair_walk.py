@@ -14,15 +14,15 @@ from repair_models import between, embedding, merged, peft_model, plain, same, s
 
 from clipdrift import interpolate
 from clipdrift.adapt import load_head
-from clipdrift.comparing.compare import compare
-from clipdrift.comparing.models import PairError
+from clipdrift.comparison.compare import compare
+from clipdrift.comparison.models import PairError
 from clipdrift.config import ConfigError
 from clipdrift.measures import zero_shot_accuracy
-from clipdrift.repaired import Repaired, RepairError
-from clipdrift.reporter import Silent
-from clipdrift.runner import run
-from clipdrift.stage import prepare, resolve
-from clipdrift.store import RunFolder
+from clipdrift.repair import Repaired, RepairError
+from clipdrift.runs.reporter import Silent
+from clipdrift.runs.store import RunFolder
+from clipdrift.training.preparation import prepare, resolve
+from clipdrift.training.runner import run
 from small_runs import CLASSES, Lab, picture
 
 Runs = Callable[[str], RunFolder]

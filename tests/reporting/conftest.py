@@ -9,8 +9,8 @@ import pytest
 
 from clipdrift.figures.registry import FIGURES
 from clipdrift.reporting import Report, drawing, report
-from clipdrift.results import Tables
-from clipdrift.study import QUESTIONS
+from clipdrift.study.plan import QUESTIONS
+from clipdrift.study.tables import Tables
 from few_draws import few_draws
 from generated import generated_study
 

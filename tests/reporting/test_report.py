@@ -18,9 +18,9 @@ from clipdrift.pages.study import Shown
 from clipdrift.reporting import Report, drawing, report
 from clipdrift.reporting.printed import KEY
 from clipdrift.reporting.tables import cells_table, questions_tables, runs_table
-from clipdrift.results import ResultsError, Tables
-from clipdrift.store import RunFolder
-from clipdrift.study import QUESTIONS
+from clipdrift.runs.store import RunFolder
+from clipdrift.study.plan import QUESTIONS
+from clipdrift.study.tables import ResultsError, Tables
 from few_draws import few_draws
 from generated import generated_study
 from page_reading import Element, Page

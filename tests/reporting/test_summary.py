@@ -9,7 +9,7 @@ from clipdrift.analysis.rows import Row, table
 from clipdrift.reporting.printed import KEY, Printed
 from clipdrift.reporting.summary import summary
 from clipdrift.reporting.tables import questions_tables
-from clipdrift.results import Tables
+from clipdrift.study.tables import Tables
 
 
 def of(question: str, *rows: Row) -> dict[str, Printed]:

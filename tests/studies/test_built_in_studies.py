@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from clipdrift.data.worlds import WORLDS
-from clipdrift.engines.here import run_here
-from clipdrift.engines.jobs import How, Unwatched, jobs_of, manifest_of
-from clipdrift.frame import blocks_frame, cells_frame, records_in, runs_frame
-from clipdrift.studied import write_manifest
-from clipdrift.study import load_study
+from clipdrift.study.engines.here import run_here
+from clipdrift.study.engines.jobs import How, Unwatched, jobs_of, manifest_of
+from clipdrift.study.folder import write_manifest
+from clipdrift.study.frames import blocks_frame, cells_frame, records_in, runs_frame
+from clipdrift.study.plan import load_study
 
 SHRUNK = [
     "model.name=clipdrift/mini",

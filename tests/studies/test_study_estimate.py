@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from clipdrift.engines.estimate import RunEstimate, estimate, size, span
-from clipdrift.engines.jobs import jobs_of
-from clipdrift.reporter import Silent
-from clipdrift.study import study_of
+from clipdrift.runs.reporter import Silent
+from clipdrift.study.engines.estimate import RunEstimate, estimate, size, span
+from clipdrift.study.engines.jobs import jobs_of
+from clipdrift.study.plan import study_of
 from small_runs import Lab, settings, write_folder
 
 METHODS: tuple[Any, ...] = (

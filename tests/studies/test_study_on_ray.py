@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from clipdrift.config import ConfigError
-from clipdrift.engines import on_ray, pick_engine
-from clipdrift.engines.here import run_here
-from clipdrift.engines.jobs import How, Job, Unwatched, jobs_of
-from clipdrift.engines.on_ray import OnRay
-from clipdrift.layout import CHECKPOINT, OWNER
-from clipdrift.store import Store
-from clipdrift.study import study_of
+from clipdrift.runs.layout import CHECKPOINT, OWNER
+from clipdrift.runs.store import Store
+from clipdrift.study.engines import on_ray, pick_engine
+from clipdrift.study.engines.here import run_here
+from clipdrift.study.engines.jobs import How, Job, Unwatched, jobs_of
+from clipdrift.study.engines.on_ray import OnRay
+from clipdrift.study.plan import study_of
 from small_runs import Lab, settings, write_folder
 
 

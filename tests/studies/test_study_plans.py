@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from clipdrift.config import ConfigError, RunConfig, legal_keys, parse_config
-from clipdrift.study import QUESTIONS, Study, built_in, load_study, study_of
+from clipdrift.study.plan import QUESTIONS, Study, built_in, load_study, study_of
 
 BASE: dict[str, Any] = {"name": "mine", "base": {"data": {"target": "terrain-10", "transfer": []}}}
 

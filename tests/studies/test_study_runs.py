@@ -12,13 +12,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import clipdrift.engines.here as here
+import clipdrift.study.engines.here as here
 from clipdrift.cli import main
 from clipdrift.config import ConfigError
-from clipdrift.engines.here import run_here
-from clipdrift.engines.jobs import How, Job, Outcome, counted, jobs_of, manifest_of
-from clipdrift.engines.on_ray import absolute
-from clipdrift.frame import (
+from clipdrift.runs.layout import RECORD
+from clipdrift.runs.locks import claim
+from clipdrift.runs.reporter import Reporter, Silent
+from clipdrift.runs.store import Store
+from clipdrift.study.engines.here import run_here
+from clipdrift.study.engines.jobs import How, Job, Outcome, counted, jobs_of, manifest_of
+from clipdrift.study.engines.on_ray import absolute
+from clipdrift.study.folder import Manifest, StudyError, read_manifest, write_manifest
+from clipdrift.study.frames import (
     blocks_frame,
     cells_frame,
     history_blocks_frame,
@@ -27,12 +32,7 @@ from clipdrift.frame import (
     runs_frame,
     varied,
 )
-from clipdrift.layout import RECORD
-from clipdrift.locks import claim
-from clipdrift.reporter import Reporter, Silent
-from clipdrift.store import Store
-from clipdrift.studied import Manifest, StudyError, read_manifest, write_manifest
-from clipdrift.study import Study, study_of
+from clipdrift.study.plan import Study, study_of
 from small_runs import Lab, settings
 
 
@@ -155,7 +155,7 @@ def test_a_run_that_another_process_does_is_left_to_it(lab_once: Lab) -> None:
     out, study = lab_once.tmp(), study_of(small_plan(lab_once))
     jobs = jobs_of(study)
     holder = (
-        "import sys, time\nfrom pathlib import Path\nfrom clipdrift.locks import claim\n"
+        "import sys, time\nfrom pathlib import Path\nfrom clipdrift.runs.locks import claim\n"
         "with claim(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     with subprocess.Popen(

@@ -1,8 +1,7 @@
 """Statistics of a study: the tidy table of its runs in, one row per test out. Loads no torch."""
 
-from clipdrift.analysis.against import against_published
 from clipdrift.analysis.questions import analyse
 from clipdrift.analysis.rows import Row
 from clipdrift.analysis.runs import AnalyseError
 
-__all__ = ["AnalyseError", "Row", "against_published", "analyse"]
+__all__ = ["AnalyseError", "Row", "analyse"]

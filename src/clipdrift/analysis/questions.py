@@ -85,11 +85,11 @@ def analyse(
     out; a last row counts them. docs/statistics.md says what each question tests.
 
     Args:
-        frame: one row per run as from :func:`clipdrift.frame.runs_frame`, or anyone's table with ``target``,
+        frame: one row per run as from :func:`clipdrift.study.frames.runs_frame`, or anyone's table with ``target``,
             ``method`` and ``learning_rate`` and as many of its other columns as there are.
-        questions: keys of ``clipdrift.study.QUESTIONS``; all of them if not given.
-        blocks: as from :func:`clipdrift.frame.blocks_frame`, for ``depth`` and comparisons by block.
-        history: as from :func:`clipdrift.frame.history_frame`, for ``onset`` and ``convergence``.
+        questions: keys of ``clipdrift.study.plan.QUESTIONS``; all of them if not given.
+        blocks: as from :func:`clipdrift.study.frames.blocks_frame`, for ``depth`` and comparisons by block.
+        history: as from :func:`clipdrift.study.frames.history_frame`, for ``onset`` and ``convergence``.
         paths: columns ``run``, ``alpha`` (0 the backbone, 1 the adapted model), ``accuracy`` and
             ``retention_<set>`` (percent), for ``interpolation``.
         rng: for resamples and random orders; the generator with seed 0 if not given, for each question anew,

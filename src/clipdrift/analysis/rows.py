@@ -17,7 +17,7 @@ class Row:
     """The result of one test or one description.
 
     Attributes:
-        question: key of ``clipdrift.study.QUESTIONS``.
+        question: key of ``clipdrift.study.plan.QUESTIONS``.
         group: the runs it is about, in words.
         statistic: what ``value`` is, with the measures it is of.
         unit: what was sampled: ``run``, ``cell`` or ``pair of runs``; ``block (descriptive)`` where blocks of

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from clipdrift.errors import ClipdriftError
-from clipdrift.record import OPTIONS
+from clipdrift.runs.record import OPTIONS
 
 NEEDED = ("target", "method", "learning_rate")
 ARM = ("target", "backbone", "method", *OPTIONS)

@@ -17,7 +17,7 @@ from clipdrift.cli.replicating import replicate
 from clipdrift.cli.reporting import report
 from clipdrift.cli.studying import study
 from clipdrift.errors import ClipdriftError, Interrupted
-from clipdrift.store import cache_folder
+from clipdrift.runs.store import cache_folder
 
 app = typer.Typer(
     name="clipdrift",
@@ -95,7 +95,7 @@ def train(
         return
 
     from clipdrift.cli.show import RunDisplay, console, run_table
-    from clipdrift.runner import Rhythm, run
+    from clipdrift.training.runner import Rhythm, run
 
     with RunDisplay() as display:
         record, folder = run(
@@ -141,7 +141,7 @@ def demo(
     from clipdrift.cli.reporting import write_report
     from clipdrift.cli.show import console
     from clipdrift.cli.show_study import StudyDisplay
-    from clipdrift.demo import STUDY, run_demo
+    from clipdrift.study.demo import STUDY, run_demo
 
     with StudyDisplay(STUDY) as display:
         result = run_demo(out, cache_folder(cache), device, display)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clipdrift.cli.options import Cache, Device, SkipBad
-from clipdrift.store import cache_folder
+from clipdrift.runs.store import cache_folder
 
 
 def compare(
@@ -90,9 +90,9 @@ def compare(
     """
     from clipdrift.cli.show import RunDisplay, console
     from clipdrift.cli.show_comparison import comparison_report
-    from clipdrift.comparing.compare import compare as work
-    from clipdrift.comparing.compare import transfer_sets
-    from clipdrift.comparing.report import report
+    from clipdrift.comparison.compare import compare as work
+    from clipdrift.comparison.compare import transfer_sets
+    from clipdrift.reporting.comparison import report
 
     sets = [
         spec if transfer_per_class is None else spec.model_copy(update={"per_class": transfer_per_class})

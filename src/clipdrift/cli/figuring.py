@@ -51,7 +51,7 @@ def figure(
         raise ConfigError("figure: say which and of what, as in `clipdrift figure frontier runs/matched`")
     from clipdrift.figures.registry import FIGURES, canvas_of, draw, write
     from clipdrift.figures.source import NotDrawnError
-    from clipdrift.results import Tables
+    from clipdrift.study.tables import Tables
 
     if name != "all" and name not in FIGURES:
         raise ConfigError(f"figure {name}: unknown; legal: all, {', '.join(FIGURES)}")

@@ -10,8 +10,8 @@ from rich.table import Table
 from clipdrift.config import ConfigError
 from clipdrift.figures.words import rate_text
 from clipdrift.listing import MEASURES, METHODS, MODELS, PENALTIES, Entry
-from clipdrift.record import Record, RecordError
-from clipdrift.store import Store
+from clipdrift.runs.record import Record, RecordError
+from clipdrift.runs.store import Store
 
 _KINDS = ("models", "datasets", "methods", "penalties", "measures", "studies", "figures")
 
@@ -57,7 +57,7 @@ def print_table(table: Table) -> None:
 
 
 def _studies(table: Table) -> None:
-    from clipdrift.study import built_in, load_study
+    from clipdrift.study.plan import built_in, load_study
 
     for column in ("name", "runs", "what", "questions"):
         table.add_column(column)

@@ -16,11 +16,11 @@ from rich.text import Text
 from clipdrift.cli.light import print_table
 from clipdrift.config import ConfigError
 from clipdrift.figures.words import rate_text
-from clipdrift.frame import cells_frame, records_in, runs_frame, varied
-from clipdrift.layout import CONFIG, FAILURE, RECORD
-from clipdrift.runstate import Kind
-from clipdrift.store import Store
-from clipdrift.studied import MANIFEST, read_manifest
+from clipdrift.runs.layout import CONFIG, FAILURE, RECORD
+from clipdrift.runs.states import Kind
+from clipdrift.runs.store import Store
+from clipdrift.study.folder import MANIFEST, read_manifest
+from clipdrift.study.frames import cells_frame, records_in, runs_frame, varied
 
 _STYLE = {"running": "cyan", "failed": "red", "diverged": "yellow", "interrupted": "magenta"}
 

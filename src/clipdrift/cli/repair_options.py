@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipdrift.store import cache_folder
+from clipdrift.runs.store import cache_folder
 
 Model = Annotated[
     str,

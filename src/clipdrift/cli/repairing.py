@@ -86,12 +86,12 @@ def interpolate(
     What is saved in `mixed/model` loads in plain transformers or peft, and in `clipdrift compare`. If no
     alpha keeps what was asked for, nothing is saved and the exit status is 1.
     """
-    from clipdrift.repaired import parse_alphas, parse_wish
+    from clipdrift.repair import parse_alphas, parse_wish
 
     wish = parse_wish(save_at, keep_cka, keep_retention)  # mistakes are said before torch is loaded
     parse_alphas(alphas, None if wish is None else wish.at)
 
-    from clipdrift.repair import interpolate as work
+    from clipdrift.repair.interpolating import interpolate as work
 
     run_repair(
         work,
@@ -168,7 +168,7 @@ def rewind(
         clipdrift rewind openai/clip-vit-base-patch32 my-tuned-clip --images photos/ --blocks 9..12
         --transfer cifar100
     """
-    from clipdrift.repair import rewind as work
+    from clipdrift.repair.rewinding import rewind as work
 
     run_repair(
         work,
@@ -238,11 +238,11 @@ def soften(
 
         clipdrift soften openai/clip-vit-base-patch32 my-tuned-clip --images photos/ --transfer cifar100
     """
-    from clipdrift.repaired import parse_factors
+    from clipdrift.repair import parse_factors
 
     parse_factors(scale)
 
-    from clipdrift.repair import soften as work
+    from clipdrift.repair.softening import soften as work
 
     run_repair(
         work,

@@ -40,11 +40,11 @@ def replicate(
     from rich.console import Console
     from rich.table import Table
 
-    from clipdrift.claims import replicate as work
-    from clipdrift.claims.page import overview, rows_of, sentence, sources
     from clipdrift.config import ConfigError
-    from clipdrift.files import write_text
-    from clipdrift.results import Tables
+    from clipdrift.replication import replicate as work
+    from clipdrift.replication.page import overview, rows_of, sentence, sources
+    from clipdrift.runs.files import write_text
+    from clipdrift.study.tables import Tables
 
     if place is None:
         raise ConfigError("replicate: name a study's folder, as in `clipdrift replicate runs/matched`")

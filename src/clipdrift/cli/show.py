@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipdrift.figures.words import rate_text
-from clipdrift.record import Point, Record, Values
+from clipdrift.runs.record import Point, Record, Values
 
 console = Console()
 _STRIP = "▁▂▃▄▅▆▇█"

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from clipdrift.cli.show import strip
 from clipdrift.comparison import FAMILIES, Compared, Comparison
-from clipdrift.verdict import verdict
+from clipdrift.comparison.verdict import verdict
 
 
 def comparison_report(found: Comparison) -> RenderableType:

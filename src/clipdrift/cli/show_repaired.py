@@ -8,7 +8,7 @@ from rich.text import Text
 
 from clipdrift.cli.show_comparison import number
 from clipdrift.comparison import FAMILIES, Compared
-from clipdrift.repaired import Repaired, Step
+from clipdrift.repair import Repaired, Step
 
 _TITLES = {"interpolate": "path", "rewind": "blocks put back", "soften": "intruder dimensions"}
 

@@ -16,11 +16,11 @@ from rich.text import Text
 from clipdrift.cli.light import print_table
 from clipdrift.cli.light_study import age, results
 from clipdrift.cli.show import RunDisplay, console
-from clipdrift.engines.estimate import Estimate
-from clipdrift.engines.jobs import Job, Outcome, counted
-from clipdrift.reporter import Reporter
-from clipdrift.store import Store
-from clipdrift.study import Study
+from clipdrift.runs.reporter import Reporter
+from clipdrift.runs.store import Store
+from clipdrift.study.engines.estimate import Estimate
+from clipdrift.study.engines.jobs import Job, Outcome, counted
+from clipdrift.study.plan import Study
 
 _STYLE = {"done": "green", "diverged": "yellow", "failed": "red", "elsewhere": "cyan"}
 _RECENT = 5

@@ -41,17 +41,17 @@ def plan(
         clipdrift study plan matched --set model=clipdrift/mini --set data.target=terrain-10 --limit 8
         clipdrift study plan strict --set 'axes.optim.learning_rate=[1e-5, 1e-4]' --set 'seeds=[7]'
     """
-    from clipdrift.study import load_study
+    from clipdrift.study.plan import load_study
 
     found = load_study(name, sets or []).limited(limit)
     from clipdrift.cli.show_study import plan_table
-    from clipdrift.engines.jobs import jobs_of
+    from clipdrift.study.engines.jobs import jobs_of
 
     jobs = jobs_of(found)
     estimate = None
     if not quick:
         from clipdrift.cli.show import RunDisplay
-        from clipdrift.engines.estimate import estimate as timed
+        from clipdrift.study.engines.estimate import estimate as timed
 
         with RunDisplay() as display:
             estimate = timed(jobs, device, display)
@@ -104,19 +104,19 @@ def run(
         clipdrift study run mystudy.toml --out runs/mystudy --set optim.epochs=2 --limit 4
         clipdrift study run matched --out /shared/matched --engine ray --gpus-per-run 0.25
     """
-    from clipdrift.study import load_study
+    from clipdrift.study.plan import load_study
 
     found = load_study(name, sets or []).limited(limit)
-    from clipdrift.trackers import known
+    from clipdrift.training.trackers import known
 
     told = known(track or ())
 
     from clipdrift.cli.show import console
     from clipdrift.cli.show_study import StudyDisplay, ending_text, study_table
-    from clipdrift.engines import pick_engine
-    from clipdrift.engines.jobs import How, counted, jobs_of, manifest_of
-    from clipdrift.store import cache_folder
-    from clipdrift.studied import write_manifest
+    from clipdrift.runs.store import cache_folder
+    from clipdrift.study.engines import pick_engine
+    from clipdrift.study.engines.jobs import How, counted, jobs_of, manifest_of
+    from clipdrift.study.folder import write_manifest
 
     work = pick_engine(engine, address, gpus_per_run, cpus_per_run)
     jobs = jobs_of(found)

@@ -23,9 +23,9 @@ from clipdrift.comparison.facts import (
 )
 from clipdrift.config.base import Frozen
 from clipdrift.errors import ClipdriftError
-from clipdrift.files import write_text
 from clipdrift.listing import MEASURES
-from clipdrift.maps import Maps
+from clipdrift.runs.files import write_text
+from clipdrift.runs.maps import Maps
 
 SCHEMA_VERSION = 1
 
@@ -120,7 +120,7 @@ class Comparison(Frozen):
 
     def summary(self) -> str:
         """The verdict in a few lines: how far, where, and what it did to transfer."""
-        from clipdrift.verdict import verdict
+        from clipdrift.comparison.verdict import verdict
 
         return "\n".join(verdict(self))
 

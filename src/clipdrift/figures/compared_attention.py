@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from clipdrift.figures.panels import ATTENTION, CHANGE, plain, style
-from clipdrift.maps import Maps
+from clipdrift.runs.maps import Maps
 
 MOST_IMAGES = 6
 """Images of a sheet, unless told."""

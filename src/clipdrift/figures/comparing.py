@@ -13,8 +13,8 @@ from clipdrift.figures.compared_attention import attention, attention_sheet
 from clipdrift.figures.compared_blocks import block_drift, transfer
 from clipdrift.figures.compared_grids import cka_matrix, head_drift, spectrum, weight_drift
 from clipdrift.figures.panels import style
-from clipdrift.files import write_atomically
-from clipdrift.maps import Maps
+from clipdrift.runs.files import write_atomically
+from clipdrift.runs.maps import Maps
 
 __all__ = [
     "attention",

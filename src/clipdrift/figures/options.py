@@ -12,7 +12,7 @@ from clipdrift.figures.look import GREY, Canvas, few_ticks, look, note
 from clipdrift.figures.seeds import in_categories, lost_text
 from clipdrift.figures.source import NotDrawnError, Source, done, retentions
 from clipdrift.figures.words import label, rate_text
-from clipdrift.record import OPTIONS
+from clipdrift.runs.record import OPTIONS
 
 SAME = ("place", "method", "learning_rate")
 

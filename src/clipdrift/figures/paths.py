@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clipdrift.figures.panels import COLOURS, new_figure, plain, style
-from clipdrift.files import write_atomically
-from clipdrift.repaired.asked import blocks_text
-from clipdrift.repaired.result import Repaired
-from clipdrift.repaired.steps import Step
+from clipdrift.repair.arguments import blocks_text
+from clipdrift.repair.result import Repaired
+from clipdrift.repair.steps import Step
+from clipdrift.runs.files import write_atomically
 
 _DPI = 150
 _MARKERS = ("o", "s", "^", "D", "v", "P")

@@ -22,7 +22,7 @@ from clipdrift.figures import (
 )
 from clipdrift.figures.look import Canvas, style
 from clipdrift.figures.source import NotDrawnError, Source
-from clipdrift.files import write_atomically
+from clipdrift.runs.files import write_atomically
 
 FORMATS = ("pdf", "svg", "png")
 DPI = 300

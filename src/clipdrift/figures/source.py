@@ -8,7 +8,7 @@ from typing import Protocol
 import pandas as pd
 
 from clipdrift.errors import ClipdriftError
-from clipdrift.maps import Maps
+from clipdrift.runs.maps import Maps
 
 ABOUT = ("run", "place", "method", "learning_rate", "seed", "plain", "status")
 
@@ -18,11 +18,11 @@ class NotDrawnError(ClipdriftError):
 
 
 class Source(Protocol):
-    """Tables of one study, as :class:`clipdrift.results.Tables` gives them."""
+    """Tables of one study, as :class:`clipdrift.study.tables.Tables` gives them."""
 
     @property
     def runs(self) -> pd.DataFrame:
-        """One row per finished run, as :func:`clipdrift.frame.runs_frame` has it; and ``place`` (the target,
+        """One row per finished run, as :func:`clipdrift.study.frames.runs_frame` has it; and ``place`` (the target,
         and the backbone where there are several), ``variant`` (the method and the options that vary, in
         words) and ``plain`` (no penalty, and the options that most runs of the method have there)."""
 

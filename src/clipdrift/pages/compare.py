@@ -13,12 +13,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from clipdrift.comparison import Comparison
-from clipdrift.files import write_text
-from clipdrift.maps import Maps
 from clipdrift.pages import sections
 from clipdrift.pages.cells import Cells
 from clipdrift.pages.strips import HEIGHT
 from clipdrift.pages.viewer import pack
+from clipdrift.runs.files import write_text
+from clipdrift.runs.maps import Maps
 
 _FIGURES = {
     "block_drift": ("Drift by block", "Bars by block for every measure; the tables above hold the numbers."),

@@ -12,8 +12,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from clipdrift.files import write_text
 from clipdrift.pages.compare import environment_of, part
+from clipdrift.runs.files import write_text
 
 RATED = ("matched_rates", "representation_sweep")
 TRADED = ("frontier", "choosing")

@@ -20,7 +20,7 @@ from PIL import Image
 
 from clipdrift.comparison import Comparison
 from clipdrift.figures.panels import ATTENTION, CHANGE
-from clipdrift.maps import Maps
+from clipdrift.runs.maps import Maps
 
 BUDGET = 9_000_000
 """Most letters of base64 that attention may take; figures and pictures come on top, 15 MB are the limit."""

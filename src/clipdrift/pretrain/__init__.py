@@ -23,20 +23,20 @@ import torch.distributed as dist
 from torch import nn
 from transformers import CLIPModel, PreTrainedTokenizerBase
 
-from clipdrift.checkpoint import CheckpointError, load_state, save_state
 from clipdrift.config import PretrainConfig
 from clipdrift.data.corpus import CaptionedBatch, Corpus, DrawnAhead, ObjectsCorpus
 from clipdrift.data.labelled import open_labelled
 from clipdrift.data.pixels import normalise
 from clipdrift.data.preprocess import Preprocess
-from clipdrift.files import write_text
 from clipdrift.model.build import new_clip, preprocessor
 from clipdrift.model.quiet import quiet
 from clipdrift.model.tokens import train_tokenizer
 from clipdrift.pretrain.examiner import Examiner
 from clipdrift.pretrain.learning import contrastive_loss, optimizers_of, patches_dropped, rate_at
-from clipdrift.reporter import Reporter, Silent
-from clipdrift.store import cache_folder
+from clipdrift.runs.files import write_text
+from clipdrift.runs.reporter import Reporter, Silent
+from clipdrift.runs.store import cache_folder
+from clipdrift.training.checkpoint import CheckpointError, load_state, save_state
 
 __all__ = ["STATE", "contrastive_loss", "pretrain"]
 

@@ -1,7 +1,33 @@
-"""Repairing a fine-tuned model: paths to the backbone, blocks put back, intruder dimensions scaled down."""
+"""Repair of a fine-tuned model: its result as plain data, and what can be asked. Loads no torch.
 
-from clipdrift.repair.rewinding import rewind
-from clipdrift.repair.softening import soften
-from clipdrift.repair.walk import interpolate
+The work is in :mod:`.interpolating`, :mod:`.rewinding` and :mod:`.softening`.
+"""
 
-__all__ = ["interpolate", "rewind", "soften"]
+from clipdrift.repair.arguments import (
+    RepairError,
+    Wish,
+    parse_alphas,
+    parse_blocks,
+    parse_factors,
+    parse_wish,
+)
+from clipdrift.repair.choice import Choice, check_wish, choose
+from clipdrift.repair.result import Repaired, read_repaired
+from clipdrift.repair.steps import Kind, Step, Tested
+
+__all__ = [
+    "Choice",
+    "Kind",
+    "RepairError",
+    "Repaired",
+    "Step",
+    "Tested",
+    "Wish",
+    "check_wish",
+    "choose",
+    "parse_alphas",
+    "parse_blocks",
+    "parse_factors",
+    "parse_wish",
+    "read_repaired",
+]

@@ -9,14 +9,14 @@ from torch import nn
 
 from clipdrift.adapt.objective import Contrastive
 from clipdrift.adapt.saved import load_head
-from clipdrift.comparing.abilities import texts_of
-from clipdrift.comparing.images import Probe
-from clipdrift.comparing.models import ModelLike, Opened
-from clipdrift.layout import WEIGHTS
+from clipdrift.comparison.abilities import texts_of
+from clipdrift.comparison.images import Probe
+from clipdrift.comparison.models import ModelLike, Opened
 from clipdrift.model.clip import Clip
-from clipdrift.record import Record
-from clipdrift.repair.ends import Ends
-from clipdrift.store import RunFolder
+from clipdrift.repair.endpoints import Ends
+from clipdrift.runs.layout import WEIGHTS
+from clipdrift.runs.record import Record
+from clipdrift.runs.store import RunFolder
 
 HEAD = "head.safetensors"
 

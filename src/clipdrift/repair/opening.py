@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from clipdrift.comparing.models import ModelLike
-from clipdrift.repair.ground import Ground
-from clipdrift.repair.of_pair import open_two
-from clipdrift.repair.of_run import open_run
+from clipdrift.comparison.models import ModelLike
+from clipdrift.repair import RepairError
+from clipdrift.repair.context import Ground
+from clipdrift.repair.open_pair import open_two
+from clipdrift.repair.open_run import open_run
 from clipdrift.repair.options import Options
-from clipdrift.repaired import RepairError
 
 
 def open_ground(

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from clipdrift.comparing.compare import TransferLike, transfer_sets
-from clipdrift.comparing.images import ImagesLike
+from clipdrift.comparison.compare import TransferLike, transfer_sets
+from clipdrift.comparison.images import ImagesLike
 from clipdrift.config import DataSet
-from clipdrift.reporter import Reporter, Silent
-from clipdrift.store import cache_folder
+from clipdrift.runs.reporter import Reporter, Silent
+from clipdrift.runs.store import cache_folder
 
 
 class Options(TypedDict, total=False):

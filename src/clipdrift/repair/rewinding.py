@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Unpack
 
-from clipdrift.comparing.models import ModelLike
-from clipdrift.repair.ends import PARTS, named
+from clipdrift.comparison.models import ModelLike
+from clipdrift.repair import Repaired, RepairError, parse_blocks
+from clipdrift.repair.endpoints import PARTS, named
+from clipdrift.repair.job import Work
 from clipdrift.repair.opening import open_ground
 from clipdrift.repair.options import Options
 from clipdrift.repair.saving import place_for, save_model
-from clipdrift.repair.work import Work
-from clipdrift.repaired import Repaired, RepairError, parse_blocks
 
 TUNED = "tuned"
 

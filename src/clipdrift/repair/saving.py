@@ -17,16 +17,16 @@ from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from clipdrift.adapt.saved import attach_adapter
-from clipdrift.comparing.models import Opened
-from clipdrift.layout import WEIGHTS
+from clipdrift.comparison.models import Opened
 from clipdrift.model.clip import Clip
 from clipdrift.model.quiet import quiet
 from clipdrift.model.weights import effective_weights
-from clipdrift.repair.ends import Ends
-from clipdrift.repair.ground import Ground
+from clipdrift.repair import RepairError
+from clipdrift.repair.context import Ground
+from clipdrift.repair.endpoints import Ends
 from clipdrift.repair.heads import HEAD
-from clipdrift.repair.plain import copied_clip
-from clipdrift.repaired import RepairError
+from clipdrift.repair.merging import copied_clip
+from clipdrift.runs.layout import WEIGHTS
 
 OPEN_CLIP = "open_clip_model.safetensors"
 """As OpenCLIP names it; ``open_clip:ARCH/path/to/it`` loads it."""

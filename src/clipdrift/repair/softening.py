@@ -8,15 +8,15 @@ from typing import Unpack
 
 import torch
 
-from clipdrift.comparing.models import ModelLike
+from clipdrift.comparison.models import ModelLike
 from clipdrift.model.weights import effective_weights
+from clipdrift.repair import Repaired, RepairError, parse_factors
 from clipdrift.repair.intruders import Intruded, count_by_kind, find
+from clipdrift.repair.job import Work
 from clipdrift.repair.opening import open_ground
 from clipdrift.repair.options import Options
 from clipdrift.repair.rewinding import TUNED
 from clipdrift.repair.saving import place_for, save_model
-from clipdrift.repair.work import Work
-from clipdrift.repaired import Repaired, RepairError, parse_factors
 
 THRESHOLD, TOP = 0.5, 10
 """As Shuttleworth et al. 2024 set them."""

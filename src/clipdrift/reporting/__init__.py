@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipdrift.figures.registry import FIGURES
-from clipdrift.files import write_text
-from clipdrift.maps import Maps
 from clipdrift.pages.study import StudyPage, write_study_page
 from clipdrift.pages.viewer import pack_runs
 from clipdrift.reporting.courses import blocks_table, courses, environments, history_table
@@ -18,7 +16,9 @@ from clipdrift.reporting.printed import Printed
 from clipdrift.reporting.published import published_table
 from clipdrift.reporting.summary import summary
 from clipdrift.reporting.tables import cells_table, questions_tables, runs_table
-from clipdrift.results import Tables
+from clipdrift.runs.files import write_text
+from clipdrift.runs.maps import Maps
+from clipdrift.study.tables import Tables
 
 PAGE = "index.html"
 FOLDER = "report"
@@ -61,7 +61,7 @@ def report(
     Args:
         place: the folder of a study or of any runs, or a CSV file of runs made elsewhere: one row per run
             with ``target``, ``method``, ``learning_rate`` and as many other columns of
-            :func:`clipdrift.frame.runs_frame` as there are.
+            :func:`clipdrift.study.frames.runs_frame` as there are.
         out: folder of the report; default ``report`` in the study's folder, or beside the CSV file.
         published: lay the runs beside the published values.
         formats: of the figures' files: ``png`` (always made, for the page), ``pdf``, ``svg``.

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from clipdrift.reporting.printed import KEY
-from clipdrift.results import Tables
+from clipdrift.study.tables import Tables
 
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("accuracy, %", (("validation_accuracy", "validation"), ("train_accuracy", "training"))),

@@ -13,8 +13,8 @@ import pandas as pd
 from clipdrift.figures.registry import FIGURES, Entry, draw, write
 from clipdrift.figures.source import NotDrawnError
 from clipdrift.pages.study import Shown
-from clipdrift.results import Tables
-from clipdrift.study import QUESTIONS
+from clipdrift.study.plan import QUESTIONS
+from clipdrift.study.tables import Tables
 
 DPI = 150
 """Of the page's pictures: twice what a screen of usual sharpness shows."""

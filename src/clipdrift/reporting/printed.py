@@ -12,8 +12,8 @@ from urllib.parse import quote
 import pandas as pd
 
 from clipdrift.figures.words import rate_text
-from clipdrift.files import write_text
 from clipdrift.pages.cells import Cell, drift_text, number, percent_text
+from clipdrift.runs.files import write_text
 
 KEY = "key"
 """First column of every CSV: names the row. ``TABLE.csv:KEY/COLUMN`` names a number of the page."""

@@ -17,7 +17,7 @@ from clipdrift.analysis.runs import PRIMARY, accuracy, retentions
 from clipdrift.pages.cells import Cell, percent_text
 from clipdrift.reporting.printed import KEY, Printed, p_value
 from clipdrift.reporting.sentences import Part, Rows, Sentence, cell_of, find, named, signal_of
-from clipdrift.results import Tables
+from clipdrift.study.tables import Tables
 
 LEVEL = 0.05
 """Of p-values after correction."""

@@ -21,8 +21,8 @@ from clipdrift.reporting.printed import (
     three,
     word,
 )
-from clipdrift.results import Tables
-from clipdrift.study import QUESTIONS
+from clipdrift.study.plan import QUESTIONS
+from clipdrift.study.tables import Tables
 
 SHOWN = (
     ("accuracy", "accuracy, %", percent_text),

@@ -1,0 +1,174 @@
+"""What became of zero-shot ability: transfer sets and retrieval, before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from clipdrift import formulas
+from clipdrift.comparison import Retrieval, TransferRow
+from clipdrift.comparison.models import Opened, PairError
+from clipdrift.config import DataSet
+from clipdrift.data.sources import open_source
+from clipdrift.measures import embed
+from clipdrift.measures.still import in_float32, still
+from clipdrift.model.clip import Clip
+from clipdrift.model.towers import tower_of, unwrapped
+from clipdrift.model.zero_shot import class_features
+from clipdrift.training.preparation import Shop
+
+KS = (1, 5, 10)
+
+
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """A Clip's text encoder as the images are read: in eval mode and float32, leaving no trace."""
+
+    clip: Clip
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        with still(self.clip.model):
+            found: Tensor = in_float32(_Texts(self.clip), texts)
+            return found
+
+
+class _Texts(nn.Module):
+    """A text encoder as a module, around the live model."""
+
+    def __init__(self, clip: Clip) -> None:
+        super().__init__()
+        self.model = clip.model
+        self.encode = clip.texts
+
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        return self.encode(texts)
+
+
+def texts_of(side: Opened, other: Opened) -> Clip:
+    """A Clip whose texts are encoded by this side's own text tower, where it has one.
+
+    A model in memory has no tokenizer; where it is of the other side's class, that side's is taken. Of any
+    other class, such as one of images alone, it is tested with the other side's texts.
+
+    Raises:
+        PairError: neither side knows how to read texts.
+    """
+    if side.clip is not None:
+        clip = side.clip
+    elif other.clip is None:
+        raise PairError("zero-shot needs a tokenizer: give BASE by name, by folder or as a Clip")
+    elif has_texts(side, other):
+        model, encoder = unwrapped(side.model), cast(Any, other.clip.texts)
+        clip = replace(other.clip, model=model, texts=replace(encoder, model=model))
+    else:
+        clip = other.clip
+    return replace(clip, texts=_Reading(clip))
+
+
+def has_texts(side: Opened, other: Opened) -> bool:
+    """Whether a side can be tested with texts of its own."""
+    return side.clip is not None or type(unwrapped(side.model)) is type(unwrapped(other.model))
+
+
+def transfer(base: Opened, tuned: Opened, spec: DataSet, shop: Shop, batch_size: int | None) -> TransferRow:
+    """Zero-shot on one set, each side with its own image and text tower, same images, same prompts.
+
+    Raises:
+        DataError, PairError: what cannot be opened, and why.
+    """
+    size = tower_of(base.model).geometry.image_size
+    source = open_source(spec, image_size=size, parts=("test",))
+    deck, counted = shop.part(spec, source)
+    labels = torch.from_numpy(deck.labels)
+    sides = (base, texts_of(base, tuned)), (tuned, texts_of(tuned, base))
+    logits, right, ensemble = [], [], []
+    for side, clip in sides:
+        shop.reporter.stage(f"zero-shot on {spec.name}, {side.name}")
+        place = next(side.model.parameters()).device
+        images = replace(deck, device=place)
+        embedded = embed(side.model, images, batch_size, shop.reporter.advance)
+        features = class_features(clip, source.classes, source.prompts[:1])
+        cosine = _cosines(embedded, features)
+        logits.append(_scale(clip) * cosine)
+        right.append(_percent(cosine, labels))
+        if len(source.prompts) > 1:
+            features = class_features(clip, source.classes, source.prompts)
+            ensemble.append(_percent(_cosines(embedded, features), labels))
+    return TransferRow(
+        images=counted.count,
+        classes=len(source.classes),
+        prompts=source.prompts,
+        before=right[0],
+        after=right[1],
+        retention=100 * right[1] / right[0] if right[0] else None,
+        agreement=float(formulas.zero_shot_agreement(*logits)),
+        kl=float(formulas.zero_shot_kl(*logits)),
+        ensemble_before=ensemble[0] if ensemble else None,
+        ensemble_after=ensemble[1] if ensemble else None,
+    )
+
+
+def _cosines(images: Tensor, texts: Tensor) -> Tensor:
+    """(n, m) in float64, which neither an autocast nor the precision settings around us can lower."""
+    left, right = (normalize(features.cpu().double(), dim=-1) for features in (images, texts))
+    return left @ right.T
+
+
+def _percent(scores: Tensor, labels: Tensor) -> float:
+    return 100 * (scores.argmax(-1) == labels).double().mean().item()
+
+
+@torch.no_grad()
+def _scale(clip: Clip) -> float:
+    """The temperature by which a model turns cosines into logits."""
+    return float(clip.model.logit_scale.detach().float().exp())
+
+
+def same_texts(base: Opened, tuned: Opened) -> bool:
+    """Whether both text towers give the same embedding of a text."""
+    one, other = texts_of(base, tuned), texts_of(tuned, base)
+    found = [clip.texts(["a photo of a cat"]).float().cpu() for clip in (one, other)]
+    return bool(torch.allclose(found[0], found[1], rtol=1e-4, atol=1e-5))
+
+
+def retrieval(
+    base: Opened,
+    tuned: Opened,
+    embeddings: Sequence[Tensor],
+    captions: Mapping[int, tuple[str, ...]],
+) -> Retrieval:
+    """Recall at k between the images that have captions and all their captions, on both sides.
+
+    Args:
+        embeddings: (N, E) of all probe images, before and after.
+        captions: texts by position.
+
+    Raises:
+        PairError: no tokenizer is known.
+    """
+    positions = sorted(captions)
+    texts = [text for position in positions for text in captions[position]]
+    owner = torch.tensor([i for i, position in enumerate(positions) for _ in captions[position]])
+    match = owner[None] == torch.arange(len(positions))[:, None]
+    found = []
+    for clip, embedded in zip((texts_of(base, tuned), texts_of(tuned, base)), embeddings, strict=True):
+        parts = [clip.texts(texts[i : i + 256]).float().cpu() for i in range(0, len(texts), 256)]
+        similarity = _cosines(embedded[positions], torch.cat(parts))
+        to_text = {k: float(formulas.recall_at_k(similarity, match, k)) for k in KS if k <= len(texts)}
+        to_image = {
+            k: float(formulas.recall_at_k(similarity.T, match.T, k)) for k in KS if k <= len(positions)
+        }
+        found.append((to_text, to_image))
+    return Retrieval(
+        images=len(positions),
+        captions=len(texts),
+        image_to_text_before=found[0][0],
+        image_to_text_after=found[1][0],
+        text_to_image_before=found[0][1],
+        text_to_image_after=found[1][1],
+    )

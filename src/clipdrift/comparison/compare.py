@@ -1,0 +1,226 @@
+"""BASE against TUNED: open, check, read both, lay side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipdrift.comparison import Comparison, Side, TransferRow
+from clipdrift.comparison.abilities import has_texts, retrieval, same_texts
+from clipdrift.comparison.abilities import transfer as test_transfer
+from clipdrift.comparison.attention import attention_of
+from clipdrift.comparison.images import ImagesLike, Probe, named_source, preprocess_of
+from clipdrift.comparison.measuring import LIMIT, open_probe, settle
+from clipdrift.comparison.models import ModelLike, Opened, PairError
+from clipdrift.comparison.pairs import Pair, open_pair
+from clipdrift.comparison.tables import (
+    ability,
+    attention,
+    heads,
+    representations,
+    spectrum_row,
+    subsets,
+    weight_tables,
+)
+from clipdrift.config import DataSet, parse_config
+from clipdrift.data.preprocess import Preprocess
+from clipdrift.measures import Internals, cka_matrix, read_internals, spectra
+from clipdrift.model.towers import tower_of
+from clipdrift.runs.record import environment
+from clipdrift.runs.reporter import Reporter, Silent
+from clipdrift.runs.store import cache_folder
+from clipdrift.training.preparation import Shop
+
+TransferLike = str | Path | DataSet | Mapping[str, Any]
+"""A data set's name, ``name=path``, a folder, or a DataSet (or its content as a dictionary)."""
+
+
+def compare(
+    base: ModelLike,
+    tuned: ModelLike,
+    images: ImagesLike,
+    *,
+    transfer: TransferLike | Sequence[TransferLike] = (),
+    limit: int = LIMIT,
+    seed: int = 0,
+    batch_size: int | None = None,
+    flow: bool = True,
+    spectrum: bool = True,
+    shown: int = 6,
+    preprocess: object = None,
+    any_base: bool = False,
+    cache: str | Path | None = None,
+    device: str = "auto",
+    skip_bad: bool = False,
+    reporter: Reporter | None = None,
+) -> Comparison:
+    """Measure what became of BASE in TUNED: attention, representation, weights, zero-shot ability.
+
+    Models in memory are left as they were.
+
+    Args:
+        base, tuned: hub id, folder, run, peft adapter (on BASE), OpenCLIP name, a Clip, or a model in memory.
+        images: a folder, a data set's name, preprocessed floats (n, 3, S, S), a Deck, or a list of PIL
+            images, paths or arrays of bytes.
+        transfer: sets on which zero-shot ability is tested on both sides.
+        limit: images read at most, chosen by ``seed``, balanced over classes where there are any.
+        batch_size: images per forward pass, by default some 4,096 tokens; no number depends on it.
+        flow: rollout and patch entropy too, which need whole attention maps.
+        spectrum: effective rank and intruder dimensions of every changed matrix, which take a while.
+        shown: images whose attention is kept for pictures.
+        preprocess: for models in memory: a transformers image processor, its dictionary, or a Preprocess.
+        any_base: accept an adapter or a run made from another backbone than BASE.
+        cache: where decoded images are kept; default `~/.cache/clipdrift` or $CLIPDRIFT_CACHE.
+        device: for models given by name; those in memory stay where they are.
+        skip_bad: leave unreadable images out.
+
+    Raises:
+        PairError: the two cannot be compared; says why.
+        ModelError, UnsupportedModelError, DataError, ConfigError, MeasureError: in one line what is wrong.
+    """
+    reporter, clock = reporter or Silent(), _Clock()
+    sets = transfer_sets(transfer)  # what is misspelt is said before anything is loaded
+    reporter.stage("loading both models")
+    pair = open_pair(base, tuned, any_base)
+    known = pair.base.clip or pair.tuned.clip
+    if sets and known is None:
+        raise PairError("zero-shot needs a tokenizer: give BASE by name, by folder or as a Clip")
+    prepared = preprocess_of(preprocess, known)
+    place = settle(pair.base, device)
+    settle(pair.tuned, device)
+    probe = open_probe(pair.base, images, limit, seed, prepared, cache, place, skip_bad, reporter)
+    clock("opened")
+    before = _read(pair.base, probe, batch_size, flow, reporter)
+    clock("base_read")
+    after = _read(pair.tuned, probe, batch_size, flow, reporter)
+    clock("tuned_read")
+    reporter.stage("comparing representations")
+    measures = attention(before, after) | representations(before, after)
+    measures |= weight_tables(pair.before, pair.after)
+    matrix = tuple(tuple(row) for row in cka_matrix(before, after).tolist())
+    clock("compared")
+    rows = {}
+    for spec in sets:
+        rows[spec.name] = _transfer(pair, spec, batch_size, prepared, cache, seed, skip_bad, reporter)
+    found = None
+    if probe.captions:
+        reporter.stage("retrieval between images and captions")
+        embeddings = (before.embedding, after.embedding)
+        found = retrieval(pair.base, pair.tuned, embeddings, probe.captions)
+    clock("tested")
+    changes = []
+    if spectrum:
+        reporter.stage("spectra of the changed matrices")
+        changes = spectra(pair.before, pair.after, progress=reporter.advance)
+    clock("decomposed")
+    comparison = Comparison(
+        base=_side(pair.base, pair),
+        tuned=_side(pair.tuned, pair),
+        shape=pair.shape,
+        images=probe.facts,
+        measures=measures | ability(rows),
+        cka_matrix=matrix,
+        heads=heads(before, after),
+        spectra=tuple(spectrum_row(change) for change in changes),
+        transfer=rows,
+        retrieval=found,
+        subsets=subsets(before, after, probe.labels, seed),
+        notes=_notes(pair, probe, bool(rows or found), own=preprocess is None),
+        environment=environment(str(place)),
+        timings=clock.seconds,
+    )
+    reporter.stage("attention of a few images")
+    comparison._maps = attention_of(pair, probe, shown)
+    return comparison
+
+
+def transfer_sets(given: TransferLike | Sequence[TransferLike]) -> list[DataSet]:
+    """The sets that were asked for, checked.
+
+    Raises:
+        ConfigError: one that is misspelt, or one that is named twice.
+    """
+    several = [given] if isinstance(given, str | Path | DataSet | Mapping) else list(given)
+    sets = []
+    for one in several:
+        if isinstance(one, str | Path):
+            name, equals, path = str(one).partition("=")
+            one = (
+                {"name": name, "path": path} if equals and not Path(one).is_dir() else named_source(str(one))
+            )
+        sets.append(one if isinstance(one, DataSet) else parse_config(one, DataSet))
+    names = [spec.name for spec in sets]
+    for name in names:
+        if names.count(name) > 1:
+            raise PairError(f"transfer names {name!r} twice")
+    return sets
+
+
+def _read(side: Opened, probe: Probe, batch_size: int | None, flow: bool, reporter: Reporter) -> Internals:
+    reporter.stage(f"reading {side.name}")
+    device = next(side.model.parameters()).device
+    return read_internals(side.model, probe.on(device), batch_size, flow=flow, progress=reporter.advance)
+
+
+def _transfer(
+    pair: Pair,
+    spec: DataSet,
+    batch_size: int | None,
+    preprocess: Preprocess | None,
+    cache: str | Path | None,
+    seed: int,
+    skip_bad: bool,
+    reporter: Reporter,
+) -> TransferRow:
+    assert preprocess is not None  # there is a tokenizer, and with it came the preprocessing
+    place = next(pair.base.model.parameters()).device
+    folder = cache_folder(None if cache is None else Path(cache))
+    shop = Shop(preprocess, folder, torch.device(place), reporter, seed, skip_bad)
+    return test_transfer(pair.base, pair.tuned, spec, shop, batch_size)
+
+
+def _side(side: Opened, pair: Pair) -> Side:
+    kind = type(tower_of(side.model).model)
+    return Side(
+        name=side.name,
+        kind=side.kind,
+        library=f"{kind.__module__.partition('.')[0]} {kind.__name__}",
+        parameters=sum(weight.numel() for weight in pair.before.values()),
+        fingerprint=side.fingerprint,
+    )
+
+
+def _notes(pair: Pair, probe: Probe, texts: bool, own: bool) -> tuple[str, ...]:
+    notes = list(pair.notes)
+    one, other = pair.base.clip, pair.tuned.clip
+    if own and one and other and one.preprocess != other.preprocess:
+        notes.append("BASE and TUNED come with different preprocessing; BASE's was used for both.")
+    for name, side, texts_from in (("BASE", pair.base, pair.tuned), ("TUNED", pair.tuned, pair.base)):
+        if texts and not has_texts(side, texts_from):
+            notes.append(
+                f"{name} has no text tower that is known here: {texts_from.name}'s was used for both."
+            )
+    if texts and not same_texts(pair.base, pair.tuned):
+        notes.append("The text towers differ as well: each side was tested with its own texts.")
+    if len(probe) < 100:
+        notes.append(f"Only {len(probe)} images were read: take small differences for noise.")
+    if probe.facts.bad:
+        notes.append(f"{len(probe.facts.bad)} unreadable images were left out.")
+    return tuple(notes)
+
+
+class _Clock:
+    """Seconds between calls, by what was done."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def __call__(self, done: str) -> None:
+        now = time.perf_counter()
+        self.seconds[done] = round(now - self._since, 3)
+        self._since = now

@@ -1,0 +1,140 @@
+"""Whether two opened models may be compared: same architecture, right base, an adapter that acts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from clipdrift.comparison import Shape
+from clipdrift.comparison.models import ModelLike, Opened, PairError, open_model
+from clipdrift.model.towers import Tower, tower_of, unwrapped
+from clipdrift.model.weights import effective_weights
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """BASE and TUNED, checked to fit.
+
+    Attributes:
+        before, after: their image towers' weights as they act, under common names.
+        notes: what a reader should know.
+    """
+
+    base: Opened
+    tuned: Opened
+    before: dict[str, Tensor]
+    after: dict[str, Tensor]
+    notes: tuple[str, ...]
+
+    @property
+    def shape(self) -> Shape:
+        return shape_of(tower_of(self.base.model))
+
+
+def shape_of(tower: Tower) -> Shape:
+    """A tower's sizes as they stand in a result."""
+    return Shape(**asdict(tower.geometry), reader=tower.reader)
+
+
+def open_pair(base: ModelLike, tuned: ModelLike, any_base: bool = False) -> Pair:
+    """Open both sides and refuse what does not fit.
+
+    Args:
+        any_base: accept an adapter or a run made from another backbone than BASE.
+
+    Raises:
+        PairError: architectures differ, the adapter was made on another model or changes nothing.
+        ModelError, UnsupportedModelError: one of them cannot be opened or read.
+    """
+    first = open_model(base)
+    second = open_model(tuned, first)
+    one, other = tower_of(first.model), tower_of(second.model)
+    _same_architecture(first, second, one, other)
+    before, after = effective_weights(first.model), effective_weights(second.model)
+    _same_weights(first, second, before, after)
+    notes = [] if any_base else _right_base(first, second)
+    if all(torch.equal(before[name].cpu(), after[name].cpu()) for name in before):
+        if second.kind == "adapter":
+            raise PairError(
+                f"{second.name}: the adapter changes none of the {len(before)} weights of the image tower; "
+                "was it saved before it was trained, or made for the text tower?"
+            )
+        notes.append("BASE and TUNED have the same weights in the image tower and the projection.")
+        if unwrapped(first.model) is unwrapped(second.model):
+            notes.append(
+                "They are one model in memory: peft and training change the very model that they are given, "
+                "so BASE has to be a copy of it."
+            )
+    return Pair(first, second, before, after, tuple(notes))
+
+
+def _same_architecture(first: Opened, second: Opened, one: Tower, other: Tower) -> None:
+    left, right = asdict(one.geometry), asdict(other.geometry)
+    left |= {"read through the": one.reader, "activation": one.activation}
+    right |= {"read through the": other.reader, "activation": other.activation}
+    odd = [
+        f"{name.replace('_', ' ')} {left[name]} against {right[name]}"
+        for name in left
+        if left[name] != right[name]
+    ]
+    if odd:
+        raise PairError(f"{first.name} and {second.name} are of different architectures: {', '.join(odd)}")
+
+
+def _same_weights(
+    first: Opened, second: Opened, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> None:
+    odd = sorted(before.keys() ^ after.keys())
+    odd += [name for name in before if name in after and before[name].shape != after[name].shape]
+    if odd:
+        raise PairError(
+            f"{first.name} and {second.name} do not have the same weights: {len(odd)} of "
+            f"{len(before.keys() | after.keys())} are on one side only or of another shape, for example "
+            f"{', '.join(odd[:3])}"
+        )
+
+
+def _right_base(first: Opened, second: Opened) -> list[str]:
+    """What is not certain about an adapter's or a run's base; refuses what is certainly wrong."""
+    if second.backbone is None:
+        if second.kind != "adapter":
+            return []
+        return [
+            f"TUNED does not say on which model it was made; on another than {first.name} it means nothing."
+        ]
+    made_from, made_print = second.backbone
+    # an adapter acts on the very weights of BASE; a run brings its own backbone, and two may share it
+    bases = [(first.name, first.fingerprint)]
+    if second.kind == "run" and first.backbone is not None:
+        bases.append(first.backbone)
+    names = " or ".join(name for name, _ in bases)
+    what = f"{second.name}: the {'run' if second.kind == 'run' else 'adapter'} was made from {made_from}"
+    advice = "give that as BASE, or say --any-base to compare all the same"
+    if made_print and made_print in [known for _, known in bases]:
+        return []
+    if made_print and all(known for _, known in bases):
+        raise PairError(f"{what}, whose files are not those of {names}; {advice}")
+    if any(made_from == name for name, _ in bases):
+        return []
+    hubs = [name for name, _ in bases if _is_hub(name)]
+    if _is_hub(made_from) and hubs:
+        raise PairError(f"{what}, not from {names}; {advice}")
+    if any(_copied(made_from, name) for name, _ in bases):
+        return []
+    return [
+        f"TUNED says that it was made from {made_from}, which cannot be checked against {names} here; with "
+        "another base the numbers mean nothing."
+    ]
+
+
+def _copied(one: str, other: str) -> bool:
+    """Whether one is a local copy of the other on the hub, as far as its name tells."""
+    return _is_hub(one) != _is_hub(other) and Path(one).name == Path(other).name
+
+
+def _is_hub(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()

@@ -1,0 +1,83 @@
+"""What a repair works on, once it is open: a live model, what it is read on, what a result says of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from clipdrift.comparison import ProbeImages, Shape, Side
+from clipdrift.comparison.models import Opened
+from clipdrift.comparison.pairs import Pair
+from clipdrift.model.towers import tower_of
+from clipdrift.repair.endpoints import Ends, adapter_ends, plain_ends
+from clipdrift.repair.merging import has_adapters
+from clipdrift.repair.step_measurer import Bench
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What is worked on.
+
+    Attributes:
+        bench: the live model and what it is read on.
+        base: the backbone as it was opened.
+        adapter: folder, hub id or run of the adapter whose scaled copy is to be saved.
+        sides: BASE and TUNED as they stand in a result.
+        accuracy_of, test_of: which images accuracy and test accuracy are of; empty: there is none.
+    """
+
+    bench: Bench
+    base: Opened
+    adapter: str
+    sides: tuple[Side, Side]
+    shape: Shape
+    images: ProbeImages
+    accuracy_of: str
+    test_of: str
+    notes: tuple[str, ...]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Fields of a result."""
+        return {
+            "base": self.sides[0],
+            "tuned": self.sides[1],
+            "shape": self.shape,
+            "images": self.images,
+            "accuracy_of": self.accuracy_of,
+            "test_of": self.test_of,
+            "form": self.bench.ends.form,
+            "notes": self.notes,
+        }
+
+
+def ends_of(pair: Pair, merged: bool) -> tuple[Ends, list[str]]:
+    """The live model between both sides, and what a reader should know of it.
+
+    An adapter from files on a plain backbone is scaled, unless ``merged``; of everything else merged weights
+    are moved, in a copy where the model is not ours.
+    """
+    base, tuned = pair.base, pair.tuned
+    own = tuned.kind != "in memory"
+    notes = []
+    if has_adapters(tuned.model) and not merged:
+        scaled = None
+        if own and tuned.clip is not None and base.clip is not None and not has_adapters(base.model):
+            scaled = adapter_ends(base.model, tuned.clip)
+        if scaled is not None:
+            return scaled, []
+        why = "of its kind cannot be scaled" if own else "in memory are not scaled"
+        notes.append(f"TUNED's adapters {why}: their merged weights are moved, and saved in full.")
+    ends = plain_ends(base.model, tuned.model, tuned.clip, own)
+    return ends, [*notes, *ends.notes]
+
+
+def side_of(side: Opened, pair: Pair, **changes: Any) -> Side:
+    """One of the two as it stands in a result."""
+    found = type(tower_of(side.model).model)
+    said = {"name": side.name, "kind": side.kind, "fingerprint": side.fingerprint, **changes}
+    return Side(
+        **said,
+        library=f"{found.__module__.partition('.')[0]} {found.__name__}",
+        parameters=sum(weight.numel() for weight in pair.before.values()),
+    )

@@ -1,0 +1,52 @@
+"""One repair: what it works on, what the backbone gave, and the result at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from clipdrift.repair import Kind, Repaired, Step
+from clipdrift.repair.context import Ground
+from clipdrift.repair.step_measurer import Observer
+from clipdrift.runs.record import environment
+
+
+class Work:
+    """One repair: what it works on, what the backbone gave, and the result at its end."""
+
+    def __init__(self, kind: Kind, ground: Ground, out: str | Path | None) -> None:
+        self.kind = kind
+        self.ground = ground
+        self._since = time.perf_counter()
+        self._out = out
+        self.observer = Observer.of(ground.bench)
+
+    def result(
+        self,
+        steps: list[Step],
+        *,
+        chosen: int | None,
+        reason: str = "",
+        saved: Path | None,
+        notes: Iterable[str] = (),
+    ) -> Repaired:
+        """The result, written to the folder that was asked for."""
+        facts: dict[str, Any] = self.ground.facts
+        facts["notes"] = (*facts["notes"], *notes)
+        found = Repaired(
+            kind=self.kind,
+            **facts,
+            transfer=self.observer.tested,
+            steps=tuple(steps),
+            chosen=chosen,
+            reason=reason,
+            saved=None if saved is None or chosen is None else str(saved),
+            environment=environment(str(self.ground.bench.device)),
+            timings={"measured": round(time.perf_counter() - self._since, 3)},
+        )
+        if self._out is not None:
+            self.ground.bench.reporter.stage(f"writing {self._out}")
+            found.save(self._out)
+        return found

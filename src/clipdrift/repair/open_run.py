@@ -1,0 +1,122 @@
+"""A run of ours, opened for repair: its backbone, what it made of it, its own images and head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clipdrift.adapt.saved import load_head
+from clipdrift.comparison import ProbeImages
+from clipdrift.comparison.measuring import settle
+from clipdrift.comparison.models import ModelLike
+from clipdrift.comparison.pairs import open_pair
+from clipdrift.repair import RepairError
+from clipdrift.repair.context import Ground, ends_of, side_of
+from clipdrift.repair.heads import HEAD, follows_texts, reading
+from clipdrift.repair.options import OF_PAIRS, Options, asked_sets, cache_of, reporter_of
+from clipdrift.repair.step_measurer import Bench, ZeroShot
+from clipdrift.runs.layout import METRICS, RECORD, WEIGHTS
+from clipdrift.runs.record import Record
+from clipdrift.runs.store import RunFolder
+from clipdrift.training.preparation import pick_device, prepare, resolve
+
+
+def open_run(given: ModelLike, merged: bool, options: Options) -> Ground:
+    """Open a run with its own validation, probe, test and transfer images.
+
+    Raises:
+        RepairError: no run, one that left nothing to repair, or whose files have changed since.
+        ConfigError, DataError, ModelError, PairError: what cannot be opened.
+    """
+    folder = _run_folder(given)
+    for name in OF_PAIRS:
+        if options.get(name) not in (None, False):
+            raise RepairError(
+                f"{folder}: --{name.replace('_', '-')} is for a pair of models; a run is read on its own "
+                "images, so leave it out"
+            )
+    record = _finished(folder)
+    config, reporter = resolve(record.config), reporter_of(options)
+    if config.key != record.config.key:
+        part = "backbone" if config.model.fingerprint != record.config.model.fingerprint else "images"
+        raise RepairError(
+            f"{folder}: the files of its {part} are no longer those that the run was made from; with others "
+            "its numbers mean nothing"
+        )
+    changes: dict[str, object] = {"transfer": tuple(asked_sets(options, config.data.transfer))}
+    if options.get("skip_bad"):
+        changes["skip_bad_images"] = True
+    data = config.data.model_copy(update=changes)
+    place = pick_device(options.get("device", "auto"))
+    stage = prepare(config.model_copy(update={"data": data}), cache_of(options), place, reporter)
+    reporter.stage(f"loading {folder}")
+    pair = open_pair(stage.clip, folder, any_base=True)
+    settle(pair.tuned, str(place))
+    ends, notes = ends_of(pair, merged)
+    target = config.data.target.name
+    bench = Bench(
+        ends=ends,
+        probe=stage.probe,
+        texts=reading(ends, pair.tuned, pair.base) if stage.transfer else None,
+        sets={
+            name: ZeroShot(found.deck, found.facts.classes, found.facts.prompts)
+            for name, found in stage.transfer.items()
+        },
+        head=load_head(folder / WEIGHTS).to(place),
+        labelled=stage.validation,
+        test=stage.test,
+        reporter=reporter,
+        refresh=follows_texts(record, ends),
+        batch_size=options.get("batch_size") or config.evaluation.batch_size,
+        flow=options.get("flow", False),
+    )
+    probe = stage.target.images["probe"]
+    backbone = {"name": config.model.path or config.model.name, "kind": "backbone"}
+    return Ground(
+        bench=bench,
+        base=pair.base,
+        adapter=str(folder / WEIGHTS),
+        sides=(
+            side_of(pair.base, pair, **backbone, fingerprint=config.model.fingerprint),
+            side_of(pair.tuned, pair),
+        ),
+        shape=pair.shape,
+        images=ProbeImages(
+            source=f"{target} (probe set)",
+            count=len(stage.probe),
+            fingerprint=probe.fingerprint,
+            classes=len(stage.target.classes),
+            bad=probe.bad,
+        ),
+        accuracy_of=f"{len(stage.validation)} validation images of {target}",
+        test_of=f"{len(stage.test)} test images of {target}",
+        notes=tuple(notes),
+    )
+
+
+def _run_folder(given: ModelLike) -> Path:
+    advice = "give the folder of a run (runs/<key>), or two models, BASE and TUNED, and --images"
+    if not isinstance(given, str | Path):
+        raise RepairError(f"one model in memory is no run; {advice}")
+    folder = Path(given).expanduser()
+    if folder.name == WEIGHTS and (folder.parent / RECORD).is_file():
+        folder = folder.parent
+    if not any((folder / name).is_file() for name in (RECORD, METRICS)):
+        raise RepairError(f"{given}: no run; {advice}")
+    return folder
+
+
+def _finished(folder: Path) -> Record:
+    run = RunFolder(folder)
+    if not run.finished:
+        raise RepairError(f"{folder}: a run that has not finished; it has no weights yet")
+    record = run.record()
+    if record.status != "done":
+        raise RepairError(f"{folder}: the run ended as {record.status}; there is nothing to repair")
+    if record.artefacts.get("kind") == "head":
+        raise RepairError(
+            f"{folder}: {record.config.method.name} trains the head alone, so nothing lies between backbone "
+            "and adapted model, and all of the zero-shot ability is there"
+        )
+    if not (folder / WEIGHTS / HEAD).is_file():
+        raise RepairError(f"{folder}: the run saved no weights; run it again")
+    return record

@@ -1,0 +1,171 @@
+"""All that is measured of a model at one setting, against the backbone at the other end of the path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clipdrift.comparison import Compared
+from clipdrift.comparison.tables import attention, representations, weight_tables
+from clipdrift.data.deck import Batches, Deck
+from clipdrift.errors import ClipdriftError
+from clipdrift.measures import Internals, accuracy, read_internals, zero_shot_accuracy
+from clipdrift.model.clip import Clip
+from clipdrift.model.weights import effective_weights
+from clipdrift.model.zero_shot import class_features
+from clipdrift.repair import Step, Tested
+from clipdrift.repair.endpoints import Ends
+from clipdrift.runs.record import Transfer
+from clipdrift.runs.reporter import Reporter
+from clipdrift.shapes import ClassFeatures
+
+_ROUNDING = 1e-10
+"""Relative change of weights below which float32 may round every trace of it away."""
+
+
+class NotMovedError(ClipdriftError):
+    """Weights were moved and no embedding was: what is measured is not the model at its setting."""
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroShot:
+    """A transfer set: its images, the names of its classes, prompt templates."""
+
+    deck: Deck
+    classes: tuple[str, ...]
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """A live model and everything that it is read on.
+
+    Attributes:
+        ends: the live model.
+        probe: the images on which internals are read.
+        texts: encodes class texts; by the live model's own text tower where it has one.
+        sets: transfer sets by name.
+        head: the run's own, which stays.
+        labelled: images on which the head is tested.
+        test: images on which it is tested once, at the setting that is saved.
+        refresh: makes a head anew that follows the text tower, as flyp's does.
+        batch_size: images per pass; none: by the number of tokens.
+        flow: rollout and patch entropy too, which need whole attention maps.
+    """
+
+    ends: Ends
+    probe: Batches
+    texts: Clip | None
+    sets: Mapping[str, ZeroShot]
+    head: nn.Linear | None
+    labelled: Deck | None
+    test: Deck | None
+    reporter: Reporter
+    refresh: Callable[[nn.Linear], None] | None = None
+    batch_size: int | None = None
+    flow: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        place: Any = next(self.ends.model.parameters()).device
+        return torch.device(place)
+
+    def read(self) -> Internals:
+        return read_internals(
+            self.ends.model, self.probe, self.batch_size, flow=self.flow, progress=self.reporter.advance
+        )
+
+    def accuracy(self, deck: Deck | None) -> float | None:
+        """Percent, by the head; None where there is no head or nothing to test it on."""
+        if self.head is None or deck is None:
+            return None
+        if self.refresh is not None:
+            self.refresh(self.head)
+        return accuracy(self.ends.model, self.head, deck, self.batch_size)
+
+    def features(self, name: str) -> ClassFeatures:
+        assert self.texts is not None  # without a tokenizer there are no transfer sets
+        return class_features(self.texts, self.sets[name].classes, self.sets[name].prompts)
+
+    def zero_shot(self, name: str, features: ClassFeatures) -> float:
+        """Percent."""
+        deck = replace(self.sets[name].deck, device=self.device)
+        return zero_shot_accuracy(self.ends.model, features.to(self.device), deck, self.batch_size)
+
+
+@dataclass(frozen=True, eq=False)
+class Observer:
+    """A bench, and what the backbone gave on it: the other side of every comparison."""
+
+    bench: Bench
+    internals: Internals
+    weights: Mapping[str, Tensor]
+    features: Mapping[str, ClassFeatures]
+    before: Mapping[str, float]
+
+    @classmethod
+    def of(cls, bench: Bench) -> Observer:
+        """Read the backbone; the live model is the tuned one again afterwards."""
+        bench.reporter.stage("reading the backbone")
+        bench.ends.put(0)
+        try:
+            features = {name: bench.features(name) for name in bench.sets}
+            return cls(
+                bench=bench,
+                internals=bench.read(),
+                weights={name: w.clone() for name, w in effective_weights(bench.ends.model).items()},
+                features=features,
+                before={name: bench.zero_shot(name, found) for name, found in features.items()},
+            )
+        finally:
+            bench.ends.put(1)
+
+    @property
+    def tested(self) -> dict[str, Tested]:
+        """The transfer sets, with what the backbone reaches."""
+        return {
+            name: Tested(
+                images=len(found.deck),
+                classes=len(found.classes),
+                prompts=found.prompts,
+                before=self.before[name],
+            )
+            for name, found in self.bench.sets.items()
+        }
+
+    def look(self, label: str, **setting: Any) -> Step:
+        """Measure the live model as it is now, in every way but on test images.
+
+        Raises:
+            NotMovedError, MeasureError: what is measured is not the model, or a measure is undefined.
+        """
+        bench = self.bench
+        bench.reporter.stage(f"reading {label}")
+        measures = self._measures(label)
+        transfer = {}
+        for name, before in self.before.items():
+            # where the text tower moves too, the class texts are made anew
+            features = bench.features(name) if bench.ends.moves_texts else self.features[name]
+            now = bench.zero_shot(name, features)
+            transfer[name] = Transfer(accuracy=now, retention=100 * now / before if before else None)
+        right = bench.accuracy(bench.labelled)
+        return Step(label=label, accuracy=right, measures=measures, transfer=transfer, **setting)
+
+    def tested_at(self, step: Step) -> Step:
+        """The step with test accuracy, for the setting at which the live model is now."""
+        return step.model_copy(update={"test_accuracy": self.bench.accuracy(self.bench.test)})
+
+    def _measures(self, label: str) -> dict[str, Compared]:
+        now = self.bench.read()
+        moved = weight_tables(self.weights, effective_weights(self.bench.ends.model))
+        change = max(found.value or 0.0 for found in moved.values())
+        if change > _ROUNDING and torch.equal(now.embedding, self.internals.embedding):
+            raise NotMovedError(
+                f"{label}: weights differ from the backbone's and no embedding does; what is measured is "
+                "not the model at this setting"
+            )
+        return attention(self.internals, now) | representations(self.internals, now) | moved

@@ -1,0 +1,55 @@
+"""One setting of a repair and what was measured at it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from clipdrift.comparison import Compared
+from clipdrift.config.base import Frozen
+from clipdrift.runs.record import Transfer
+
+Kind = Literal["interpolate", "rewind", "soften"]
+
+
+class Tested(Frozen):
+    """A transfer set: how many images and classes, the prompts, the backbone's accuracy in percent."""
+
+    images: int
+    classes: int
+    prompts: tuple[str, ...]
+    before: float
+
+    @property
+    def chance(self) -> float:
+        return 100 / self.classes
+
+
+class Step(Frozen):
+    """The model at one setting. Accuracies and retention are in percent."""
+
+    label: str
+    alpha: float | None = Field(None, description="Of a path: 0 the backbone, 1 the tuned model.")
+    rewound: tuple[int, ...] = Field((), description="Blocks that are the backbone's again.")
+    factor: float | None = Field(None, description="What is left of intruder dimensions; 1: untouched.")
+    accuracy: float | None = Field(None, description="Of the run's own head, which stays.")
+    test_accuracy: float | None = Field(None, description="Read at the saved setting alone.")
+    measures: dict[str, Compared] = Field(description="Against the backbone, as in a comparison.")
+    transfer: dict[str, Transfer] = Field(default_factory=dict)
+    intruders: dict[str, int] = Field(
+        default_factory=dict, description="Intruder dimensions by kind of matrix, all blocks together."
+    )
+
+    def value(self, measure: str) -> float:
+        """A measure's value, the mean over blocks; of one that either side has on its own, the one here."""
+        found = self.measures[measure]
+        value = found.after if found.value is None else found.value
+        assert value is not None
+        return value
+
+    def retention(self, of: str | None = None) -> float | None:
+        """Of one transfer set, or the mean over all; None where nothing was there to keep."""
+        rows = self.transfer.values() if of is None else [self.transfer[of]]
+        found = [row.retention for row in rows if row.retention is not None]
+        return sum(found) / len(found) if found else None

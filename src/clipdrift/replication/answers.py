@@ -1,0 +1,124 @@
+"""The rows that claims are judged by, looked up by name in the analysis of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from clipdrift.analysis.runs import accuracy, retentions
+from clipdrift.errors import ClipdriftError
+from clipdrift.replication.checks import Source
+from clipdrift.study.tables import Tables
+
+LAND_USE = ("eurosat", "land-use-7")
+FINE = ("pets", "pets-37")
+"""Targets that play these parts where none is named."""
+
+
+class ClaimsError(ClipdriftError):
+    """A study that the published findings cannot be laid beside."""
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Which target plays which part in the published findings; None where the study has none.
+
+    Attributes:
+        land_use: the coarse one, in place of EuroSAT.
+        fine: the fine-grained one, in place of Oxford-IIIT Pets.
+    """
+
+    land_use: str | None
+    fine: str | None
+
+
+class Answers:
+    """A study's analysis, twice: of the arms with several rates (``sweep``), and of all runs (``study``).
+
+    Two analyses, so that runs with one rate and unusual options, which only some findings are about, do not
+    enter the others nor enlarge their families of tests.
+    """
+
+    def __init__(self, tables: Tables, cast: Cast) -> None:
+        if tables.runs["backbone"].nunique() > 1:
+            names = ", ".join(map(str, dict.fromkeys(tables.runs["backbone"])))
+            raise ClaimsError(f"the runs have several backbones ({names}); findings are judged for one")
+        ready = tables.prepared
+        rates = ready.groupby("arm")["log_rate"].transform("nunique")
+        self.cast = cast
+        self._parts = {"study": tables, "sweep": tables.keep(ready.loc[rates > 1, "run"])}
+        self._swept = ready[rates > 1]
+        self._ready = ready
+        if not retentions(ready):
+            raise ClaimsError("the runs have no retention; name a transfer set in data.transfer")
+        self._found: dict[tuple[str, str], dict[tuple[str, ...], Mapping[str, Any]]] = {}
+
+    @cached_property
+    def places(self) -> list[str]:
+        """Targets of the sweep."""
+        return list(dict.fromkeys(self._swept["place"].map(str)))
+
+    @cached_property
+    def kept(self) -> str:
+        """The column of retention that findings are about: the first one."""
+        return retentions(self._ready)[0]
+
+    @cached_property
+    def learnt(self) -> str:
+        """The column of accuracy: on test images, or on validation images where there is no other."""
+        return accuracy(self._ready)
+
+    def usual(self, place: str, method: str, option: str) -> Any:
+        """The value of an option in a method's usual arm; None where there is no such arm."""
+        arm = self._ready[(self._ready["place"] == place) & (self._ready["variant"] == method)]
+        return arm[option].iloc[0] if len(arm) and option in arm else None
+
+    def rates(self, place: str, method: str) -> list[float]:
+        """Learning rates of a method's arm in the sweep, ascending."""
+        arm = self._swept[(self._swept["place"] == place) & (self._swept["variant"] == method)]
+        return sorted(set(map(float, arm["learning_rate"])))
+
+    def variants(self, place: str, method: str) -> list[str]:
+        """Unusual arms of a method, by name and value: options and penalties, over all runs."""
+        arms = self._ready[(self._ready["place"] == place) & (self._ready["method"] == method)]
+        return sorted(set(arms["variant"].map(str)) - {method}, key=_by_value)
+
+    def row(self, part: str, question: str, group: str, statistic: str, test: str = "") -> Source:
+        """A row of the analysis by its name; ``test`` may be its beginning."""
+        if (part, question) not in self._found:
+            rows = self._parts[part].rows(question).to_dict("records")
+            self._found[part, question] = {
+                (str(r["group"]), str(r["statistic"]), str(r["test"])): {str(k): v for k, v in r.items()}
+                for r in rows
+            }
+        for name, row in self._found[part, question].items():
+            if name[:2] == (group, statistic) and name[2].startswith(test):
+                return Source(part, question, group, statistic, name[2], row)
+        return Source(part, question, group, statistic, test)
+
+
+def _by_value(variant: str) -> tuple[str, float]:
+    """Words first, then the number at the end: ``rank=4`` before ``rank=16``."""
+    words, _, last = variant.rpartition("=")
+    try:
+        return words, float(last)
+    except ValueError:
+        return variant, 0.0
+
+
+def cast_of(tables: Tables, land_use: str | None = None, fine: str | None = None) -> Cast:
+    """Who plays which part: as named, else the known targets of the study.
+
+    Raises:
+        ClaimsError: a named target has no run.
+    """
+    names = set(map(str, tables.runs["target"]))
+    for name in (land_use, fine):
+        if name is not None and name not in names:
+            raise ClaimsError(f"no run has the target {name}; there are {', '.join(sorted(names))}")
+    return Cast(
+        land_use or next((n for n in LAND_USE if n in names), None),
+        fine or next((n for n in FINE if n in names), None),
+    )

@@ -1,0 +1,208 @@
+"""What a run leaves: one JSON file with its cause, its course and its result. Loads no torch."""
+
+from __future__ import annotations
+
+import copy
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from clipdrift.config.base import Frozen
+from clipdrift.config.models import RunConfig
+from clipdrift.errors import ClipdriftError
+
+SCHEMA_VERSION = 1
+
+OPTIONS = (
+    "rank", "matrices", "train_projection", "frozen_blocks", "tuned_blocks", "penalty", "penalty_weight",
+    "weight_decay", "epochs", "batch_size", "protocol", "train_images",
+)  # fmt: skip
+"""Columns of a table of runs that tell cells apart, beside target, backbone, method and learning rate."""
+
+
+class RecordError(ClipdriftError):
+    """A record that is missing, damaged or of another schema."""
+
+
+class DamagedRecordError(RecordError):
+    """A record that was cut off or altered; the run has to be repeated."""
+
+
+class Values(Frozen):
+    """One measure of one model: its mean over blocks, each block, and the drift from the backbone.
+
+    ``drift`` is in percent of the backbone's value; where that is zero or changes sign over the blocks it is
+    the change itself and ``absolute`` is true. Measures that are a comparison already (cka, embedding_drift,
+    weight_drift) have none.
+    """
+
+    mean: float
+    blocks: tuple[float, ...] = ()
+    drift: float | None = None
+    drift_blocks: tuple[float, ...] = ()
+    absolute: bool = False
+
+    def drift_text(self) -> str:
+        """The drift for people: in percent, or in the measure's own unit where it is absolute."""
+        if self.drift is None:
+            return ""
+        return f"{self.drift:+.3g}" if self.absolute else f"{self.drift:+.1f} %"
+
+
+class Transfer(Frozen):
+    """Zero-shot accuracy (percent) on one set, and retention: 100 x accuracy / the backbone's accuracy."""
+
+    accuracy: float
+    retention: float | None = Field(None, description="None where the backbone's accuracy is 0.")
+
+
+class Point(Frozen):
+    """The model at one moment of the training."""
+
+    epoch: int
+    step: int
+    ends_epoch: bool
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float
+    validation_accuracy: float | None = None
+    test_accuracy: float | None = Field(None, description="Read once, at the epoch chosen on validation.")
+    measures: dict[str, Values] = Field(default_factory=dict)
+    transfer: dict[str, Transfer] = Field(default_factory=dict)
+
+
+class Images(Frozen):
+    """The images of one purpose: how many, which (content hash), what could not be read."""
+
+    count: int
+    fingerprint: str
+    bad: tuple[tuple[str, str], ...] = ()
+
+
+class DataFacts(Frozen):
+    """What the names in the configuration turned out to be."""
+
+    kind: str
+    classes: tuple[str, ...]
+    prompts: tuple[str, ...]
+    images: dict[str, Images]
+
+
+class ModelFacts(Frozen):
+    """Shape of the image tower and what was trained."""
+
+    blocks: int
+    heads: int
+    patches: int
+    width: int
+    parameters: int = Field(description="Of image tower and projection.")
+    trained: int = Field(description="Trained parameters, the head included.")
+
+
+class Backbone(Frozen):
+    """The model before adaptation: internals on the probe set, zero-shot accuracy (percent) by set."""
+
+    measures: dict[str, Values]
+    zero_shot: dict[str, float]
+
+
+class Record(Frozen):
+    """One run. ``status`` is ``done`` or ``diverged``; a run without a record is not finished."""
+
+    schema_version: Literal[1] = 1
+    key: str
+    status: Literal["done", "diverged"]
+    reason: str | None = None
+    config: RunConfig
+    environment: dict[str, Any]
+    model: ModelFacts
+    target: DataFacts
+    transfer: dict[str, DataFacts]
+    units: dict[str, str]
+    backbone: Backbone
+    history: tuple[Point, ...]
+    best: Point | None = Field(None, description="The epoch chosen on validation.")
+    last: Point | None = Field(None, description="The last epoch.")
+    artefacts: dict[str, str] = Field({}, description="What was saved, relative to the run's folder.")
+    timings: dict[str, float] = Field({}, description="Seconds by stage.")
+
+    def to_json(self) -> str:
+        """One line: a study of thousands is read as a whole."""
+        return json.dumps(self.model_dump(mode="json"), separators=(",", ":"), ensure_ascii=False) + "\n"
+
+    def without_times(self) -> dict[str, Any]:
+        """All that a repetition on the same machine must reproduce to the bit."""
+        return self.model_dump(mode="json", exclude={"timings", "environment"})
+
+
+def read_record(path: Path) -> Record:
+    """Read a record.
+
+    Raises:
+        RecordError: missing, not JSON, cut off, or of a schema that this version does not know.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecordError(f"{path}: no record; the run has not finished") from None
+    except (OSError, ValueError) as error:
+        raise DamagedRecordError(f"{path}: damaged ({error}); delete it and run again") from None
+    found = data.get("schema_version") if isinstance(data, Mapping) else None
+    if found != SCHEMA_VERSION:
+        raise RecordError(
+            f"{path}: record schema {found}, this version of clipdrift reads {SCHEMA_VERSION}; "
+            "use the version that wrote it, or run again"
+        )
+    try:
+        return Record.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DamagedRecordError(
+            f"{path}: damaged at {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        ) from None
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions, machine and the commit of the source tree, where it is one.
+
+    Looked up once a process: what is loaded does not change with what is installed or edited later.
+    """
+    return {"device": device, **copy.deepcopy(_loaded())}
+
+
+@cache
+def _loaded() -> dict[str, Any]:
+    packages = {}
+    for name in ("clipdrift", "torch", "transformers", "peft", "numpy", "pillow", "datasets"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "unknown"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": packages,
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if (state := _git("status", "--porcelain")) is None else bool(state),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of git in clipdrift's own source tree; None where that is an installed package."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

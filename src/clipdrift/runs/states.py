@@ -1,0 +1,138 @@
+"""How a run stands, read from its folder at little cost: no torch, and no whole record is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from clipdrift.runs.layout import CHECKPOINT, CONFIG, FAILURE, METRICS, PULSE, RECORD
+from clipdrift.runs.locks import held
+from clipdrift.runs.record import SCHEMA_VERSION
+
+Kind = Literal["planned", "running", "interrupted", "failed", "done", "diverged"]
+
+_HEAD = re.compile(
+    rb'"schema_version":\s*(?P<schema>\d+),.*?"status":\s*"(?P<status>done|diverged)",\s*'
+    rb'"reason":\s*(?P<reason>null|"(?:[^"\\]|\\.)*")',
+    re.DOTALL,
+)
+_POINT = re.compile(rb'\{"epoch":(\d+),"step":\d+,"ends_epoch":(true|false),')
+_TAIL = 2**18
+"""Bytes of metrics to look through; a line is far shorter."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How one run stands.
+
+    Attributes:
+        kind: ``planned`` nothing done yet; ``running`` a living process has it; ``interrupted`` begun, and
+            nobody is at it; ``failed`` the last try ended in an error; ``done``, ``diverged`` have a record.
+        reason: why it failed, diverged or has to be repeated.
+        age_seconds: since the last sign of life; None before the first, 0 where the clock was set back.
+        epoch: finished epochs of the training.
+        epochs: how many there are to be; 0 where the configuration cannot be read.
+    """
+
+    kind: Kind
+    reason: str | None = None
+    age_seconds: float | None = None
+    epoch: int = 0
+    epochs: int = 0
+
+
+def read_state(folder: Path) -> RunState:
+    """How the run in ``folder`` stands. Cheap enough for thousands; never raises for what is damaged."""
+    names = _names(folder)
+    if CONFIG not in names:
+        return RunState("running" if held(folder) else "planned")
+    epochs = _epochs(folder / CONFIG)
+    kind, reason = _recorded(folder / RECORD) if RECORD in names else (None, None)
+    if kind == "done":
+        return RunState("done", None, _age(folder, (RECORD,)), epochs, epochs)
+    if kind is None:
+        kind, again = _unfinished(folder, names)
+        reason = again or reason
+    age = _age(folder, (METRICS, CHECKPOINT, PULSE, RECORD))
+    return RunState(kind, reason, age, _epoch(folder / METRICS), epochs)
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
+
+
+def _unfinished(folder: Path, names: set[str]) -> tuple[Kind, str | None]:
+    if held(folder):
+        return "running", None
+    if FAILURE in names:
+        return "failed", _load(folder / FAILURE).get("error")
+    return "interrupted", None
+
+
+def _recorded(path: Path) -> tuple[Kind | None, str | None]:
+    """Status and reason from the record's beginning; whole if it ends in the only line break that it has.
+
+    Nothing else in it stands at the margin, so a record that was cut off anywhere is noticed.
+    """
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(2**14)
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - 8))
+            whole = stream.read().endswith(b"}\n")
+    except OSError as error:
+        return None, f"record: {error.strerror}"
+    found = _HEAD.search(head)
+    if found is None or not whole:
+        return None, "its record is damaged"
+    if int(found["schema"]) != SCHEMA_VERSION:
+        return "failed", f"record schema {found['schema'].decode()}, made by another version of clipdrift"
+    status: Kind = "done" if found["status"] == b"done" else "diverged"
+    with suppress(ValueError):
+        return status, json.loads(found["reason"])
+    return None, "its record is damaged"
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _epochs(path: Path) -> int:
+    try:
+        return int(_load(path)["optim"]["epochs"])
+    except (KeyError, TypeError, ValueError):
+        return 0
+
+
+def _epoch(path: Path) -> int:
+    """Finished epochs by the last whole line; points lie in the order of the training."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - _TAIL))
+            tail = stream.read()
+    except OSError:
+        return 0
+    end = tail.rfind(b"\n")  # what comes after it is torn
+    start = tail.rfind(b"\n", 0, max(end, 0)) + 1
+    found = _POINT.match(tail, start, max(end, 0))
+    return int(found[1]) - (found[2] == b"false") if found else 0
+
+
+def _age(folder: Path, names: tuple[str, ...]) -> float | None:
+    times = []
+    for name in names:
+        with suppress(OSError):
+            times.append((folder / name).stat().st_mtime)
+    return max(0.0, time.time() - max(times)) if times else None

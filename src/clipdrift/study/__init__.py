@@ -1,0 +1,1 @@
+"""Studies: which runs, doing them, and their records as tables."""

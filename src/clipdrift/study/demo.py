@@ -1,0 +1,43 @@
+"""The demo: the study ``quickstart``, whose report is then what a newcomer sees first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from clipdrift.study.engines.here import run_here
+from clipdrift.study.engines.jobs import How, Outcome, Watcher, jobs_of, manifest_of
+from clipdrift.study.folder import write_manifest
+from clipdrift.study.frames import records_in, runs_frame
+from clipdrift.study.plan import Study, load_study
+
+STUDY = "quickstart"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo leaves.
+
+    Attributes:
+        outcomes: of every run, in the order of the plan.
+        runs: the tidy table, a row for each finished run.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    runs: pd.DataFrame
+
+
+def run_demo(out: Path, cache: Path, device: str, watcher: Watcher, study: Study | None = None) -> Demo:
+    """Do the study, or take its runs from ``out`` where they are done.
+
+    Args:
+        study: another than ``quickstart``, as for a test.
+    """
+    study = study or load_study(STUDY)
+    jobs = jobs_of(study)
+    manifest = manifest_of(study, jobs, "clipdrift demo")
+    write_manifest(out, manifest)
+    outcomes = run_here(jobs, How(out=out, cache=cache, device=device, keep_weights=True), watcher)
+    return Demo(outcomes, runs_frame(records_in(out, manifest.keys), manifest.labels))

@@ -1,0 +1,64 @@
+"""One run after the other, in this process."""
+
+from __future__ import annotations
+
+import time
+
+from clipdrift.errors import BusyError, Interrupted
+from clipdrift.runs.store import Store
+from clipdrift.study.engines.jobs import How, Job, Outcome, Watcher
+from clipdrift.training.runner import Rhythm, run
+
+
+def run_here(jobs: tuple[Job, ...], how: How, watcher: Watcher) -> tuple[Outcome, ...]:
+    """Do the jobs in their order; what others are at is asked for again at the end.
+
+    Raises:
+        Interrupted: a signal asked to stop; the same study goes on from there.
+    """
+    watcher.plan(jobs)
+    found: dict[str, Outcome] = {}
+    for job in jobs:
+        found[job.key] = attempt(job, how, watcher)
+    for job in jobs:
+        if found[job.key].ending == "elsewhere":
+            found[job.key] = attempt(job, how, watcher)
+    return tuple(found[job.key] for job in jobs)
+
+
+def attempt(job: Job, how: How, watcher: Watcher) -> Outcome:
+    """Do one job, or find it done; whatever goes wrong in it is its outcome."""
+    state = Store(how.out).folder(job.key).state()
+    if state.kind in ("done", "diverged"):
+        outcome = Outcome(job.key, state.kind, state.reason, known=True)
+    elif state.kind == "failed" and not how.retry_failed:
+        outcome = Outcome(job.key, "failed", state.reason, known=True)
+    else:
+        outcome = _do(job, how, watcher)
+    watcher.ends(job, outcome)
+    return outcome
+
+
+def _do(job: Job, how: How, watcher: Watcher) -> Outcome:
+    start = time.perf_counter()
+    try:
+        record, _ = run(
+            job.config,
+            how.out,
+            cache=how.cache,
+            device=how.device,
+            reporter=watcher.begins(job),
+            save=how.keep_weights,
+            keep_checkpoint=how.keep_checkpoint,
+            auto_batch=how.auto_batch,
+            rhythm=Rhythm(seconds=how.checkpoint_every),
+            track=how.track,
+        )
+    except BusyError as error:
+        return Outcome(job.key, "elsewhere", str(error))
+    except (Interrupted, KeyboardInterrupt):
+        raise
+    except Exception as error:  # one run's failure, noted in its folder, stops no other
+        said = " ".join(str(error).split()) or type(error).__name__
+        return Outcome(job.key, "failed", said, time.perf_counter() - start)
+    return Outcome(job.key, record.status, record.reason, time.perf_counter() - start)

@@ -1,0 +1,121 @@
+"""From a study to jobs with their final keys, and what becomes of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from clipdrift.config import ConfigError, RunConfig
+from clipdrift.runs.reporter import Reporter, Silent
+from clipdrift.study.folder import Entry, Manifest
+from clipdrift.study.plan import Study
+from clipdrift.training.preparation import Resolver
+
+Ending = Literal["done", "diverged", "failed", "elsewhere"]
+"""``elsewhere``: another process is at it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be done: names and copies of models and data found, so that its key is final."""
+
+    config: RunConfig
+    label: str
+    cell: str
+
+    @property
+    def key(self) -> str:
+        return self.config.key
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended; ``known``: it was found done."""
+
+    key: str
+    ending: Ending
+    reason: str | None = None
+    seconds: float = 0.0
+    known: bool = False
+
+
+@dataclass(frozen=True)
+class How:
+    """What all runs of a study share; nothing here changes a result."""
+
+    out: Path
+    cache: Path
+    device: str = "auto"
+    keep_weights: bool = False
+    keep_checkpoint: bool = False
+    auto_batch: bool = False
+    retry_failed: bool = False
+    checkpoint_every: float = 60.0
+    track: tuple[str, ...] = ()
+
+
+class Watcher(Protocol):
+    """Told how a study goes on."""
+
+    def plan(self, jobs: tuple[Job, ...]) -> None:
+        """These are the jobs."""
+
+    def begins(self, job: Job) -> Reporter:
+        """A job begins; what is returned is told how it goes."""
+
+    def ends(self, job: Job, outcome: Outcome) -> None:
+        """A job has ended."""
+
+
+class Unwatched:
+    """A watcher that says nothing."""
+
+    def plan(self, jobs: tuple[Job, ...]) -> None:
+        pass
+
+    def begins(self, job: Job) -> Reporter:
+        return Silent()
+
+    def ends(self, job: Job, outcome: Outcome) -> None:
+        pass
+
+
+Engine = Callable[[tuple[Job, ...], How, Watcher], tuple[Outcome, ...]]
+"""Does all jobs, each at most once, and tells how each ended, in their order."""
+
+
+def jobs_of(study: Study) -> tuple[Job, ...]:
+    """The study's runs with models and data found on this machine.
+
+    Raises:
+        ConfigError: a path that is not there; two runs whose local copies turn out to be the same.
+    """
+    resolver = Resolver()
+    jobs: dict[str, Job] = {}
+    for planned in study.runs:
+        job = Job(resolver(planned.config), planned.label, planned.cell)
+        if job.key in jobs:
+            raise ConfigError(
+                f"{study.name}: {job.label} of {job.cell} and {jobs[job.key].label} of {jobs[job.key].cell} "
+                f"are the same run (key {job.key}): the same images or weights under two names"
+            )
+        jobs[job.key] = job
+    return tuple(jobs.values())
+
+
+def manifest_of(study: Study, jobs: tuple[Job, ...], command: str = "") -> Manifest:
+    """What the study's folder says of it."""
+    entries = tuple(Entry(key=job.key, label=job.label, cell=job.cell) for job in jobs)
+    return Manifest(
+        name=study.name, title=study.title, questions=study.questions, runs=entries, command=command
+    )
+
+
+def counted(outcomes: tuple[Outcome, ...]) -> Mapping[Ending, int]:
+    """How many jobs ended how."""
+    found: dict[Ending, int] = {}
+    for outcome in outcomes:
+        found[outcome.ending] = found.get(outcome.ending, 0) + 1
+    return found

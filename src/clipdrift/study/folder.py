@@ -1,0 +1,90 @@
+"""What a study's folder says of itself: which runs were planned. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from clipdrift.config.base import Frozen
+from clipdrift.errors import ClipdriftError
+from clipdrift.runs.files import write_text
+
+MANIFEST = "study.json"
+SCHEMA = 1
+
+
+class StudyError(ClipdriftError):
+    """A folder that holds no study, another one, or a damaged list of runs."""
+
+
+class Entry(Frozen):
+    """A planned run."""
+
+    key: str
+    label: str
+    cell: str
+
+
+class Manifest(Frozen):
+    """The plan of a folder's study; the runs lie beside it, each in the folder of its key."""
+
+    schema_version: int = SCHEMA
+    name: str
+    title: str = ""
+    questions: tuple[str, ...] = ()
+    runs: tuple[Entry, ...]
+    command: str = Field("", description="What repeats it, without the folder.")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(entry.key for entry in self.runs)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Label by key."""
+        return {entry.key: entry.label for entry in self.runs}
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Put a study's plan into its folder; a plan of the same study that stood there is replaced.
+
+    Raises:
+        StudyError: the folder holds another study.
+    """
+    if (root / MANIFEST).is_file():
+        try:
+            standing = read_manifest(root)
+        except StudyError:
+            pass  # damaged: the plan is known again, so nothing is lost
+        else:
+            if standing == manifest:
+                return
+            if standing.name != manifest.name:
+                raise StudyError(
+                    f"{root}: holds the study {standing.name}; give {manifest.name} another folder with --out"
+                )
+    write_text(root / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Raises StudyError where there is none, it is damaged or of another version."""
+    path = root / MANIFEST
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StudyError(
+            f"{root}: no study here; `clipdrift study run NAME --out {root}` makes one"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{path}: damaged ({error}); say `clipdrift study run` again") from None
+    found = data.get("schema_version") if isinstance(data, dict) else None
+    if found != SCHEMA:
+        raise StudyError(f"{path}: schema {found}, this version of clipdrift reads {SCHEMA}")
+    try:
+        return Manifest.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise StudyError(f"{path}: damaged at {where}: {first['msg']}; run the study again") from None

@@ -1,0 +1,210 @@
+"""Records as tidy tables: one row per run, per run and block, per run and moment. Loads no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic_core import from_json
+
+from clipdrift.runs.layout import RECORD
+from clipdrift.runs.record import OPTIONS, SCHEMA_VERSION, DamagedRecordError, RecordError
+
+Row = dict[str, Any]
+
+TIMES = {"": "best", "last_": "last"}
+"""Prefix of a column -> which moment of a record: without one, the epoch chosen on validation."""
+
+
+Record = Mapping[str, Any]
+"""A record's content as plain data."""
+
+
+def records_in(
+    root: Path,
+    keys: Iterable[str] | None = None,
+    problem: Callable[[str], object] = lambda text: None,
+) -> Iterator[Record]:
+    """Every record below ``root``, or those of ``keys`` in their order; unfinished runs are left out.
+
+    A record is not checked key by key as by :func:`clipdrift.runs.record.read_record`: thousands load in seconds.
+
+    Args:
+        problem: told of each record that cannot be read, and why; it is left out.
+    """
+    if keys is None:
+        paths: Iterable[Path] = sorted(root.glob(f"*/{RECORD}"))
+    else:
+        paths = (path for key in keys if (path := root / key / RECORD).is_file())
+    for path in paths:
+        try:
+            record = _read(path)
+        except RecordError as error:
+            problem(str(error))
+        else:
+            yield record
+
+
+def _read(path: Path) -> Record:
+    try:
+        data = from_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DamagedRecordError(f"{path}: damaged ({error}); run again") from None
+    if not isinstance(data, Mapping) or data.get("schema_version") != SCHEMA_VERSION:
+        found = data.get("schema_version") if isinstance(data, Mapping) else None
+        raise RecordError(f"{path}: record schema {found}, this version reads {SCHEMA_VERSION}")
+    if missing := {"key", "status", "config", "backbone", "history"} - data.keys():
+        raise DamagedRecordError(f"{path}: damaged (without {min(missing)}); run again")
+    return data
+
+
+def runs_frame(records: Iterable[Record], labels: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """One row per run.
+
+    Columns: ``run``, ``label``, ``status``, ``target``, ``backbone``, ``method``, ``learning_rate``, ``seed``
+    and the options that tell runs apart; then ``accuracy`` (test, percent), ``validation_accuracy``, for each
+    measure its value (``entropy``), where it has one its drift in percent (``entropy_drift``), and
+    ``zero_shot_<set>`` and ``retention_<set>`` (percent). Columns without a prefix are of the epoch chosen on
+    validation, those with ``last_`` of the last epoch, with ``epoch1_`` of the first.
+    """
+    names = labels or {}
+    return pd.DataFrame([_run_row(record, names.get(record["key"], "")) for record in records])
+
+
+def _run_row(record: Record, label: str) -> Row:
+    config = record["config"]
+    method, optim, data = config["method"], config["optim"], config["data"]
+    penalties = config.get("penalty") or ()  # absent in records older than the option
+    row: Row = {
+        "run": record["key"],
+        "cell": _cell(config),
+        "label": label,
+        "status": record["status"],
+        "target": data["target"]["name"],
+        "backbone": config["model"]["name"],
+        "method": method["name"],
+        "learning_rate": optim["learning_rate"],
+        "seed": config["seed"],
+        "rank": method.get("rank"),
+        "matrices": "+".join(method["targets"]) if "targets" in method else None,
+        "train_projection": method.get("train_projection"),
+        "frozen_blocks": method.get("frozen_blocks", 0),
+        "tuned_blocks": method.get("blocks"),
+        "penalty": "+".join(p["name"] for p in penalties) or None,
+        "penalty_weight": penalties[0].get("weight") if penalties else None,
+        "weight_decay": optim["weight_decay"],
+        "epochs": optim["epochs"],
+        "batch_size": optim["batch_size"],
+        "protocol": data["protocol"],
+        "trained_parameters": record["model"]["trained"],
+        "train_images": record["target"]["images"]["train"]["count"],
+        "seconds": sum(record.get("timings", {}).values()),
+    }
+    row |= {f"backbone_{name}": values["mean"] for name, values in record["backbone"]["measures"].items()}
+    row |= {f"backbone_zero_shot_{name}": v for name, v in record["backbone"]["zero_shot"].items()}
+    for prefix, moment in TIMES.items():
+        if record.get(moment) is not None:
+            row |= _point(record[moment], prefix)
+    first = next((p for p in record["history"] if p["epoch"] == 1 and p["ends_epoch"]), None)
+    if first is not None:
+        row |= _point(first, "epoch1_")
+    return row
+
+
+def _cell(config: Mapping[str, Any]) -> str:
+    """The same for runs that differ only in their seed: 12 hex digits."""
+    rest = {name: part for name, part in config.items() if name != "seed"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def cells_frame(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell, in the order of the runs: what it is, ``runs``, ``diverged``, and of every number its
+    mean and, as ``<column>_sd``, its standard deviation over the seeds (n - 1; nan for one seed)."""
+    if runs.empty:
+        return runs
+    what = ["label", "target", "backbone", "method", "learning_rate", *OPTIONS]
+    skipped = {*what, "seed", "trained_parameters"}
+    numbers = [c for c in runs.select_dtypes("number").columns if c not in skipped]
+    groups = runs.groupby("cell", sort=False)
+    table = groups[[*what, "trained_parameters"]].first()
+    table["runs"] = groups.size()
+    table["diverged"] = groups["status"].agg(lambda status: int((status == "diverged").sum()))
+    means, spreads = groups[numbers].mean(), groups[numbers].std().add_suffix("_sd")
+    return pd.concat([table, means, spreads], axis=1).reset_index()
+
+
+def varied(cells: pd.DataFrame) -> list[str]:
+    """The columns that tell a study's cells apart, in a fixed order; the method always.
+
+    An option that all cells of a method share (LoRA's rank, say) goes without saying.
+    """
+    by_method = cells.groupby("method", sort=False)
+    columns = ["target", "backbone", "method", "learning_rate", *OPTIONS]
+    return [c for c in columns if c == "method" or by_method[c].nunique(dropna=False).max() > 1]
+
+
+def _point(point: Mapping[str, Any], prefix: str) -> Row:
+    row: Row = {
+        "epoch": point["epoch"],
+        "train_loss": point["train_loss"],
+        "train_accuracy": point["train_accuracy"],
+        "validation_accuracy": point["validation_accuracy"],
+    }
+    if point.get("test_accuracy") is not None:
+        row["accuracy"] = point["test_accuracy"]
+    for name, values in point["measures"].items():
+        row[name] = values["mean"]
+        if values["drift"] is not None:
+            row[f"{name}_drift"] = values["drift"]
+    for name, transfer in point["transfer"].items():
+        row[f"zero_shot_{name}"] = transfer["accuracy"]
+        row[f"retention_{name}"] = transfer["retention"]
+    return {f"{prefix}{name}": value for name, value in row.items()}
+
+
+def blocks_frame(records: Iterable[Record], moment: str = "best") -> pd.DataFrame:
+    """One row per run, measure and block (from 1): ``value`` and ``drift`` (percent; nan where none)."""
+
+    def rows(record: Record, values: Mapping[str, Mapping[str, Any]]) -> Iterator[Row]:
+        for name, found in values.items():
+            drifts = found["drift_blocks"] or [math.nan] * len(found["blocks"])
+            for block, (value, drift) in enumerate(zip(found["blocks"], drifts, strict=True), start=1):
+                yield {"run": record["key"], "measure": name, "block": block, "value": value, "drift": drift}
+
+    return pd.DataFrame(
+        [row for r in records if r.get(moment) is not None for row in rows(r, r[moment]["measures"])],
+        columns=["run", "measure", "block", "value", "drift"],
+    )
+
+
+def history_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per run and moment of its training; measures as in :func:`runs_frame`."""
+    return pd.DataFrame(
+        [
+            {"run": record["key"], "step": point["step"], "ends_epoch": point["ends_epoch"]}
+            | _point(point, "")
+            for record in records
+            for point in record["history"]
+        ]
+    )
+
+
+def history_blocks_frame(records: Iterable[Record], measure: str) -> pd.DataFrame:
+    """One row per run, moment and block: ``value`` and ``drift`` (percent) of one measure."""
+    pick: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] = lambda p: p["measures"].get(measure)  # noqa: E731
+    return pd.DataFrame(
+        [
+            {"run": record["key"], "epoch": point["epoch"], "step": point["step"], "block": block}
+            | {"value": value, "drift": found["drift_blocks"][block - 1] if found["drift_blocks"] else None}
+            for record in records
+            for point in record["history"]
+            if (found := pick(point)) is not None
+            for block, value in enumerate(found["blocks"], start=1)
+        ],
+        columns=["run", "epoch", "step", "block", "value", "drift"],
+    )

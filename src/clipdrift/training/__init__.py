@@ -1,0 +1,1 @@
+"""One fine-tuning: prepare, train, measure, save, record, and resume."""

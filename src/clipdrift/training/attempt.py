@@ -1,0 +1,182 @@
+"""One try at a run: prepare, measure the backbone, adapt, train, measure, save, record."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from clipdrift.adapt import Adapted, Setting, adapt, build
+from clipdrift.config import RunConfig
+from clipdrift.listing import MEASURES
+from clipdrift.measures import MeasureError, accuracy
+from clipdrift.model.zero_shot import class_features
+from clipdrift.runs.files import storage
+from clipdrift.runs.layout import CHECKPOINT, MANIFEST, MAPS, WEIGHTS
+from clipdrift.runs.manifest import write_manifest
+from clipdrift.runs.record import Point, Record, environment
+from clipdrift.runs.reporter import Reporter
+from clipdrift.runs.signals import Stops
+from clipdrift.runs.store import RunFolder
+from clipdrift.training.attention_samples import Album
+from clipdrift.training.checkpoint import CheckpointError
+from clipdrift.training.course import Course, Keeper, Rhythm
+from clipdrift.training.fitting import fit
+from clipdrift.training.loop import Diverged
+from clipdrift.training.memory import named
+from clipdrift.training.observer import Observer
+from clipdrift.training.preparation import Stage, prepare
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a run is given besides what it is."""
+
+    folder: RunFolder
+    cache: Path
+    device: torch.device
+    reporter: Reporter
+    asked: Stops
+    save: bool
+    keep_checkpoint: bool
+    rhythm: Rhythm
+
+
+def attempt(config: RunConfig, job: Job) -> Record:
+    """Do the run from where its checkpoint stands to its record.
+
+    Raises:
+        ConfigError, ModelError, DataError, MeasureError, InactiveAdapterError: in one line what is wrong.
+        Interrupted, OutOfMemoryError, StorageError: what was done is kept as far as the last checkpoint.
+    """
+    folder, reporter = job.folder, job.reporter
+    clock = _Clock()
+    with clock("prepare"):
+        stage = prepare(config, job.cache, job.device, reporter)
+    course = _course(config, job)
+    with clock("backbone"), named(config, job.device, "measuring"):
+        reporter.stage("measuring the backbone")
+        observer = Observer.of(stage, config)
+        backbone = observer.backbone()
+        album = Album.of(stage, config.evaluation.shown_images)
+    classes, prompts = stage.target.classes, stage.target.prompts[:1]
+    features = class_features(stage.clip, classes, prompts) if config.penalty else None  # the backbone's
+    texts = tuple(prompts[0].format(name) for name in classes)
+    adapted = adapt(stage.clip, config.method, len(classes), config.seed, texts)
+    penalties = None
+    if features is not None:
+        entropies = tuple(observer.internals.blocks("entropy").tolist())
+        penalties = build(config.penalty, Setting(adapted, entropies, features))
+    torch.manual_seed(config.seed)
+    status: Literal["done", "diverged"] = "done"
+    reason: str | None = None
+    best: Point | None = None
+    last: Point | None = None
+    artefacts: dict[str, str] = {}
+    keeper = Keeper(folder.path / CHECKPOINT, course, job.rhythm, job.asked)
+    try:
+        with clock("train", course.seconds):
+            fit(stage, config, adapted, observer, penalties, keeper, folder, reporter)
+    except (Diverged, MeasureError) as error:  # the backbone could be measured: training broke the model
+        status, reason = "diverged", str(error)
+    else:
+        with clock("final"), named(config, job.device, "measuring"):
+            reporter.stage("testing the last and the chosen epoch")
+            best, last = _test(stage, config, adapted, observer, course)
+        with clock("save"):
+            if job.save:
+                reporter.stage("saving")
+                artefacts = _save(adapted, folder)
+            if album is not None:
+                adapted.eval()
+                album.save(adapted.clip, folder.path / MAPS)
+    record = Record(
+        key=config.key,
+        status=status,
+        reason=reason,
+        config=config,
+        environment=environment(_device_name(job.device)),
+        model=observer.facts(adapted),
+        target=stage.target,
+        transfer={name: t.facts for name, t in stage.transfer.items()},
+        units={name: entry.unit for name, entry in MEASURES.items()},
+        backbone=backbone,
+        history=tuple(course.history),
+        best=best,
+        last=last,
+        artefacts=artefacts,
+        timings=clock.seconds,
+    )
+    folder.finish(record, job.keep_checkpoint)
+    return record
+
+
+def _course(config: RunConfig, job: Job) -> Course:
+    """Where the run goes on, its folder brought to the same place; or its start."""
+    folder, reporter = job.folder, job.reporter
+    course = None
+    try:
+        course = Course.read(folder.path / CHECKPOINT, config.key)
+    except CheckpointError as error:
+        reporter.warn(f"{error}".removesuffix("; delete it to start again") + "; the training starts again")
+    if course is None:
+        folder.begin(config)
+        return Course(config.key)
+    if damage := folder.go_on(course.history):
+        reporter.warn(damage)
+    return course
+
+
+def _test(
+    stage: Stage, config: RunConfig, adapted: Adapted, observer: Observer, course: Course
+) -> tuple[Point, Point]:
+    """The chosen and the last epoch, tested; the model is then that of the chosen one."""
+    history = course.history
+    chosen = max((p for p in history if p.ends_epoch), key=lambda p: (p.validation_accuracy, -p.epoch))
+    last = observer.final(adapted, history[-1])
+    best = last
+    if chosen.epoch != last.epoch:
+        adapted.restore(course.snapshot)
+        best = observer.final(adapted, chosen)
+    tested = accuracy(adapted.clip.model, adapted.head, stage.test, config.evaluation.batch_size)
+    return best.model_copy(update={"test_accuracy": tested}), last
+
+
+def _save(adapted: Adapted, folder: RunFolder) -> dict[str, str]:
+    """Write the weights, moved into place when all are whole; what the record says of them."""
+    place = folder.path / WEIGHTS
+    part = place.with_name(f".{WEIGHTS}.part")
+    with storage(place):
+        shutil.rmtree(part, ignore_errors=True)
+        adapted.save(part)
+        write_manifest(folder.path / MANIFEST, part)
+        if place.exists():
+            shutil.rmtree(place)
+        part.rename(place)
+    return {"kind": adapted.artefact, "weights": WEIGHTS, "head": f"{WEIGHTS}/head.safetensors"}
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str, before: float = 0.0) -> Iterator[None]:
+        """Inside, time is ``name``'s; ``before``: what earlier tries have spent on it."""
+        start = time.perf_counter() - before
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.perf_counter() - start, 3)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,0 +1,51 @@
+"""A run's album: what it attends to in a few probe images, before and after, for pictures later."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipdrift.data.deck import Deck
+from clipdrift.measures.shown import attention_shares, spread
+from clipdrift.model.clip import Clip
+from clipdrift.runs.maps import Maps
+from clipdrift.training.preparation import Stage
+
+
+@dataclass(frozen=True, eq=False)
+class Album:
+    """Some probe images with the backbone's attention, read before anything is adapted.
+
+    Attributes:
+        deck: the images.
+        titles: their classes.
+        before: (n, L, H, P) shares, float32.
+    """
+
+    deck: Deck
+    titles: tuple[str, ...]
+    before: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, stage: Stage, count: int) -> Album | None:
+        """``count`` images of the probe set, of as many classes as there are; None for no images."""
+        if count == 0:
+            return None
+        chosen = stage.probe.subset(spread(stage.probe.labels, count))
+        titles = tuple(stage.target.classes[label] for label in chosen.labels)
+        return cls(chosen, titles, attention_shares(stage.clip.model, chosen.images(slice(None))))
+
+    def save(self, clip: Clip, path: Path) -> None:
+        """Write the images with attention before and now.
+
+        Args:
+            clip: the adapted model.
+        """
+        side = math.isqrt(clip.patches)
+        after = attention_shares(clip.model, self.deck.images(slice(None)))
+        pixels = np.ascontiguousarray(self.deck.data[self.deck.rows])
+        Maps(pixels, self.titles, self.before, after, (side, side)).save(path)

@@ -1,0 +1,124 @@
+"""A run's training from where its course stands to the end, looked at and put aside on the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from clipdrift.adapt import Adapted, Penalties
+from clipdrift.config import OptimConfig, RunConfig
+from clipdrift.runs.reporter import Reporter
+from clipdrift.runs.store import RunFolder
+from clipdrift.training.course import Keeper
+from clipdrift.training.loop import train
+from clipdrift.training.memory import named
+from clipdrift.training.observer import Observer, prove_trained
+from clipdrift.training.preparation import Stage
+from clipdrift.training.progress import Moment, Progress
+
+
+def fit(
+    stage: Stage,
+    config: RunConfig,
+    adapted: Adapted,
+    observer: Observer,
+    penalties: Penalties | None,
+    keeper: Keeper,
+    folder: RunFolder,
+    reporter: Reporter,
+) -> None:
+    """Train to the end. The course then has the whole history, and the weights of the best epoch.
+
+    Args:
+        adapted: as it was before its first step; ``keeper.course`` says where it goes on.
+
+    Raises:
+        Diverged, MeasureError: training broke the model.
+        Interrupted: asked to stop; there is a checkpoint.
+        OutOfMemoryError: what to set is in its message.
+    """
+    with keeper.asked.soon(), named(config, stage.device, "training"):
+        if keeper.course.phase == "head":
+            _head_alone(stage, config, adapted, keeper, reporter)
+            keeper.course.phase, keeper.course.progress = "all", Progress()
+        _all(stage, config, adapted, observer, penalties, keeper, folder, reporter)
+
+
+def _head_alone(
+    stage: Stage, config: RunConfig, adapted: Adapted, keeper: Keeper, reporter: Reporter
+) -> None:
+    """For lp_ft: the head alone, on embeddings of the untouched tower, before all is trained."""
+    if adapted.probe_first is None:
+        return
+    epochs, rate = adapted.probe_first
+    reporter.stage(f"the head alone, {epochs} epochs")
+    optim = config.optim.model_copy(update={"epochs": epochs, "learning_rate": rate})
+    with adapted.head_alone():
+        for _ in _moments(stage, config, optim, adapted, keeper, reporter):
+            pass
+
+
+def _all(
+    stage: Stage,
+    config: RunConfig,
+    adapted: Adapted,
+    observer: Observer,
+    penalties: Penalties | None,
+    keeper: Keeper,
+    folder: RunFolder,
+    reporter: Reporter,
+) -> None:
+    reporter.stage("training")
+    course, per_epoch = keeper.course, config.evaluation.per_epoch
+    for moment in _moments(stage, config, config.optim, adapted, keeper, reporter, per_epoch, penalties):
+        with named(config, stage.device, "measuring"):
+            point = observer.look(adapted, moment)
+        course.history.append(point)
+        folder.note(point)
+        reporter.point(point)
+        if point.validation_accuracy is not None and point.validation_accuracy > course.best:
+            course.best, course.snapshot = point.validation_accuracy, adapted.snapshot()
+        keeper.looked(moment.ends_epoch)
+    prove_trained(adapted, course.progress.trained())
+
+
+def _moments(
+    stage: Stage,
+    config: RunConfig,
+    optim: OptimConfig,
+    adapted: Adapted,
+    keeper: Keeper,
+    reporter: Reporter,
+    moments: int = 1,
+    penalties: Penalties | None = None,
+) -> Iterator[Moment]:
+    per_epoch = math.ceil(len(stage.train) / optim.batch_size)
+    steps = per_epoch * optim.epochs
+
+    def keeping(done: int, total: int) -> None:
+        reporter.advance(done, total)
+        keeper.waits()
+
+    return train(
+        adapted,
+        stage.train,
+        optim,
+        seed=config.seed,
+        flip=config.data.flip,
+        bf16=uses_bf16(config, stage.device),
+        moments=moments,
+        on_step=lambda step, loss: reporter.step(step, steps, loss),
+        on_keep=keeping,
+        penalties=penalties,
+        progress=keeper.course.progress,
+        pause=lambda: keeper.pause(steps, per_epoch),
+    )
+
+
+def uses_bf16(config: RunConfig, device: torch.device) -> bool:
+    """Whether training autocasts to bfloat16: as asked, or on a GPU that has it."""
+    if config.optim.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return config.optim.precision == "bf16"

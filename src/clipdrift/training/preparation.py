@@ -1,0 +1,253 @@
+"""From a configuration to what a run works on: the backbone, decks of images, class features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from clipdrift.adapt import check_method, check_penalties
+from clipdrift.config import ConfigError, DataConfig, DataSet, ModelConfig, RunConfig
+from clipdrift.data.deck import Deck
+from clipdrift.data.errors import DataError
+from clipdrift.data.images import ImageSet
+from clipdrift.data.pixels import load_pixels
+from clipdrift.data.preprocess import Preprocess
+from clipdrift.data.sources import Source, fingerprint_path, open_source
+from clipdrift.data.splits import balanced, divide
+from clipdrift.data.worlds import WORLDS
+from clipdrift.model.clip import SHIPPED, Clip, fingerprint_model, load, shipped_folder
+from clipdrift.model.zero_shot import class_features
+from clipdrift.runs.record import DataFacts, Images
+from clipdrift.runs.reporter import Reporter
+from clipdrift.shapes import ClassFeatures
+from clipdrift.training.backbone_cache import Shared
+
+
+@dataclass(frozen=True, eq=False)
+class TransferSet:
+    """A set tested zero-shot: its images and one text feature per class."""
+
+    deck: Deck
+    features: ClassFeatures
+    facts: DataFacts
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """All that a run works on, before anything is adapted."""
+
+    clip: Clip
+    train: Deck
+    validation: Deck
+    probe: Deck
+    test: Deck
+    target: DataFacts
+    transfer: dict[str, TransferSet]
+    device: torch.device
+    shared: Shared
+
+
+class Resolver:
+    """Turns names of existing folders into paths and fingerprints local copies, each of them once."""
+
+    def __init__(self) -> None:
+        self._models: dict[ModelConfig, ModelConfig] = {}
+        self._sets: dict[DataSet, DataSet] = {}
+
+    def __call__(self, config: RunConfig) -> RunConfig:
+        """The configuration that is stored with the run and of which its key is taken.
+
+        Raises:
+            ConfigError: a path that is not there.
+        """
+        if config.model not in self._models:
+            self._models[config.model] = _resolve_model(config.model)
+        data = config.data
+        target = self._set(data.target, "data.target")
+        transfer = tuple(self._set(spec, f"data.transfer.{i}") for i, spec in enumerate(data.transfer))
+        data = data.model_copy(update={"target": target, "transfer": transfer})
+        return config.model_copy(update={"model": self._models[config.model], "data": data})
+
+    def _set(self, spec: DataSet, key: str) -> DataSet:
+        if spec not in self._sets:
+            self._sets[spec] = _resolve_set(spec, key)
+        return self._sets[spec]
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """One configuration as :class:`Resolver` turns it."""
+    return Resolver()(config)
+
+
+def _resolve_model(model: ModelConfig) -> ModelConfig:
+    if model.path is None and Path(model.name).is_dir():
+        model = model.model_copy(update={"path": model.name, "name": Path(model.name).name})
+    if model.path is not None:
+        if not Path(model.path).expanduser().is_dir():
+            raise ConfigError(f"model.path = {model.path!r}: no such folder")
+        model = model.model_copy(update={"fingerprint": fingerprint_model(model.path)})
+    elif model.name in SHIPPED:  # their weights may change from one release to the next
+        model = model.model_copy(update={"fingerprint": fingerprint_model(shipped_folder(model.name))})
+    return model
+
+
+def _resolve_set(spec: DataSet, key: str) -> DataSet:
+    if spec.path is None and spec.name not in WORLDS and Path(spec.name).is_dir():
+        spec = spec.model_copy(update={"path": spec.name, "name": Path(spec.name).name})
+    if spec.path is None:
+        return spec
+    if not Path(spec.path).expanduser().exists():
+        raise ConfigError(f"{key}.path = {spec.path!r}: no such folder")
+    return spec.model_copy(update={"fingerprint": fingerprint_path(Path(spec.path).expanduser())})
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is a GPU where there is one. Raises ConfigError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"--device {name}: unknown; legal: auto, cpu, cuda, cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {name}: torch sees no CUDA device here; use --device cpu")
+    return device
+
+
+def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Reporter) -> Stage:
+    """Load, divide, decode. ``config`` is a resolved one.
+
+    Raises:
+        ModelError, DataError: as loading and opening do.
+    """
+    reporter.stage(f"loading {config.model.name}")
+    clip = load(config.model)
+    check_method(clip, config.method)
+    check_penalties(config.penalty, clip.blocks)
+    clip.model.to(device)
+    shared = Shared.of(cache, clip, device, reporter)
+    shop = Shop(clip.preprocess, cache, device, reporter, config.data.seed, config.data.skip_bad_images)
+    source, wanted = _divided(config.data, clip.image_size)
+    decks = {purpose: shop.deck(images, f"{source.name} {purpose}") for purpose, images in wanted.items()}
+    transfer = {}
+    for spec in config.data.transfer:
+        opened = open_source(spec, image_size=clip.image_size, parts=("test",))
+        ensemble = config.evaluation.prompt_ensemble
+        transfer[spec.name] = shop.transfer(clip, spec, opened, ensemble, shared)
+    return Stage(
+        clip=clip,
+        train=decks["train"][0],
+        validation=decks["validation"][0],
+        probe=decks["probe"][0],
+        test=decks["test"][0],
+        target=_facts(source, {purpose: images for purpose, (_, images) in decks.items()}),
+        transfer=transfer,
+        device=device,
+        shared=shared,
+    )
+
+
+def _divided(data: DataConfig, image_size: int) -> tuple[Source, dict[str, ImageSet]]:
+    """The target and its images by purpose; nothing is decoded."""
+    source = open_source(data.target, image_size=image_size, train_per_class=_asked_of_world(data))
+    if source.train is None or source.test is None:
+        raise DataError(f"{source.name}: a target needs a training and a test split")
+    division = divide(
+        source.train.labels,
+        source.test.labels,
+        protocol=data.protocol,
+        seed=data.seed,
+        train_per_class=data.train_per_class,
+        validation_per_class=data.validation_per_class,
+        probe_per_class=data.probe_per_class,
+        classes=source.classes,
+    )
+    halves = {"train": source.train, "test": source.test}
+    return source, {
+        "train": source.train.subset(division.train),
+        "validation": halves[division.validation_from].subset(division.validation),
+        "probe": halves[division.probe_from].subset(division.probe),
+        "test": source.test.subset(division.test),
+    }
+
+
+def count_images(data: DataConfig, image_size: int) -> dict[str, int]:
+    """How many images a run works on: by purpose, and of each transfer set under ``transfer <name>``.
+
+    Also ``classes``, those of the target. Raises DataError as :func:`prepare` does; nothing is decoded.
+    """
+    source, parts = _divided(data, image_size)
+    counts = {"classes": len(source.classes)} | {name: len(part) for name, part in parts.items()}
+    for spec in data.transfer:
+        opened = open_source(spec, image_size=image_size, parts=("test",))
+        if opened.test is None:
+            raise DataError(f"{spec.name}: a transfer set needs a test split")
+        asked = len(opened.classes) * spec.per_class if spec.per_class else len(opened.test)
+        counts[f"transfer {spec.name}"] = min(asked, len(opened.test))
+    return counts
+
+
+def _asked_of_world(data: DataConfig) -> int | None:
+    """Training images a generated world has to draw per class, where more than its usual number is wanted."""
+    world = WORLDS.get(data.target.name)
+    parts = (data.train_per_class, data.validation_per_class or 0, data.probe_per_class or 0)
+    if world is None or data.train_per_class is None:
+        return None
+    return max(world.train, sum(p or 0 for p in parts))
+
+
+@dataclass(frozen=True, eq=False)
+class Shop:
+    """Makes decks by one model's preprocessing on one machine; ``seed`` draws parts of sets."""
+
+    preprocess: Preprocess
+    cache: Path
+    device: torch.device
+    reporter: Reporter
+    seed: int = 0
+    skip_bad: bool = False
+
+    def deck(self, images: ImageSet, title: str) -> tuple[Deck, Images]:
+        self.reporter.stage(f"decoding {title}")
+        pixels = load_pixels(
+            images,
+            self.preprocess,
+            self.cache / "pixels",
+            skip_bad=self.skip_bad,
+            progress=self.reporter.advance,
+            warn=self.reporter.warn,
+        )
+        deck = Deck.of(pixels, self.preprocess, self.device)
+        return deck, Images(count=len(deck), fingerprint=pixels.fingerprint[:16], bad=pixels.bad)
+
+    def part(self, spec: DataSet, source: Source) -> tuple[Deck, Images]:
+        """The test images of a transfer set: all, or so many of each class as ``spec`` says."""
+        if source.test is None:
+            raise DataError(f"{spec.name}: a transfer set needs a test split")
+        images = source.test
+        if spec.per_class is not None:
+            images = images.subset(balanced(images.labels, spec.per_class, self.seed, classes=source.classes))
+        return self.deck(images, f"{source.name} test")
+
+    def transfer(
+        self, clip: Clip, spec: DataSet, source: Source, ensemble: bool, shared: Shared
+    ) -> TransferSet:
+        """A set to be tested zero-shot; its text features are those of the backbone ``shared`` is about."""
+        deck, counted = self.part(spec, source)
+        prompts = source.prompts if ensemble else source.prompts[:1]
+        self.reporter.stage(f"text features of {source.name}")
+        found = shared.tensors(
+            "texts",
+            [source.classes, prompts],
+            lambda: {"features": class_features(clip, source.classes, prompts).cpu()},
+        )
+        features = found["features"].to(self.device)
+        return TransferSet(deck, features, _facts(source, {"test": counted}, prompts))
+
+
+def _facts(source: Source, images: dict[str, Images], prompts: tuple[str, ...] | None = None) -> DataFacts:
+    return DataFacts(
+        kind=source.kind, classes=source.classes, prompts=prompts or source.prompts[:1], images=images
+    )
