@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from clipdrift.views import provide
+
 if TYPE_CHECKING:
     from clipdrift import formulas
     from clipdrift.analysis import analyse
@@ -79,6 +81,12 @@ _HOMES = {
     "trace": "clipdrift.model.trace",
     "train": "clipdrift.training.runner",
 }
+
+provide("Comparison.summary", "clipdrift.comparison.verdict:verdict")
+provide("Comparison.plot", "clipdrift.figures.comparing:block_drift")
+provide("Repaired.summary", "clipdrift.repair.summary:words")
+provide("Repaired.plot", "clipdrift.figures.paths:path")
+provide("Repaired.write_plot", "clipdrift.figures.paths:write_path")
 
 
 def __getattr__(name: str) -> Any:

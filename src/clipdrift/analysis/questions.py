@@ -85,7 +85,7 @@ def analyse(
     out; a last row counts them. docs/statistics.md says what each question tests.
 
     Args:
-        frame: one row per run as from :func:`clipdrift.study.frames.runs_frame`, or anyone's table with ``target``,
+        frame: one row per run as from ``study.frames.runs_frame``, or anyone's table with ``target``,
             ``method`` and ``learning_rate`` and as many of its other columns as there are.
         questions: keys of ``clipdrift.study.plan.QUESTIONS``; all of them if not given.
         blocks: as from :func:`clipdrift.study.frames.blocks_frame`, for ``depth`` and comparisons by block.

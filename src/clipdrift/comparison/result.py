@@ -26,6 +26,7 @@ from clipdrift.errors import ClipdriftError
 from clipdrift.listing import MEASURES
 from clipdrift.runs.files import write_text
 from clipdrift.runs.maps import Maps
+from clipdrift.views import view
 
 SCHEMA_VERSION = 1
 
@@ -120,15 +121,11 @@ class Comparison(Frozen):
 
     def summary(self) -> str:
         """The verdict in a few lines: how far, where, and what it did to transfer."""
-        from clipdrift.comparison.verdict import verdict
-
-        return "\n".join(verdict(self))
+        return "\n".join(view("Comparison.summary")(self))
 
     def plot(self) -> Any:
         """A matplotlib Figure: drift of every measure by block. The other figures: ``clipdrift.figures``."""
-        from clipdrift.figures.comparing import block_drift
-
-        return block_drift(self)
+        return view("Comparison.plot")(self)
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write ``comparison.json``, ``comparison.csv``, ``heads.csv`` and, where there are, ``maps.npz``."""

@@ -22,8 +22,8 @@ class Source(Protocol):
 
     @property
     def runs(self) -> pd.DataFrame:
-        """One row per finished run, as :func:`clipdrift.study.frames.runs_frame` has it; and ``place`` (the target,
-        and the backbone where there are several), ``variant`` (the method and the options that vary, in
+        """One row per finished run, as ``study.frames.runs_frame`` has it; and ``place`` (the target, and the
+        backbone where there are several), ``variant`` (the method and the options that vary, in
         words) and ``plain`` (no penalty, and the options that most runs of the method have there)."""
 
     @property

@@ -16,6 +16,7 @@ from clipdrift.listing import MEASURES
 from clipdrift.repair.arguments import RepairError, blocks_text
 from clipdrift.repair.steps import Kind, Step, Tested
 from clipdrift.runs.files import write_text
+from clipdrift.views import view
 
 SCHEMA_VERSION = 1
 FILE = "repaired.json"
@@ -84,25 +85,19 @@ class Repaired(Frozen):
 
     def summary(self) -> str:
         """What was found, in a few lines."""
-        from clipdrift.repair.summary import words
-
-        return "\n".join(words(self))
+        return "\n".join(view("Repaired.summary")(self))
 
     def plot(self) -> Any:
         """A matplotlib Figure: accuracy, retention and CKA along the steps, the chosen one marked."""
-        from clipdrift.figures.paths import path
-
-        return path(self)
+        return view("Repaired.plot")(self)
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write ``repaired.json``, ``repaired.csv`` (every block too) and ``path.png``."""
-        from clipdrift.figures.paths import write_path
-
         place = Path(folder)
         text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
         write_text(place / FILE, text)
         write_text(place / "repaired.csv", self.to_frame(blocks=True).to_csv(index=False))
-        return [place / FILE, place / "repaired.csv", write_path(self, place / "path.png")]
+        return [place / FILE, place / "repaired.csv", view("Repaired.write_plot")(self, place / "path.png")]
 
 
 def _rows(step: Step, sets: dict[str, Tested], blocks: bool) -> Iterator[dict[str, Any]]:

@@ -32,7 +32,8 @@ def records_in(
 ) -> Iterator[Record]:
     """Every record below ``root``, or those of ``keys`` in their order; unfinished runs are left out.
 
-    A record is not checked key by key as by :func:`clipdrift.runs.record.read_record`: thousands load in seconds.
+    Records are not checked key by key, as :func:`clipdrift.runs.record.read_record` does: thousands load in
+    seconds.
 
     Args:
         problem: told of each record that cannot be read, and why; it is left out.

@@ -86,7 +86,7 @@ class Tables:
 
     @classmethod
     def from_csv(cls, path: str | Path) -> Tables:
-        """A table of runs made elsewhere, with the columns of :func:`clipdrift.study.frames.runs_frame` it has.
+        """A table of runs made elsewhere, with those columns of ``runs_frame`` that it has.
 
         Raises:
             ResultsError: cannot be read, or lacks ``target``, ``method`` or ``learning_rate``; words where
@@ -156,7 +156,7 @@ class Tables:
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        """One row per cell, as :func:`clipdrift.study.frames.cells_frame` has it; empty where runs have no cell."""
+        """One row per cell, as ``cells_frame`` has it; empty where runs have no cell."""
         return cells_frame(self._frame) if "cell" in self._frame else pd.DataFrame()
 
     @cached_property

@@ -45,7 +45,7 @@ def run_study(
         watcher: told how it goes.
 
     Returns:
-        The tidy table, one row per finished run, as :func:`clipdrift.study.frames.runs_frame` describes it. What
+        The tidy table, one row per finished run, as :func:`clipdrift.study.frames.runs_frame` has it. What
         failed is missing from it; the folder says why.
 
     Raises:
