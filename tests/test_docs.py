@@ -116,5 +116,5 @@ def test_no_file_breaks_the_size_rule(tmp_path: Path) -> None:
         sys.path.pop(0)
     assert too_long() == []
     (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "long.py").write_text("x = 1\n" * 301)
+    (tmp_path / "src" / "long.py").write_text("x = 1\n" * 401)
     assert len(too_long(tmp_path)) == 1

@@ -1,4 +1,4 @@
-"""Write what the documentation copies from the code: the reference page and the README's tree.
+"""Write what the documentation copies from the code: the reference, the rooms, the tree of files.
 
 ``--check`` writes nothing and fails where a copy is out of date; the tests call it.
 """
@@ -157,25 +157,39 @@ def _table(head: tuple[str, ...], rows: list[Any]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
+def _sentence(file: Path) -> str:
+    """First sentence of a module's docstring, without its full stop."""
+    said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    return " ".join(said.split("\n\n")[0].split()).split(". ")[0].rstrip(".")
+
+
+def rooms() -> str:
+    """One line per room: a package, or a module that stands alone."""
+    lines = ["```", "src/clipdrift/"]
+    for place in sorted((ROOT / "src/clipdrift").iterdir(), key=lambda p: (p.is_file(), p.name)):
+        file = place / "__init__.py" if place.is_dir() else place
+        if file.suffix == ".py" and file.is_file():
+            name = f"{place.name}/" if place.is_dir() else place.name
+            lines.append(f"  {name:14} {_sentence(file)}")
+    return "\n".join([*lines, "```"])
+
+
 def tree() -> str:
-    """Every source file with the first sentence of its docstring."""
+    """Every source file with the first sentence of its docstring, room by room."""
     lines = ["```", "src/clipdrift/"]
     for file in sorted((ROOT / "src/clipdrift").rglob("*.py"), key=lambda f: (f.parent.parts, f.name)):
         path = file.relative_to(ROOT / "src/clipdrift").as_posix()
-        said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-        sentence = " ".join(said.split("\n\n")[0].split())
-        lines.append(f"  {path:28} {sentence.split('. ')[0].rstrip('.')}")
+        lines.append(f"  {path:33} {_sentence(file)}")
     return "\n".join([*lines, "```"])
 
 
 def pages() -> dict[Path, str]:
     """Each page that copies from the code, as it should be."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    return {
-        readme: between(text, START, END, tree()),
-        ROOT / "docs/reference.md": reference(),
+    copies = {ROOT / "README.md": rooms(), ROOT / "docs/architecture.md": tree()}
+    made = {
+        page: between(page.read_text(encoding="utf-8"), START, END, text) for page, text in copies.items()
     }
+    return made | {ROOT / "docs/reference.md": reference()}
 
 
 def main() -> int:

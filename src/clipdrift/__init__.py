@@ -83,7 +83,7 @@ _HOMES = {
 }
 
 provide("Comparison.summary", "clipdrift.comparison.verdict:verdict")
-provide("Comparison.plot", "clipdrift.figures.comparing:block_drift")
+provide("Comparison.plot", "clipdrift.figures.compared_blocks:block_drift")
 provide("Repaired.summary", "clipdrift.repair.summary:words")
 provide("Repaired.plot", "clipdrift.figures.paths:path")
 provide("Repaired.write_plot", "clipdrift.figures.paths:write_path")

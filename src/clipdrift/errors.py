@@ -1,4 +1,4 @@
-"""The base of every error that a user can cause or mend; its message is one line: what, where, what to do."""
+"""Base of every error that a user can cause or mend: one line that says what, where and what to do."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""What there is, in words: methods, measures, models. Loads no torch; contract tests hold these tables equal
-to those that do the work."""
+"""Names and descriptions of methods, penalties, measures and models. Loads no torch.
+
+Contract tests hold these tables equal to those that do the work.
+"""
 
 from __future__ import annotations
 

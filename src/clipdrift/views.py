@@ -18,7 +18,7 @@ def provide(view: str, home: str) -> None:
 
     Args:
         view: class and method, as ``Comparison.plot``.
-        home: module and function, as ``clipdrift.figures.comparing:block_drift``.
+        home: module and function, as ``clipdrift.figures.compared_blocks:block_drift``.
     """
     _HOMES[view] = home
 

@@ -1,4 +1,4 @@
-"""How a backbone is adapted: a table of methods, each a function that prepares the model in place."""
+"""Adaptation: a table of methods, each preparing a model in place, and the penalties."""
 
 from clipdrift.adapt.adapted import Adapted
 from clipdrift.adapt.methods import METHODS, adapt, check_method

@@ -1,4 +1,4 @@
-"""Statistics of a study: the tidy table of its runs in, one row per test out. Loads no torch."""
+"""Statistics: the tidy table of runs in, one row per test out. Loads no torch."""
 
 from clipdrift.analysis.questions import analyse
 from clipdrift.analysis.rows import Row

@@ -1,4 +1,4 @@
-"""The command line. Each subcommand parses, calls one function and prints; heavy imports are inside them."""
+"""Command line. Each subcommand parses, calls one function and prints; heavy imports are inside them."""
 
 from __future__ import annotations
 

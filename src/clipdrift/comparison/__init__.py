@@ -1,4 +1,7 @@
-"""What comparing two models found: plain data with its tables. Loads no torch."""
+"""Compare any two checkpoints: open, measure, lay side by side.
+
+This front exports the result, plain data that loads no torch; the work starts in :mod:`.compare`.
+"""
 
 from clipdrift.comparison.facts import (
     Compared,

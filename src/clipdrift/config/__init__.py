@@ -1,4 +1,4 @@
-"""What a run is: frozen, typed, hashed. Loads no torch."""
+"""Configuration of runs and pretrainings: frozen, typed, hashed. Loads no torch."""
 
 from clipdrift.config.load import (
     ConfigError,

@@ -1,1 +1,1 @@
-"""Pictures. They compute nothing: every number comes from a record, a table or a comparison."""
+"""Figures of studies, comparisons and repairs. They compute nothing."""

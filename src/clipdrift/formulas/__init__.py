@@ -1,4 +1,4 @@
-"""Every formula, once: pure functions from tensors to tensors, shared by measures and penalties.
+"""Every formula once: pure functions of tensors, shared by measures and penalties.
 
 Attention weights ``(..., P)`` are a distribution over patches; they need not be normalised (each function
 divides by the sum), must be finite and non-negative, and must not sum to zero. Attention maps ``(..., T, T)``

@@ -1,4 +1,4 @@
-"""What is read from a model: attention, representation, weights, ability. One file per family."""
+"""Measures of a model: attention, representation, weights, ability. One file per family."""
 
 from clipdrift.measures.accuracy import accuracy, embed, zero_shot_accuracy
 from clipdrift.measures.attention import ATTENTION

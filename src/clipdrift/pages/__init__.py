@@ -1,1 +1,1 @@
-"""Web pages of one file each: everything inside, nothing loaded from elsewhere. They compute nothing."""
+"""Web pages, each one self-contained file. They compute nothing."""

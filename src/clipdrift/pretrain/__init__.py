@@ -1,4 +1,4 @@
-"""Make a small CLIP from nothing: contrastive pretraining on captioned images, resumable at any step.
+"""Contrastive pretraining of a small CLIP on captioned images, resumable at any step.
 
 A step's batch consists of ``parts``, each contrasted within itself; their gradients are averaged. Parts are
 done one after another or by several processes, with the same result, so the number of workers is a matter

@@ -1,6 +1,7 @@
-"""Repair of a fine-tuned model: its result as plain data, and what can be asked. Loads no torch.
+"""Repair a fine-tuned model: interpolate to the backbone, rewind blocks, soften intruder dimensions.
 
-The work is in :mod:`.interpolating`, :mod:`.rewinding` and :mod:`.softening`.
+This front exports the result and what can be asked, which load no torch. The work is in
+:mod:`.interpolating`, :mod:`.rewinding` and :mod:`.softening`.
 """
 
 from clipdrift.repair.arguments import (

@@ -1,4 +1,4 @@
-"""The published findings, one by one, and what a study says of each. Loads no torch.
+"""Published findings and values, and a study laid beside them. Loads no torch.
 
 :func:`replicate` judges fourteen findings by rows of a study's analysis. Each finding has its rule stated
 beside it; a verdict follows from the rule alone.

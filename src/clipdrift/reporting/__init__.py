@@ -1,4 +1,4 @@
-"""A report of a study: tables, figures, and a page that says what was found. Loads no torch."""
+"""Reports: tables, figures, and a page with a summary in words. Loads no torch."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Run folders on disk: records, states, locks, manifests, and who is told how work goes. Loads no torch."""
+"""Run folders on disk: records, states, locks, manifests, and progress reporting. Loads no torch."""

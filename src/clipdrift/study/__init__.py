@@ -1,1 +1,1 @@
-"""Studies: which runs, doing them, and their records as tables."""
+"""Studies: plan many runs, do them here or on Ray, read their records as tables."""

@@ -1,1 +1,1 @@
-"""One fine-tuning: prepare, train, measure, save, record, and resume."""
+"""One run: prepare, train, measure, save, record, resume."""
