@@ -20,7 +20,7 @@ from clipdrift.data.deck import Deck
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.model.clip import Clip
 from clipdrift.model.texts import HuggingFaceTexts
-from clipdrift.training.loop import train
+from clipdrift.training.loop import train_model
 
 IMAGES, BATCH, EPOCHS, CLASSES = 64, 32, 3, 10
 CASES: dict[str, Any] = {
@@ -48,7 +48,7 @@ def epochs(method: Any, keep: bool) -> Iterator[float]:
     labels = np.arange(IMAGES, dtype=np.int64) % CLASSES
     deck = Deck(pictures, np.arange(IMAGES), labels, Preprocess(), torch.device("cpu"))
     optim = OptimConfig(epochs=EPOCHS + 1, batch_size=BATCH, keep_frozen=keep, precision="fp32")
-    moments = train(adapted, deck, optim, seed=0)
+    moments = train_model(adapted, deck, optim, seed=0)
     while True:
         start = time.process_time()
         if next(moments, None) is None:

@@ -21,9 +21,18 @@ import pandas as pd
 from clipdrift.config import RunConfig
 from clipdrift.listing import MEASURES
 from clipdrift.runs.maps import Maps
-from clipdrift.runs.record import Backbone, DataFacts, Images, ModelFacts, Point, Record, Transfer, Values
+from clipdrift.runs.record import (
+    Backbone,
+    DataFacts,
+    ImageCounts,
+    ModelFacts,
+    Point,
+    Record,
+    Transfer,
+    Values,
+)
 from clipdrift.runs.store import Store
-from clipdrift.study.folder import Entry, Manifest, write_manifest
+from clipdrift.study.folder import Manifest, PlannedRun, write_study_manifest
 from clipdrift.study.plan import QUESTIONS, study_of
 
 RATES = (1e-6, 5e-6, 1e-5, 5e-5)
@@ -87,12 +96,12 @@ def generated_study(
     if extras:
         plan["cells"] = [{"seeds": list(seeds[:3])} | cell for cell in _extra_cells(targets[0], methods)]
     study = study_of(plan)
-    entries = tuple(Entry(key=r.config.key, label=r.label, cell=r.cell) for r in study.runs)
+    entries = tuple(PlannedRun(key=r.config.key, label=r.label, cell=r.cell) for r in study.runs)
     command = "clipdrift study run generated.toml"
     manifest = Manifest(
         name=study.name, title=study.title, questions=study.questions, runs=entries, command=command
     )
-    write_manifest(folder, manifest)
+    write_study_manifest(folder, manifest)
     done = len(study.runs) - missing
     for index, planned in enumerate(study.runs[:done]):
         place = Store(folder).folder(planned.config.key)
@@ -339,7 +348,7 @@ def _values(
 
 def _facts(name: str, **counts: int) -> DataFacts:
     classes = tuple(f"{name} {i}" for i in range(1, CLASSES.get(name, 20) + 1))
-    images = {purpose: Images(count=n, fingerprint=f"{name}-{purpose}") for purpose, n in counts.items()}
+    images = {purpose: ImageCounts(count=n, fingerprint=f"{name}-{purpose}") for purpose, n in counts.items()}
     return DataFacts(kind="hub", classes=classes, prompts=("a photo of a {}.",), images=images)
 
 

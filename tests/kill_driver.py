@@ -28,7 +28,7 @@ from clipdrift.config import RunConfig, parse_config
 from clipdrift.errors import BusyError
 from clipdrift.runs.reporter import Silent
 from clipdrift.runs.store import Store
-from clipdrift.training.course import Rhythm
+from clipdrift.training.course import CheckpointSchedule
 from clipdrift.training.preparation import resolve
 from clipdrift.training.runner import run
 
@@ -132,8 +132,8 @@ def child(job: dict[str, Any], out: Path, board: Board, point: list[Any] | None,
             arm(point, board)
         config = parse_config(job["config"], RunConfig)
         board.say("starting")
-        rhythm = Rhythm(epoch_seconds=0, steps=steps)
-        run(config, out, cache=Path(job["cache"]), device="cpu", reporter=board, rhythm=rhythm)
+        schedule = CheckpointSchedule(epoch_seconds=0, steps=steps)
+        run(config, out, cache=Path(job["cache"]), device="cpu", reporter=board, schedule=schedule)
         board.say("done")
         code = 0
     except BusyError:

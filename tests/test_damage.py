@@ -24,7 +24,7 @@ from clipdrift.runs.record import Record
 from clipdrift.runs.reporter import Silent
 from clipdrift.runs.store import RunFolder
 from clipdrift.training.checkpoint import CheckpointError, load_state, save_state
-from clipdrift.training.course import Course, Rhythm
+from clipdrift.training.course import CheckpointSchedule, Course
 from small_runs import Lab
 
 METHOD = "norm_only"
@@ -65,7 +65,7 @@ def done(whole: tuple[Record, RunFolder], lab: Lab) -> tuple[Record, RunFolder]:
 def half_once(lab: Lab) -> Path:
     out = lab.tmp()
     with pytest.raises(KeyboardInterrupt):
-        lab.run(lab.config(METHOD), out, reporter=Hears(8), rhythm=Rhythm(steps=3))
+        lab.run(lab.config(METHOD), out, reporter=Hears(8), schedule=CheckpointSchedule(steps=3))
     (path,) = out.iterdir()
     return path
 
@@ -278,7 +278,7 @@ def test_no_room(
     config, out = lab.config(METHOD), lab.tmp()
     said = rf"/({what}): cannot be written \(File too large\); .*the same command goes on$"
     with room_for(size), pytest.raises(StorageError, match=said):
-        lab.run(config, out, rhythm=Rhythm(steps=3))
+        lab.run(config, out, schedule=CheckpointSchedule(steps=3))
     (path,) = out.iterdir()
     assert not list(path.glob(".*"))
     assert RunFolder(path).state().kind in ("failed", "planned", "interrupted")
@@ -301,7 +301,7 @@ def test_no_room_for_the_weights(lab: Lab, whole: tuple[Record, RunFolder]) -> N
             steps.append(step)
 
     with pytest.raises(StorageError, match=r"model.*cannot be written"), room_for(2**40):
-        lab.run(config, out, reporter=Counts(), rhythm=Rhythm(steps=1))
+        lab.run(config, out, reporter=Counts(), schedule=CheckpointSchedule(steps=1))
     assert steps == list(range(1, 11))
     (path,) = out.iterdir()
     assert not (path / "model").exists()

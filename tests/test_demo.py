@@ -13,7 +13,7 @@ from clipdrift.data.worlds import WORLDS
 from clipdrift.reporting import drawing, report
 from clipdrift.runs.store import Store
 from clipdrift.study.demo import STUDY, Demo, run_demo
-from clipdrift.study.engines.jobs import Unwatched
+from clipdrift.study.engines.jobs import SilentWatcher
 from clipdrift.study.folder import read_manifest
 from clipdrift.study.frames import cells_frame
 from clipdrift.study.plan import Study, load_study
@@ -53,7 +53,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Itera
     out = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch)
-        yield out, run_demo(out, shared_cache, "cpu", Unwatched(), small())
+        yield out, run_demo(out, shared_cache, "cpu", SilentWatcher(), small())
 
 
 def test_the_demo_leaves_records(shown: tuple[Path, Demo]) -> None:
@@ -102,7 +102,7 @@ def test_the_demo_takes_finished_runs_as_they_are(shown: tuple[Path, Demo], shar
     """Called again it only draws."""
     out, demo = shown
     before = {f.path: (f.path / "record.json").stat().st_mtime_ns for f in Store(out).runs()}
-    again = run_demo(out, shared_cache, "cpu", Unwatched(), small())
+    again = run_demo(out, shared_cache, "cpu", SilentWatcher(), small())
     assert all(outcome.known for outcome in again.outcomes)
     pd.testing.assert_frame_equal(again.runs, demo.runs)
     assert before == {f.path: (f.path / "record.json").stat().st_mtime_ns for f in Store(out).runs()}
@@ -112,7 +112,7 @@ def test_the_demo_takes_finished_runs_as_they_are(shown: tuple[Path, Demo], shar
 @pytest.mark.timeout(1800)
 def test_the_demo_shows_what_it_claims(tmp_path: Path) -> None:
     """From no effect to destruction: and at the same rate LoRA keeps more than full fine-tuning."""
-    demo = run_demo(tmp_path, tmp_path / "cache", "cpu", Unwatched())
+    demo = run_demo(tmp_path, tmp_path / "cache", "cpu", SilentWatcher())
     assert [outcome.ending for outcome in demo.outcomes] == ["done"] * 16
     cells = cells_frame(demo.runs).set_index(["method", "learning_rate"])
     kept, cka = cells["retention_objects-100"], cells["cka"]

@@ -16,7 +16,7 @@ from clipdrift.formulas import entropy
 from clipdrift.model.clip import Clip
 from clipdrift.model.trace import trace
 from clipdrift.model.zero_shot import class_features
-from clipdrift.training.loop import train
+from clipdrift.training.loop import train_model
 
 CLASSES = ("circle", "square")
 NAMES: list[str | None] = [None, *PENALTIES]
@@ -35,7 +35,7 @@ def epoch(clip: Clip, deck: Deck, config: RunConfig, bf16: bool = False) -> floa
     penalties = build(config.penalty, Setting(adapted, entropies, features))
     before = adapted.snapshot()
     optim = OptimConfig(learning_rate=1e-3, epochs=1, batch_size=4)
-    (moment,) = train(adapted, deck, optim, seed=0, penalties=penalties, bf16=bf16)
+    (moment,) = train_model(adapted, deck, optim, seed=0, penalties=penalties, bf16=bf16)
     after = adapted.snapshot()
     assert all(value.isfinite().all() for value in after.values())
     assert any(not torch.equal(value, before[name]) for name, value in after.items())

@@ -18,7 +18,7 @@ from filelock import SoftFileLock
 import clipdrift.runs.locks as locks
 import clipdrift.training.runner as running
 from clipdrift.errors import BusyError, Interrupted, StorageError
-from clipdrift.runs.heartbeat import Pulse
+from clipdrift.runs.heartbeat import Heartbeat
 from clipdrift.runs.locks import claim, held
 from clipdrift.runs.record import Point
 from clipdrift.runs.reporter import Silent
@@ -242,7 +242,7 @@ def test_a_sign_of_life_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     file = tmp_path / "pulse"
     with stops() as asked:
-        pulse = Pulse(Notes(), file, asked)
+        pulse = Heartbeat(Notes(), file, asked)
         touched = []
         for step in range(40):
             now += 0.3

@@ -17,10 +17,10 @@ from clipdrift.errors import OutOfMemoryError
 from clipdrift.model.clip import load
 from clipdrift.model.zero_shot import class_features
 from clipdrift.runs.reporter import Silent
-from clipdrift.training.course import Rhythm
-from clipdrift.training.loop import train
+from clipdrift.training.course import CheckpointSchedule
+from clipdrift.training.loop import train_model
 from clipdrift.training.memory import halved, is_out_of_memory, named
-from clipdrift.training.observer import Observer
+from clipdrift.training.observer import RunObserver
 from small_runs import Lab
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def weights_after(
     settings = {"learning_rate": 1e-3, "epochs": 2, "batch_size": 7, "micro_batch": micro}
     optim = OptimConfig.model_validate(settings | changes)
     losses: list[float] = []
-    for moment in train(
+    for moment in train_model(
         adapted, deck, optim, seed=0, penalties=penalties, on_step=lambda _, loss: losses.append(loss)
     ):
         losses.append(moment.loss)
@@ -200,11 +200,13 @@ def test_a_run_that_does_not_fit_is_done_in_parts(lab: Lab, monkeypatch: pytest.
 
     monkeypatch.setattr(Feed, "forward", narrow)
     with pytest.raises(OutOfMemoryError, match=r"set optim\.micro_batch=4"):
-        lab.run(config, out, rhythm=Rhythm(steps=1), save=False)
+        lab.run(config, out, schedule=CheckpointSchedule(steps=1), save=False)
     (path,) = out.iterdir()
     assert '"kind": "OutOfMemoryError"' in (path / "failure.json").read_text()
     hears = Hears()
-    record, _ = lab.run(config, out, rhythm=Rhythm(steps=1), save=False, auto_batch=True, reporter=hears)
+    record, _ = lab.run(
+        config, out, schedule=CheckpointSchedule(steps=1), save=False, auto_batch=True, reporter=hears
+    )
     assert hears.warnings == ["out of memory while training; going on with 4 images at a time"]
     assert hears.steps == [6, 7, 8, 9, 10]
     assert record.config.optim.micro_batch == 4
@@ -216,15 +218,15 @@ def test_measuring_that_does_not_fit_is_done_with_fewer_images(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The option for measuring is another one, and no number depends on it."""
-    of, seen = Observer.of, []
+    of, seen = RunObserver.of, []
 
-    def narrow(stage: Any, config: RunConfig) -> Any:
+    def narrow(inputs: Any, config: RunConfig) -> Any:
         seen.append(config.evaluation.batch_size)
         if config.evaluation.batch_size != 32:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return of(stage, config)
+        return of(inputs, config)
 
-    monkeypatch.setattr(Observer, "of", narrow)
+    monkeypatch.setattr(RunObserver, "of", narrow)
     hears = Hears()
     config = lab.config("norm_only", evaluation={"batch_size": 64})
     record, _ = lab.run(config, save=False, auto_batch=True, reporter=hears)

@@ -242,7 +242,7 @@ def test_pretraining_leaves_a_model_that_others_load(made: tuple[Path, dict[str,
     assert PretrainConfig(**told["config"]) == tiny()
     assert told["zero_shot"] == scores
     assert len(reporter.losses) == 8
-    assert any("objects" in stage for stage in reporter.stages)
+    assert any("objects" in inputs for inputs in reporter.stages)
 
 
 def test_an_interrupted_pretraining_ends_at_the_same_weights(

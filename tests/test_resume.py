@@ -27,8 +27,8 @@ from clipdrift.runs.reporter import Silent
 from clipdrift.runs.signals import Stops, stops
 from clipdrift.runs.store import RunFolder
 from clipdrift.training.checkpoint import load_state, save_state
-from clipdrift.training.course import Course, Keeper, Rhythm
-from clipdrift.training.loop import train
+from clipdrift.training.course import CheckpointSchedule, CheckpointWriter, Course
+from clipdrift.training.loop import train_model
 from clipdrift.training.progress import Moment, Progress
 from small_runs import Lab
 
@@ -108,7 +108,7 @@ def test_training_goes_on_to_the_bit(
 
     adapted, penalties = work_on(tiny_clip_dir, deck, config)
     whole = []
-    for moment in train(adapted, deck, optim, penalties=penalties, **ways):
+    for moment in train_model(adapted, deck, optim, penalties=penalties, **ways):
         look(adapted)
         whole.append(moment)
     wanted = seen_by(whole, adapted)
@@ -124,7 +124,7 @@ def test_training_goes_on_to_the_bit(
                 raise Unplugged
 
         try:
-            for moment in train(
+            for moment in train_model(
                 adapted, deck, optim, penalties=penalties, progress=progress, pause=pause, **ways
             ):
                 look(adapted)
@@ -166,7 +166,7 @@ def test_a_backbones_value_is_computed_in_the_same_company(
     for _ in range(2):
         adapted, penalties = work_on(tiny_clip_dir, deck, config)
         progress = Progress(state)
-        for moment in train(
+        for moment in train_model(
             adapted, deck, OptimConfig(epochs=4, batch_size=4), seed=1, penalties=penalties, progress=progress
         ):
             if moment.epoch == 2:
@@ -184,7 +184,7 @@ def test_what_is_over_costs_nothing(tiny_clip_dir: Path, make_deck: MakeDeck) ->
         adapted, _ = work_on(tiny_clip_dir, deck, config)
         progress = Progress(None if saved is None else states[saved])
         moments = list(
-            train(adapted, deck, optim, seed=0, progress=progress, on_keep=lambda *a: kept.append(a))
+            train_model(adapted, deck, optim, seed=0, progress=progress, on_keep=lambda *a: kept.append(a))
         )
         states.append(progress.state())
         assert len(moments) == (2 if saved is None else 0)
@@ -222,13 +222,13 @@ def undisturbed(lab: Lab) -> tuple[Record, RunFolder]:
     return lab.run(lab.config(PLAIN))
 
 
-def interrupted(lab: Lab, config: RunConfig, places: list[Unplugs], rhythm: Rhythm) -> Any:
+def interrupted(lab: Lab, config: RunConfig, places: list[Unplugs], schedule: CheckpointSchedule) -> Any:
     """The run, ended at each of the places in turn, each time taken up by the same call."""
     out = lab.tmp()
     for place in places:
         with pytest.raises(Unplugged):
-            lab.run(config, out, reporter=place, rhythm=rhythm)
-    return lab.run(config, out, rhythm=rhythm)
+            lab.run(config, out, reporter=place, schedule=schedule)
+    return lab.run(config, out, schedule=schedule)
 
 
 PLAIN = "norm_only"
@@ -260,7 +260,7 @@ def test_the_same_call_goes_on_to_the_same_record(lab: Lab, name: str) -> None:
     whole = lab.run(config)
     for place in places:
         place.doing = ""
-    found = interrupted(lab, config, places, Rhythm(epoch_seconds=0, steps=2))
+    found = interrupted(lab, config, places, CheckpointSchedule(epoch_seconds=0, steps=2))
     same_end(whole, found)
     assert not [text for place in places for text in place.warnings]
 
@@ -270,10 +270,12 @@ def test_it_goes_on_and_does_not_begin_again(lab: Lab) -> None:
     told = Unplugs()
     config, out = lab.config(PLAIN), lab.tmp()
     with pytest.raises(Unplugged):
-        lab.run(config, out, reporter=Unplugs(8), rhythm=Rhythm(steps=3))
+        lab.run(config, out, reporter=Unplugs(8), schedule=CheckpointSchedule(steps=3))
     (path,) = out.iterdir()
     assert (path / "checkpoint.pt").is_file()
-    record, folder = lab.run(config, out, reporter=told, keep_checkpoint=True, rhythm=Rhythm(steps=3))
+    record, folder = lab.run(
+        config, out, reporter=told, keep_checkpoint=True, schedule=CheckpointSchedule(steps=3)
+    )
     assert told.steps == [7, 8, 9, 10]
     course = Course.read(folder.path / "checkpoint.pt", record.key)
     assert course is not None
@@ -288,7 +290,7 @@ def test_a_run_of_another_key_is_not_gone_on_from(lab: Lab) -> None:
     """A checkpoint copied from elsewhere is said and left alone."""
     config, out = lab.config(PLAIN), lab.tmp()
     with pytest.raises(Unplugged):
-        lab.run(config, out, reporter=Unplugs(8), rhythm=Rhythm(steps=3))
+        lab.run(config, out, reporter=Unplugs(8), schedule=CheckpointSchedule(steps=3))
     (folder,) = out.iterdir()
     state = load_state(folder / "checkpoint.pt")
     assert state is not None
@@ -306,7 +308,7 @@ def test_a_run_of_another_key_is_not_gone_on_from(lab: Lab) -> None:
 
 
 def written(
-    rhythm: Rhythm, clock: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    schedule: CheckpointSchedule, clock: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> list[float]:
     """The times at which checkpoints are written, of steps at the given times."""
     now = 0.0
@@ -315,7 +317,7 @@ def written(
     monkeypatch.setattr("clipdrift.training.course.save_state", lambda *_: times.append(now))
     course = Course("key")
     monkeypatch.setattr(course.progress, "state", dict)
-    keeper = Keeper(tmp_path / "x", course, rhythm, Stops())
+    keeper = CheckpointWriter(tmp_path / "x", course, schedule, Stops())
     for number, now in enumerate(clock, 1):  # noqa: B007 - the clock reads it
         course.progress.step = number
         keeper.pause(len(clock), 10)
@@ -326,12 +328,22 @@ def written(
 def test_checkpoints_are_written_by_the_clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Once a minute, and at an epoch's end unless that was a moment ago; a tiny run writes none."""
     every_second = [float(second) for second in range(1, 201)]
-    found = written(Rhythm(), every_second, monkeypatch, tmp_path)
+    found = written(CheckpointSchedule(), every_second, monkeypatch, tmp_path)
     assert found == [float(t) for t in range(10, 201, 10)]
     slow = [7.0 * second for second in range(1, 31)]  # an epoch is 70 s
-    assert written(Rhythm(), slow, monkeypatch, tmp_path) == [63.0, 70.0, 133.0, 140.0, 203.0, 210.0]
-    assert written(Rhythm(), [0.01 * t for t in range(200)], monkeypatch, tmp_path) == []
-    assert written(Rhythm(steps=70), every_second[:150], monkeypatch, tmp_path)[:2] == [10.0, 20.0]
+    assert written(CheckpointSchedule(), slow, monkeypatch, tmp_path) == [
+        63.0,
+        70.0,
+        133.0,
+        140.0,
+        203.0,
+        210.0,
+    ]
+    assert written(CheckpointSchedule(), [0.01 * t for t in range(200)], monkeypatch, tmp_path) == []
+    assert written(CheckpointSchedule(steps=70), every_second[:150], monkeypatch, tmp_path)[:2] == [
+        10.0,
+        20.0,
+    ]
 
 
 def test_writing_takes_a_small_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,7 +359,7 @@ def test_writing_takes_a_small_share_of_the_time(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("clipdrift.training.course.save_state", slow)
     course = Course("key")
     monkeypatch.setattr(course.progress, "state", dict)
-    keeper = Keeper(tmp_path / "x", course, Rhythm(), Stops())
+    keeper = CheckpointWriter(tmp_path / "x", course, CheckpointSchedule(), Stops())
     while now[0] < 1000:
         now[0] += 1
         keeper.pause(1000, 10)
@@ -422,7 +434,7 @@ def test_outside_of_training_a_signal_stops_at_once(lab: Lab, undisturbed: tuple
     config, out = lab.config(PLAIN), lab.tmp()
     for at in ("decoding", "saving"):
         with pytest.raises(Interrupted, match=f"^stopped while {at}.*; the same command goes on$"):
-            lab.run(config, out, reporter=Early(at), rhythm=Rhythm(steps=5))
+            lab.run(config, out, reporter=Early(at), schedule=CheckpointSchedule(steps=5))
     same_end(undisturbed, lab.run(config, out))
 
 

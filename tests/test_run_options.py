@@ -58,9 +58,9 @@ def test_the_published_protocol_validates_on_the_test_split(lab: Lab) -> None:
     assert published.best.validation_accuracy == published.best.test_accuracy
     assert strict.target.images["validation"].fingerprint != strict.target.images["test"].fingerprint
     for record, inside in ((published, True), (strict, False)):
-        stage = prepare(record.config, lab.cache, CPU, Silent())
-        test = {x.tobytes() for x in stage.test.data[stage.test.rows]}
-        probe = [x.tobytes() in test for x in stage.probe.data[stage.probe.rows]]
+        inputs = prepare(record.config, lab.cache, CPU, Silent())
+        test = {x.tobytes() for x in inputs.test.data[inputs.test.rows]}
+        probe = [x.tobytes() in test for x in inputs.probe.data[inputs.probe.rows]]
         assert probe == [inside] * 12
 
 

@@ -19,7 +19,7 @@ from clipdrift.measures.packing import pack, unpack
 from clipdrift.model.clip import Clip
 from clipdrift.model.towers import tower_of
 from clipdrift.runs.reporter import Silent
-from clipdrift.training.backbone_cache import Shared, weights_hash
+from clipdrift.training.backbone_cache import BackboneCache, weights_hash
 from small_runs import Lab
 
 CPU = torch.device("cpu")
@@ -47,29 +47,29 @@ def counted(values: list[int], number: float = 1.5) -> Any:
 
 
 def test_a_number_is_computed_once_and_exactly(tiny_clip: Clip, tmp_path: Path) -> None:
-    shared, times = Shared.of(tmp_path, tiny_clip, CPU, Silent()), []
+    backbone_cache, times = BackboneCache.of(tmp_path, tiny_clip, CPU, Silent()), []
     value = 0.1 + 0.2  # no short decimal
-    assert [shared.number("x", ["a"], counted(times, value)) for _ in range(3)] == [value] * 3
+    assert [backbone_cache.number("x", ["a"], counted(times, value)) for _ in range(3)] == [value] * 3
     assert len(times) == 1
-    shared.number("x", ["b"], counted(times))
-    shared.number("y", ["a"], counted(times))
+    backbone_cache.number("x", ["b"], counted(times))
+    backbone_cache.number("y", ["a"], counted(times))
     assert len(times) == 3
 
 
 def test_other_weights_texts_or_threads_share_nothing(
     tiny_clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = Shared.of(tmp_path, tiny_clip, CPU, Silent()).content
-    assert Shared.of(tmp_path / "elsewhere", tiny_clip, CPU, Silent()).content == first
+    first = BackboneCache.of(tmp_path, tiny_clip, CPU, Silent()).content
+    assert BackboneCache.of(tmp_path / "elsewhere", tiny_clip, CPU, Silent()).content == first
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
-    assert Shared.of(tmp_path, tiny_clip, CPU, Silent()).content != first
+    assert BackboneCache.of(tmp_path, tiny_clip, CPU, Silent()).content != first
     monkeypatch.undo()
     monkeypatch.setattr(sharing, "_code", lambda: "other code")
-    assert Shared.of(tmp_path, tiny_clip, CPU, Silent()).content != first
+    assert BackboneCache.of(tmp_path, tiny_clip, CPU, Silent()).content != first
     monkeypatch.undo()
     with torch.no_grad():
         next(iter(tiny_clip.model.parameters())).view(-1)[0].add_(1e-6)
-    assert Shared.of(tmp_path, tiny_clip, CPU, Silent()).content != first
+    assert BackboneCache.of(tmp_path, tiny_clip, CPU, Silent()).content != first
 
 
 def test_every_weight_counts(tiny_clip: Clip) -> None:
@@ -84,26 +84,26 @@ def test_every_weight_counts(tiny_clip: Clip) -> None:
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-3], lambda raw: b"", lambda raw: b"x" * len(raw)])
 def test_a_damaged_file_is_said_and_made_anew(tiny_clip: Clip, tmp_path: Path, damage: Any) -> None:
     heard, times = Heard(), []
-    shared = Shared.of(tmp_path, tiny_clip, CPU, heard)
-    shared.number("x", [], counted(times))
+    backbone_cache = BackboneCache.of(tmp_path, tiny_clip, CPU, heard)
+    backbone_cache.number("x", [], counted(times))
     (path,) = tmp_path.rglob("*.safetensors")
     path.write_bytes(damage(path.read_bytes()))
-    assert shared.number("x", [], counted(times)) == 1.5
+    assert backbone_cache.number("x", [], counted(times)) == 1.5
     assert len(times) == 2
     assert any("damaged" in text and path.name in text for text in heard.said)
-    assert shared.number("x", [], counted(times)) == 1.5
+    assert backbone_cache.number("x", [], counted(times)) == 1.5
     assert len(times) == 2
 
 
 def test_an_error_leaves_nothing_behind(tiny_clip: Clip, tmp_path: Path) -> None:
-    shared, times = Shared.of(tmp_path, tiny_clip, CPU, Silent()), []
+    backbone_cache, times = BackboneCache.of(tmp_path, tiny_clip, CPU, Silent()), []
 
     def broken() -> float:
         raise ValueError("no number")
 
     with pytest.raises(ValueError, match="no number"):
-        shared.number("x", [], broken)
-    assert shared.number("x", [], counted(times)) == 1.5
+        backbone_cache.number("x", [], broken)
+    assert backbone_cache.number("x", [], counted(times)) == 1.5
     assert len(times) == 1
 
 
@@ -114,7 +114,7 @@ def _slowly(folder: Path, log: Path) -> None:
         time.sleep(0.5)
         return 2.0
 
-    assert Shared(folder, "one backbone", Silent()).number("x", [], make) == 2.0
+    assert BackboneCache(folder, "one backbone", Silent()).number("x", [], make) == 2.0
 
 
 def test_of_several_processes_one_computes_and_the_others_wait(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from clipdrift.runs.files import write_atomically, write_text
 from clipdrift.runs.record import (
     Backbone,
     DataFacts,
-    Images,
+    ImageCounts,
     ModelFacts,
     Point,
     Record,
@@ -51,7 +51,7 @@ def point(epoch: int, **changes: Any) -> Point:
 @pytest.fixture
 def record() -> Record:
     config = RunConfig.model_validate({"method": "lora", "data": {"target": {"name": "prés", "path": "/é"}}})
-    images = {"test": Images(count=9, fingerprint="ab", bad=(("dir/a.png", "truncated"),))}
+    images = {"test": ImageCounts(count=9, fingerprint="ab", bad=(("dir/a.png", "truncated"),))}
     facts = DataFacts(kind="folder", classes=("champ de blé", "forêt"), prompts=("une {}",), images=images)
     return Record(
         key=config.key,

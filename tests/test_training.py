@@ -17,7 +17,7 @@ from clipdrift.adapt import Adapted, adapt
 from clipdrift.config import FullFineTuning, LinearProbe, Lora, OptimConfig
 from clipdrift.data.deck import Deck
 from clipdrift.model.clip import Clip, load
-from clipdrift.training.loop import Diverged, Moment, learning_rate, train
+from clipdrift.training.loop import Diverged, Moment, learning_rate, train_model
 
 FULL = FullFineTuning(name="full_ft")
 
@@ -71,7 +71,7 @@ def test_the_scheduled_rate_is_the_one_used(tiny_clip: Clip, make_deck: Callable
     adapted = full(tiny_clip)
     before = adapted.head.weight.detach().clone()
     optim = options(epochs=5, warmup=0.5, weight_decay=0)
-    moment = next(train(adapted, make_deck(4), optim, seed=0))
+    moment = next(train_model(adapted, make_deck(4), optim, seed=0))
     assert moment.learning_rate == pytest.approx(1e-3 / 3)
     assert (adapted.head.weight - before).abs().median().item() == pytest.approx(1e-3 / 3, rel=1e-2)
 
@@ -88,7 +88,7 @@ def test_it_learns_what_can_be_learnt(
     """Positive control: bright against dark images are told apart after some steps."""
     deck = make_deck(24, signal=120)
     adapted = adapt(tiny_clip, method, classes=2, seed=0)
-    moments = list(train(adapted, deck, options(learning_rate=5e-3, epochs=8, batch_size=8), seed=0))
+    moments = list(train_model(adapted, deck, options(learning_rate=5e-3, epochs=8, batch_size=8), seed=0))
     assert moments[-1].loss < 0.5 * moments[0].loss
     assert moments[-1].accuracy == 100
 
@@ -105,7 +105,7 @@ def test_loss_and_accuracy_are_averages_over_images(
     labels = torch.from_numpy(deck.labels)
     expected = torch.nn.functional.cross_entropy(logits, labels).item()
     optim = options(learning_rate=1e-12, epochs=1, batch_size=8)
-    (moment,) = train(adapted, deck, optim, seed=0, flip=False)
+    (moment,) = train_model(adapted, deck, optim, seed=0, flip=False)
     assert moment.loss == pytest.approx(expected, abs=1e-5)
     assert moment.accuracy == pytest.approx(100 * (logits.argmax(-1) == labels).float().mean().item())
 
@@ -115,7 +115,7 @@ def test_loss_and_accuracy_are_averages_over_images(
 
 def weights_after(folder: Path, deck: Deck, seed: int, method: Any = FULL) -> dict[str, Tensor]:
     adapted = adapt(load(folder), method, classes=2, seed=0)
-    list(train(adapted, deck, options(), seed=seed))
+    list(train_model(adapted, deck, options(), seed=seed))
     return adapted.snapshot()
 
 
@@ -136,7 +136,7 @@ def test_looking_at_the_model_changes_nothing(tiny_clip_dir: Path, make_deck: Ca
     snapshots = []
     for look in (False, True):
         adapted = adapt(load(tiny_clip_dir), Lora(name="lora", dropout=0.3), classes=2, seed=0)
-        for _ in train(adapted, deck, options(), seed=3, moments=2):
+        for _ in train_model(adapted, deck, options(), seed=3, moments=2):
             if look:
                 adapted.eval()
                 with torch.no_grad():
@@ -162,7 +162,7 @@ def test_nan_pixels_diverge_before_they_reach_the_weights(
     before = adapted.snapshot()
     broken = Broken(deck.data, deck.rows, deck.labels, deck.preprocess, deck.device)
     with pytest.raises(Diverged, match=r"the loss is not finite at step 1 \(epoch 1\)") as caught:
-        list(train(adapted, broken, options(), seed=0))
+        list(train_model(adapted, broken, options(), seed=0))
     assert (caught.value.epoch, caught.value.step) == (1, 1)
     assert all(torch.equal(value, before[name]) for name, value in adapted.snapshot().items())
 
@@ -170,7 +170,7 @@ def test_nan_pixels_diverge_before_they_reach_the_weights(
 def test_a_rate_far_too_high_diverges(tiny_clip: Clip, make_deck: Callable[..., Deck]) -> None:
     """Not a number in a record, but a status: the loop stops at the first step that is not finite."""
     with pytest.raises(Diverged, match=r"a lower optim\.learning_rate may help") as caught:
-        list(train(full(tiny_clip), make_deck(8), options(learning_rate=1e30), seed=0))
+        list(train_model(full(tiny_clip), make_deck(8), options(learning_rate=1e30), seed=0))
     assert (caught.value.epoch, caught.value.step) == (1, 2)
 
 
@@ -183,7 +183,7 @@ def test_a_gradient_that_is_not_finite_diverges(
     adapted.head.weight.register_hook(lambda grad: grad * math.inf)
     before = adapted.snapshot()
     with pytest.raises(Diverged, match="the gradient is not finite at step 1"):
-        list(train(adapted, make_deck(8), options(clip_norm=clip_norm), seed=0))
+        list(train_model(adapted, make_deck(8), options(clip_norm=clip_norm), seed=0))
     assert all(torch.equal(value, before[name]) for name, value in adapted.snapshot().items())
 
 
@@ -197,7 +197,7 @@ def test_moments_of_an_epoch(
     tiny_clip: Clip, make_deck: Callable[..., Deck], moments: int, steps: list[int]
 ) -> None:
     """As many as asked for, evenly, the last at the epoch's end; averages begin anew with the epoch."""
-    seen: list[Moment] = list(train(full(tiny_clip), make_deck(18), options(), seed=0, moments=moments))
+    seen: list[Moment] = list(train_model(full(tiny_clip), make_deck(18), options(), seed=0, moments=moments))
     assert [m.step for m in seen] == steps
     assert [m.epoch for m in seen] == [1] * moments + [2] * moments
     assert [m.ends_epoch for m in seen] == ([False] * (moments - 1) + [True]) * 2
@@ -205,7 +205,7 @@ def test_moments_of_an_epoch(
 
 def test_more_moments_than_steps_are_one_each_step(tiny_clip: Clip, make_deck: Callable[..., Deck]) -> None:
     """There is nothing new to see between two steps."""
-    seen = list(train(full(tiny_clip), make_deck(8), options(epochs=1), seed=0, moments=9))
+    seen = list(train_model(full(tiny_clip), make_deck(8), options(epochs=1), seed=0, moments=9))
     assert [(m.step, m.ends_epoch) for m in seen] == [(1, False), (2, True)]
 
 
@@ -214,7 +214,9 @@ def test_every_image_once_an_epoch_in_a_new_order(tiny_clip: Clip, make_deck: Ca
     deck = spied(make_deck(10))
     steps: list[tuple[int, float]] = []
     list(
-        train(full(tiny_clip), deck, options(), seed=0, on_step=lambda step, loss: steps.append((step, loss)))
+        train_model(
+            full(tiny_clip), deck, options(), seed=0, on_step=lambda step, loss: steps.append((step, loss))
+        )
     )
     sizes = [len(indices) for indices, _ in deck.asked]
     assert sizes == [4, 4, 2, 4, 4, 2]
@@ -228,7 +230,7 @@ def test_every_image_once_an_epoch_in_a_new_order(tiny_clip: Clip, make_deck: Ca
 def test_half_of_the_images_are_mirrored(tiny_clip: Clip, make_deck: Callable[..., Deck]) -> None:
     """Drawn anew for each image and epoch, about half of them, and the mirror image is really used."""
     deck = spied(make_deck(60))
-    list(train(full(tiny_clip), deck, options(batch_size=20), seed=0))
+    list(train_model(full(tiny_clip), deck, options(batch_size=20), seed=0))
     flips = [torch.zeros(60, dtype=torch.bool) for _ in range(2)]
     for call, (indices, flip) in enumerate(deck.asked):
         assert flip is not None
@@ -247,7 +249,7 @@ def test_flips_can_be_switched_off(tiny_clip: Clip, make_deck: Callable[..., Dec
     orders = []
     for flip in (True, False):
         deck = spied(make_deck(10))
-        list(train(full(tiny_clip), deck, options(), seed=0, flip=flip))
+        list(train_model(full(tiny_clip), deck, options(), seed=0, flip=flip))
         orders.append([indices.tolist() for indices, _ in deck.asked])
         assert all((flipped is not None) == flip for _, flipped in deck.asked)
     assert orders[0] == orders[1]
@@ -258,7 +260,7 @@ def test_the_gradient_is_clipped_when_asked(tiny_clip_dir: Path, make_deck: Call
 
     def norm(clip_norm: float | None) -> float:
         adapted = full(load(tiny_clip_dir))
-        next(train(adapted, make_deck(4), options(clip_norm=clip_norm), seed=0))
+        next(train_model(adapted, make_deck(4), options(clip_norm=clip_norm), seed=0))
         return torch.stack([p.grad.norm() for _, p in adapted.parameters()]).norm().item()
 
     free = norm(None)
@@ -270,6 +272,6 @@ def test_the_gradient_is_clipped_when_asked(tiny_clip_dir: Path, make_deck: Call
 def test_bf16_autocast_trains_float32_weights(tiny_clip: Clip, make_deck: Callable[..., Deck]) -> None:
     """Only the forward pass is rounded; weights and loss stay in float32."""
     adapted = adapt(tiny_clip, Lora(name="lora"), classes=2, seed=0)
-    (first, second) = train(adapted, make_deck(8), options(), seed=0, bf16=True)
+    (first, second) = train_model(adapted, make_deck(8), options(), seed=0, bf16=True)
     assert math.isfinite(first.loss + second.loss)
     assert {p.dtype for _, p in adapted.parameters()} == {torch.float32}

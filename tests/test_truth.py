@@ -76,9 +76,9 @@ def test_inactive_adapters_would_have_scored_perfectly(lab: Lab) -> None:
     config = lab.config("lora", data=data, optim={"learning_rate": 0.03, "epochs": 3})
     record, folder = lab.run(config)
     assert record.best is not None
-    stage = prepare(record.config, lab.cache, CPU, Silent())
-    features, deck = stage.transfer["terrain-10"].features, stage.transfer["terrain-10"].deck
-    before = read_internals(stage.clip.model, stage.probe)
+    inputs = prepare(record.config, lab.cache, CPU, Silent())
+    features, deck = inputs.transfer["terrain-10"].features, inputs.transfer["terrain-10"].deck
+    before = read_internals(inputs.clip.model, inputs.probe)
     model = load_adapted(folder.path / "model", record.config.model).model
     recorded = record.best.transfer["terrain-10"].accuracy
     assert zero_shot_accuracy(model, features, deck) == pytest.approx(recorded)
@@ -88,10 +88,10 @@ def test_inactive_adapters_would_have_scored_perfectly(lab: Lab) -> None:
     assert (
         100 * off / record.backbone.zero_shot["terrain-10"] == 100.0
     )  # exactly: the published perfect score
-    now = read_internals(model, stage.probe)
+    now = read_internals(model, inputs.probe)
     assert torch.equal(now.embedding, before.embedding)
     switch(model, off=False)
-    assert not torch.equal(read_internals(model, stage.probe).embedding, before.embedding)
+    assert not torch.equal(read_internals(model, inputs.probe).embedding, before.embedding)
 
 
 def test_measuring_another_model_is_an_error(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

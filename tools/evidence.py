@@ -33,7 +33,7 @@ from clipdrift.figures.registry import draw, write
 from clipdrift.figures.source import NotDrawnError
 from clipdrift.figures.words import rate_text
 from clipdrift.replication import Finding, replicate
-from clipdrift.replication.answers import cast_of
+from clipdrift.replication.answers import target_roles
 from clipdrift.replication.checks import Verdict
 from clipdrift.replication.page import overview, rows_of, sources
 from clipdrift.reporting import report
@@ -175,7 +175,7 @@ def _report(tables: Tables, sentences: Iterable[str]) -> Iterator[str]:
 
 def headline(tables: Tables, found: Sequence[Finding]) -> str:
     """The README's part: matched cells of the land-use target, what stands out, verdicts, and a picture."""
-    runs = tables.only(str(cast_of(tables).land_use)).runs
+    runs = tables.only(str(target_roles(tables).land_use)).runs
     rates = runs.groupby("variant")["learning_rate"].transform("nunique")
     cells = cells_table(tables.keep(runs.loc[rates > 1, "run"]))
     shown = tuple(column for column in cells.columns if column.name in HEADLINE)

@@ -25,7 +25,7 @@ from clipdrift.adapt.objective import CrossEntropy
 from clipdrift.config import Dora, Lora, LoraOptions, Method, ModelConfig, OptimConfig, RsLora
 from clipdrift.data.deck import Deck
 from clipdrift.model.clip import Clip, ModelError, load
-from clipdrift.training.loop import train
+from clipdrift.training.loop import train_model
 
 DEFAULT_LORA = Lora(name="lora")
 ALL_LORA = Lora(name="lora", rank=3, alpha=7, targets=("q", "k", "v", "out", "mlp"))
@@ -77,7 +77,7 @@ every_lora = pytest.mark.parametrize("options", LORAS, ids=name_of)
 
 def train_a_little(adapted: Adapted, deck: Deck) -> None:
     optim = OptimConfig(learning_rate=0.01, epochs=2, batch_size=4)
-    assert [m.step for m in train(adapted, deck, optim, seed=0)] == [3, 6]
+    assert [m.step for m in train_model(adapted, deck, optim, seed=0)] == [3, 6]
     adapted.eval()
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from clipdrift.adapt import PENALTIES, Adapted, Penalties, build, check_penalties
-from clipdrift.adapt.reference import Reference, Values, Wants
+from clipdrift.adapt.reference import BackboneBatch, Reference, Wants
 from clipdrift.config import ConfigError
 from clipdrift.data.deck import Deck
 from clipdrift.listing import PENALTIES as LISTED
@@ -332,12 +332,12 @@ def test_a_tower_that_starts_later_gives_the_same(
 # --- the backbone's side
 
 
-def direct(folder: Path, deck: Deck, picked: np.ndarray, mirrored: np.ndarray) -> Values:
+def direct(folder: Path, deck: Deck, picked: np.ndarray, mirrored: np.ndarray) -> BackboneBatch:
     with torch.no_grad():
         seen = trace(load(folder).model, deck.images(picked, torch.from_numpy(mirrored)), rows=True)
     assert seen.rows is not None
     rows = seen.rows[..., 1:]
-    return Values(rows / rows.sum(-1, keepdim=True), seen.states, seen.embedding)
+    return BackboneBatch(rows / rows.sum(-1, keepdim=True), seen.states, seen.embedding)
 
 
 @pytest.mark.parametrize("name", ["full_ft", "lora", "dora", "last_blocks", "flyp"])
@@ -375,7 +375,7 @@ def test_only_what_is_wanted_is_computed(tiny_clip_dir: Path, make_deck: MakeDec
     adapted = adapted_by(load(tiny_clip_dir), method("full_ft"))
     deck = make_deck(6, classes=3)
     nothing = Reference(adapted, deck, Wants())
-    assert nothing.of(ALL, PLAIN) == Values(None, None, None) or nothing.computed == 0
+    assert nothing.of(ALL, PLAIN) == BackboneBatch(None, None, None) or nothing.computed == 0
     part = Reference(adapted, deck, Wants(embedding=True)).of(ALL, PLAIN)
     assert part.rows is None
     assert part.states is None

@@ -16,7 +16,7 @@ from clipdrift.formulas import entropy
 from clipdrift.model.clip import Clip
 from clipdrift.model.trace import trace
 from clipdrift.model.zero_shot import class_features
-from clipdrift.training.loop import train
+from clipdrift.training.loop import train_model
 
 CLASSES = ("red circle", "green square", "blue hexagon")
 TEXTS = tuple(f"a photo of a {name}" for name in CLASSES)
@@ -72,7 +72,7 @@ def train_briefly(
     losses: list[float] = []
     settings = OptimConfig(**{"learning_rate": 0.01, "epochs": 1, "batch_size": 4, **optim})
     torch.manual_seed(seed)
-    for _ in train(
+    for _ in train_model(
         adapted,
         deck,
         settings,

@@ -8,7 +8,7 @@ import pytest
 
 from clipdrift.replication.checks import (
     Check,
-    Source,
+    EvidenceRow,
     above,
     below,
     rises,
@@ -19,12 +19,12 @@ from clipdrift.replication.checks import (
 )
 
 
-def source(low: float, high: float, p: float = 0.01) -> Source:
+def source(low: float, high: float, p: float = 0.01) -> EvidenceRow:
     row = {"value": (low + high) / 2, "low": low, "high": high, "p_corrected": p, "effect": 0.0}
-    return Source("sweep", "rate", "group", "statistic", "test", row)
+    return EvidenceRow("sweep", "rate", "group", "statistic", "test", row)
 
 
-NOTHING = Source("sweep", "rate", "group", "statistic", "test")
+NOTHING = EvidenceRow("sweep", "rate", "group", "statistic", "test")
 
 
 @pytest.mark.parametrize(

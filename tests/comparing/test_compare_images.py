@@ -20,7 +20,7 @@ from transformers import CLIPImageProcessorPil, CLIPProcessor, SiglipImageProces
 
 from clipdrift.comparison import Comparison
 from clipdrift.comparison.compare import compare
-from clipdrift.comparison.images import ImagesLike, Probe
+from clipdrift.comparison.images import ImagesLike, ProbeSet
 from clipdrift.comparison.measuring import Measurement, measure, open_probe
 from clipdrift.comparison.models import open_model
 from clipdrift.config import DataSet
@@ -39,12 +39,12 @@ def seen(clip_of: Callable[[Path], Clip], tiny_clip_dir: Path) -> Callable[..., 
 
 
 @pytest.fixture
-def chosen(clip_of: Callable[[Path], Clip], tiny_clip_dir: Path) -> Callable[..., Probe]:
+def chosen(clip_of: Callable[[Path], Clip], tiny_clip_dir: Path) -> Callable[..., ProbeSet]:
     """The images that would be read: ``chosen(images, limit, seed)``."""
     opened = open_model(clip_of(tiny_clip_dir))
     cpu = torch.device("cpu")
 
-    def choose(images: ImagesLike, limit: int = 500, seed: int = 0) -> Probe:
+    def choose(images: ImagesLike, limit: int = 500, seed: int = 0) -> ProbeSet:
         return open_probe(opened, images, limit, seed, None, None, cpu, False, Silent())
 
     return choose
@@ -111,7 +111,7 @@ def test_one_set_of_pictures_in_every_form(
     assert seen(inputs).images.source == "tensors in memory"
 
 
-def test_a_flat_folder_has_no_classes(flat: Path, chosen: Callable[..., Probe]) -> None:
+def test_a_flat_folder_has_no_classes(flat: Path, chosen: Callable[..., ProbeSet]) -> None:
     """In natural order, with file names for titles; what is no picture does not count."""
     probe = chosen(flat)
     assert probe.titles == tuple(f"im{i}.png" for i in range(20))
@@ -120,7 +120,7 @@ def test_a_flat_folder_has_no_classes(flat: Path, chosen: Callable[..., Probe]) 
     assert probe.facts.fingerprint
 
 
-def test_folders_of_classes(pictures: Path, chosen: Callable[..., Probe]) -> None:
+def test_folders_of_classes(pictures: Path, chosen: Callable[..., ProbeSet]) -> None:
     """One folder per class, or that twice in train and test: all the images below, by class."""
     for root, count in ((pictures / "test", 27), (pictures, 99)):
         probe = chosen(root)
@@ -137,7 +137,7 @@ def test_parquet_as_on_the_hub(tmp_path: Path, pictures: Path, seen: Callable[..
     assert np.array_equal(entropies(found), entropies(seen(pictures / "test")))
 
 
-def test_a_generated_world_by_name(chosen: Callable[..., Probe]) -> None:
+def test_a_generated_world_by_name(chosen: Callable[..., ProbeSet]) -> None:
     """By name, or as a DataSet; drawn at the model's size."""
     for given in ("terrain-10", DataSet(name="terrain-10")):
         probe = chosen(given, limit=20)
@@ -176,14 +176,14 @@ def test_a_cameras_note_on_orientation_is_obeyed(
 # --- a limit
 
 
-def test_a_limit_is_balanced_and_reproducible(pictures: Path, chosen: Callable[..., Probe]) -> None:
+def test_a_limit_is_balanced_and_reproducible(pictures: Path, chosen: Callable[..., ProbeSet]) -> None:
     """Classes differ by one image at most; the seed chooses, and nothing else."""
     probe = chosen(pictures, limit=20)
     assert sorted(Counter(probe.titles).values()) == [6, 7, 7]
     again, other = chosen(pictures, limit=20), chosen(pictures, limit=20, seed=1)
     every = chosen(pictures)
 
-    def rows(one: Probe) -> set[bytes]:
+    def rows(one: ProbeSet) -> set[bytes]:
         found = one.pictures(range(len(one)))
         assert found is not None
         return {image.tobytes() for image in found}
@@ -196,7 +196,7 @@ def test_a_limit_is_balanced_and_reproducible(pictures: Path, chosen: Callable[.
 
 @pytest.mark.parametrize("form", ["pictures", "tensor", "deck"])
 def test_a_limit_on_images_in_memory(
-    form: str, photos: list[Image.Image], chosen: Callable[..., Probe], make_deck: Callable[..., Deck]
+    form: str, photos: list[Image.Image], chosen: Callable[..., ProbeSet], make_deck: Callable[..., Deck]
 ) -> None:
     """Drawn by the seed, kept in order, with their titles; a deck's classes are balanced."""
     forms = {"pictures": photos, "tensor": torch.rand(20, 3, 16, 16), "deck": make_deck(20, classes=4)}
@@ -215,7 +215,7 @@ def test_a_limit_on_images_in_memory(
 
 
 def test_small_classes_give_what_they_have(
-    pictures: Path, chosen: Callable[..., Probe], tmp_path: Path
+    pictures: Path, chosen: Callable[..., ProbeSet], tmp_path: Path
 ) -> None:
     """One class with two pictures must not cost the balance of the others."""
     root = outside.copy_folder(pictures / "test", tmp_path / "uneven")

@@ -5,14 +5,14 @@ from collections.abc import Callable
 
 import pytest
 
-from clipdrift.data.catalog import CATALOG, DEFAULT_PROMPTS, Row, readable
+from clipdrift.data.catalog import CATALOG, DEFAULT_PROMPTS, CatalogRow, readable
 
 ROWS = list(CATALOG.values())
 SIZES = {"eurosat": 10, "pets": 37, "cifar100": 100, "cifar10": 10, "flowers102": 102}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_every_row_keeps_the_contract(row: Row) -> None:
+def test_every_row_keeps_the_contract(row: CatalogRow) -> None:
     assert CATALOG[row.name] is row
     owner, _, name = row.hub.partition("/")
     assert owner

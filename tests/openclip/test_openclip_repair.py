@@ -32,8 +32,8 @@ def test_the_path_between_two_by_name(
     assert drift[0.5] == pytest.approx(drift[1.0] / 2, rel=1e-4)
     saved = tmp_path / "mixed" / "model" / "open_clip_model.safetensors"
     mixed = effective_weights(load(f"open_clip:tiny-arch-quickgelu/{saved}").model)
-    ends = [effective_weights(load(name).model) for name in (base, tuned)]
+    endpoints = [effective_weights(load(name).model) for name in (base, tuned)]
     for name, weight in mixed.items():
-        assert torch.allclose(weight, (ends[0][name] + ends[1][name]) / 2, atol=1e-6), name
+        assert torch.allclose(weight, (endpoints[0][name] + endpoints[1][name]) / 2, atol=1e-6), name
     back = rewind(base, tuned, blocks="2..", **options)
     assert len(back.to_frame())

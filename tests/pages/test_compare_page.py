@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from clipdrift.comparison import Comparison
-from clipdrift.pages.cells import Cells, UnresolvedError, drift_text, number
+from clipdrift.pages.cells import CellLookup, UnresolvedError, drift_text, number
 from clipdrift.pages.compare import write_page
 from clipdrift.pages.strips import HEIGHT, strip
 from clipdrift.pages.viewer import pack
@@ -139,7 +139,7 @@ def test_heads_are_the_first_twenty_of_each_measure(usual: Comparison, page: tup
 
 
 def test_a_number_that_no_table_holds_is_an_error(usual: Comparison) -> None:
-    cells = Cells(usual)
+    cells = CellLookup(usual)
     for ask in (
         lambda: cells.table("entropy", "value"),
         lambda: cells.table("entropy", "drift", block=7),
@@ -191,7 +191,7 @@ def test_strips_are_in_proportion_and_start_where_nothing_changed(usual: Compari
         "entropy": compared("entropy", [1.0, 1.0, 1.0], [1.2, 0.9, 1.0]),
         "cka": alone("cka", np.array([1.0, 0.9, 0.6])),
     }
-    cells = Cells(usual.model_copy(update={"measures": measures}))
+    cells = CellLookup(usual.model_copy(update={"measures": measures}))
     drift = strip("entropy", measures["entropy"], cells)
     cka = strip("cka", measures["cka"], cells)
     assert drift is not None
@@ -208,10 +208,10 @@ def test_strips_are_in_proportion_and_start_where_nothing_changed(usual: Compari
 
 def test_a_strip_of_nothing_is_a_line_and_a_single_value_has_none(usual: Comparison) -> None:
     still = {"entropy": compared("entropy", [1.0, 1.0], [1.0, 1.0])}
-    found = strip("entropy", still["entropy"], Cells(usual.model_copy(update={"measures": still})))
+    found = strip("entropy", still["entropy"], CellLookup(usual.model_copy(update={"measures": still})))
     assert found is not None
     assert [bar.height for bar in found.bars] == [0, 0]
-    assert strip("rollout_gini", usual.measures["rollout_gini"], Cells(usual)) is None
+    assert strip("rollout_gini", usual.measures["rollout_gini"], CellLookup(usual)) is None
 
 
 # ---------------------------------------------------------------- the file

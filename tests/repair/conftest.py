@@ -26,7 +26,7 @@ def _own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 @pytest.fixture(autouse=True)
 def _loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Folders of models are read from disk once for all tests, as long as their files stay the same."""
-    for place in ("comparing.models", "stage", "adapt.saved"):
+    for place in ("comparison.models", "training.preparation", "adapt.saved"):
         monkeypatch.setattr(f"clipdrift.{place}.load", _load)
 
 

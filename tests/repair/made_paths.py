@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipdrift.comparison import Compared, ProbeImages, Shape, Side
-from clipdrift.repair import Repaired, Step, Tested
+from clipdrift.repair import Repaired, Step, TransferTest
 from clipdrift.runs.record import Transfer
 
 Retention = float | Mapping[str, float | None]
@@ -50,7 +50,7 @@ def made(steps: tuple[Step, ...], kind: Any = "interpolate", **more: Any) -> Rep
         "images": ProbeImages(source="somewhere", count=200),
         "accuracy_of": "60 validation images",
         "form": "model",
-        "transfer": {n: Tested(images=50, classes=10, prompts=("a {}",), before=80.0) for n in sets},
+        "transfer": {n: TransferTest(images=50, classes=10, prompts=("a {}",), before=80.0) for n in sets},
         "steps": steps,
     }
     return Repaired(**{**found, **more})

@@ -7,13 +7,13 @@ from made_paths import step
 from numpy.testing import assert_allclose
 
 from clipdrift.repair import (
-    Wish,
-    check_wish,
+    AlphaRule,
+    check_alpha_rule,
     choose,
+    parse_alpha_rule,
     parse_alphas,
     parse_blocks,
     parse_factors,
-    parse_wish,
 )
 from clipdrift.repair.arguments import RepairError, blocks_text
 
@@ -100,11 +100,11 @@ def test_scales_fall_from_what_is_kept() -> None:
 
 def test_a_wish_is_one() -> None:
     """And each is read with its own limits."""
-    assert parse_wish() is None
-    assert parse_wish(save_at=0.6) == Wish(at=0.6)
-    assert parse_wish(keep_cka=0.9) == Wish(keep="cka", least=0.9)
-    assert parse_wish(keep_retention=90) == Wish(keep="retention", least=90)
-    assert parse_wish(keep_retention="a=b=90") == Wish(keep="retention", least=90, of="a=b")
+    assert parse_alpha_rule() is None
+    assert parse_alpha_rule(save_at=0.6) == AlphaRule(at=0.6)
+    assert parse_alpha_rule(keep_cka=0.9) == AlphaRule(keep="cka", least=0.9)
+    assert parse_alpha_rule(keep_retention=90) == AlphaRule(keep="retention", least=90)
+    assert parse_alpha_rule(keep_retention="a=b=90") == AlphaRule(keep="retention", least=90, of="a=b")
     for options, said in (
         ({"save_at": 3.0}, "alpha 3"),
         ({"keep_cka": 0.0}, "--keep-cka 0"),
@@ -115,33 +115,33 @@ def test_a_wish_is_one() -> None:
         ({"keep_cka": 0.9, "keep_retention": 90}, "contradict each other"),
     ):
         with pytest.raises(RepairError, match=said):
-            parse_wish(**options)  # type: ignore[arg-type]
+            parse_alpha_rule(**options)  # type: ignore[arg-type]
 
 
 def test_retention_is_wished_for_of_what_is_tested() -> None:
     """Before an hour of measuring, not after it."""
-    check_wish(Wish(keep="cka", least=0.9), [])
-    check_wish(Wish(keep="retention", least=90, of="a"), ["a"])
+    check_alpha_rule(AlphaRule(keep="cka", least=0.9), [])
+    check_alpha_rule(AlphaRule(keep="retention", least=90, of="a"), ["a"])
     with pytest.raises(RepairError, match="needs a transfer set"):
-        check_wish(Wish(keep="retention", least=90), [])
+        check_alpha_rule(AlphaRule(keep="retention", least=90), [])
     with pytest.raises(RepairError, match="b: not tested; there are a"):
-        check_wish(Wish(keep="retention", least=90, of="b"), ["a"])
+        check_alpha_rule(AlphaRule(keep="retention", least=90, of="b"), ["a"])
 
 
 def test_the_largest_alpha_that_keeps_is_chosen() -> None:
     """Of a falling path; equal counts as kept, and by rounding a little less."""
     path = [step(0, 1.0, 100), step(0.5, 0.95, 90 - 1e-12), step(1, 0.6, 20)]
-    assert choose(path, Wish(keep="cka", least=0.95)).index == 1
-    assert choose(path, Wish(keep="retention", least=90)).index == 1
-    assert choose(path, Wish(keep="retention", least=10)).index == 2
-    assert choose(path, Wish(at=0.5)).index == 1
-    assert choose(path, Wish(keep="cka", least=0.9)).notes == ()
+    assert choose(path, AlphaRule(keep="cka", least=0.95)).index == 1
+    assert choose(path, AlphaRule(keep="retention", least=90)).index == 1
+    assert choose(path, AlphaRule(keep="retention", least=10)).index == 2
+    assert choose(path, AlphaRule(at=0.5)).index == 1
+    assert choose(path, AlphaRule(keep="cka", least=0.9)).notes == ()
 
 
 def test_the_backbone_itself_is_never_chosen_for_what_it_keeps() -> None:
     """It keeps everything: an answer to nobody's question. The nearest alpha is named."""
     found = choose(
-        [step(0, 1.0, 100), step(0.1, 0.8, 70), step(1, 0.5, 20)], Wish(keep="retention", least=90)
+        [step(0, 1.0, 100), step(0.1, 0.8, 70), step(1, 0.5, 20)], AlphaRule(keep="retention", least=90)
     )
     assert found.index is None
     assert "Nearest comes alpha 0.1, with 70.0 %" in found.said
@@ -150,7 +150,7 @@ def test_the_backbone_itself_is_never_chosen_for_what_it_keeps() -> None:
 def test_a_path_that_is_not_monotonic_is_told() -> None:
     """The largest that keeps is chosen all the same, and what dips on the way is named."""
     path = [step(0, 1, 100), step(0.3, 0.9, 85), step(0.6, 0.9, 92), step(1, 0.5, 20)]
-    found = choose(path, Wish(keep="retention", least=90))
+    found = choose(path, AlphaRule(keep="retention", least=90))
     assert found.index == 2
     assert "not monotonic: 0.3 keep less than alpha 0.6" in found.notes[0]
 
@@ -161,6 +161,6 @@ def test_retention_counts_in_the_mean_or_of_one_set() -> None:
         step(0.5, 0.9, {"a": 96.0, "b": 80.0, "c": None}),
         step(1, 0.5, {"a": 91.0, "b": 40.0, "c": None}),
     ]
-    assert choose(path, Wish(keep="retention", least=85)).index == 0
-    assert choose(path, Wish(keep="retention", least=90, of="a")).index == 1
-    assert choose(path, Wish(keep="retention", least=1, of="c")).index is None
+    assert choose(path, AlphaRule(keep="retention", least=85)).index == 0
+    assert choose(path, AlphaRule(keep="retention", least=90, of="a")).index == 1
+    assert choose(path, AlphaRule(keep="retention", least=1, of="c")).index is None

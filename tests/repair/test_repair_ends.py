@@ -26,12 +26,12 @@ from transformers import CLIPVisionModelWithProjection, SiglipConfig, SiglipMode
 from clipdrift.comparison.pairs import open_pair
 from clipdrift.model.weights import effective_weights
 from clipdrift.repair.context import ends_of
-from clipdrift.repair.endpoints import Ends
+from clipdrift.repair.endpoints import Endpoints
 
 ALPHAS = (0.25, 0.5, 1.5)
 
 
-def ends_between(base: Any, tuned: Any, merge: bool = False) -> Ends:
+def ends_between(base: Any, tuned: Any, merge: bool = False) -> Endpoints:
     return ends_of(open_pair(base, tuned), merge)[0]
 
 
@@ -54,39 +54,39 @@ def test_full_models_are_mixed_weight_by_weight(
     tiny_clip_dir: Path, tuned_texts_dir: Path, alpha: float
 ) -> None:
     """Every parameter, the text tower's too, is the sum that the formula says."""
-    ends = ends_between(tiny_clip_dir, tuned_texts_dir)
-    ends.put(alpha)
+    endpoints = ends_between(tiny_clip_dir, tuned_texts_dir)
+    endpoints.put(alpha)
     wanted = between(plain(tiny_clip_dir), plain(tuned_texts_dir), alpha).state_dict()
-    found = ends.model.state_dict()
-    assert ends.form == "model"
-    assert ends.moves_texts
+    found = endpoints.model.state_dict()
+    assert endpoints.form == "model"
+    assert endpoints.moves_texts
     for name, weight in wanted.items():
         torch.testing.assert_close(found[name], weight, rtol=1e-6, atol=1e-7)
 
 
 def test_the_ends_of_full_models_are_the_models_bit_for_bit(tiny_clip_dir: Path, tuned_dir: Path) -> None:
     """Whatever was visited in between: a walk leaves no rounding behind."""
-    ends = ends_between(tiny_clip_dir, tuned_dir)
-    ends.put(0.3)
-    ends.put(0)
-    assert same(state_copy(ends.model), state_copy(plain(tiny_clip_dir)))
-    assert torch.equal(embedding(ends.model), embedding(plain(tiny_clip_dir)))
-    ends.put(0.7)
-    ends.put(1)
-    assert same(state_copy(ends.model), state_copy(plain(tuned_dir)))
-    assert torch.equal(embedding(ends.model), embedding(plain(tuned_dir)))
-    assert not ends.moves_texts
+    endpoints = ends_between(tiny_clip_dir, tuned_dir)
+    endpoints.put(0.3)
+    endpoints.put(0)
+    assert same(state_copy(endpoints.model), state_copy(plain(tiny_clip_dir)))
+    assert torch.equal(embedding(endpoints.model), embedding(plain(tiny_clip_dir)))
+    endpoints.put(0.7)
+    endpoints.put(1)
+    assert same(state_copy(endpoints.model), state_copy(plain(tuned_dir)))
+    assert torch.equal(embedding(endpoints.model), embedding(plain(tuned_dir)))
+    assert not endpoints.moves_texts
 
 
 def test_weights_drift_in_proportion_to_alpha(tiny_clip_dir: Path, tuned_dir: Path) -> None:
     """A straight line: its distance from the start grows as alpha does."""
-    ends = ends_between(tiny_clip_dir, tuned_dir)
+    endpoints = ends_between(tiny_clip_dir, tuned_dir)
     before = image_weights(plain(tiny_clip_dir))
-    whole = drift(before, image_weights(ends.model))
+    whole = drift(before, image_weights(endpoints.model))
     assert whole > 0.05
     for alpha in (0, *ALPHAS, 1):
-        ends.put(alpha)
-        assert drift(before, image_weights(ends.model)) == pytest.approx(alpha * whole, rel=1e-5)
+        endpoints.put(alpha)
+        assert drift(before, image_weights(endpoints.model)) == pytest.approx(alpha * whole, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["lora", "rslora", "whole", "biased"])
@@ -94,14 +94,14 @@ def test_scaling_an_adapter_is_mixing_its_merged_weights(
     tiny_clip_dir: Path, adapters: Callable[[str], Path], kind: str
 ) -> None:
     """Held against peft's own merge and a state dict's arithmetic; modules trained in full move too."""
-    ends = ends_between(tiny_clip_dir, adapters(kind))
+    endpoints = ends_between(tiny_clip_dir, adapters(kind))
     base, tuned = plain(tiny_clip_dir), merged(tiny_clip_dir, adapters(kind))
-    assert ends.form == "adapter"
+    assert endpoints.form == "adapter"
     for alpha in ALPHAS:
-        ends.put(alpha)
+        endpoints.put(alpha)
         wanted = between(base, tuned, alpha)
-        torch.testing.assert_close(embedding(ends.model), embedding(wanted), rtol=1e-4, atol=1e-5)
-        found, weights = image_weights(ends.model), image_weights(wanted)
+        torch.testing.assert_close(embedding(endpoints.model), embedding(wanted), rtol=1e-4, atol=1e-5)
+        found, weights = image_weights(endpoints.model), image_weights(wanted)
         assert max(float((found[n] - weights[n]).abs().max()) for n in weights) < 1e-6
 
 
@@ -110,17 +110,17 @@ def test_the_ends_of_an_adapter_are_backbone_and_adapted_model(
     tiny_clip_dir: Path, adapters: Callable[[str], Path], kind: str
 ) -> None:
     """Bit for bit; DoRA's backbone to the rounding of its own division by a length."""
-    ends = ends_between(tiny_clip_dir, adapters(kind))
+    endpoints = ends_between(tiny_clip_dir, adapters(kind))
     live = PeftModel.from_pretrained(plain(tiny_clip_dir), str(adapters(kind)))
-    ends.put(0)
+    endpoints.put(0)
     backbone = embedding(plain(tiny_clip_dir))
     if kind == "dora":
-        torch.testing.assert_close(embedding(ends.model), backbone, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(embedding(endpoints.model), backbone, rtol=1e-5, atol=1e-6)
     else:
-        assert torch.equal(embedding(ends.model), backbone)
-    ends.put(0.4)
-    ends.put(1)
-    assert torch.equal(embedding(ends.model), embedding(live))
+        assert torch.equal(embedding(endpoints.model), backbone)
+    endpoints.put(0.4)
+    endpoints.put(1)
+    assert torch.equal(embedding(endpoints.model), embedding(live))
     assert not torch.allclose(embedding(live), backbone, atol=1e-3)
 
 
@@ -129,38 +129,40 @@ def test_dora_moves_magnitudes_and_directions_together(
 ) -> None:
     """``m(alpha) (W0 + alpha s B A) / ||W0 + alpha s B A||`` row by row, with m from ``||W0||`` to ``m``."""
     alpha, path = 0.5, "vision_model.encoder.layers.1.self_attn.q_proj"
-    ends = ends_between(tiny_clip_dir, adapters("dora"))
-    layer = ends.model.get_submodule(path)
+    endpoints = ends_between(tiny_clip_dir, adapters("dora"))
+    layer = endpoints.model.get_submodule(path)
     start = layer.get_base_layer().weight.detach().clone()
     change = layer.scaling["default"] * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     magnitude = layer.lora_magnitude_vector["default"].weight.detach().clone()
     moved = start + alpha * change.detach()
     length = (1 - alpha) * start.norm(dim=1) + alpha * magnitude
     wanted = length[:, None] * moved / moved.norm(dim=1, keepdim=True)
-    ends.put(alpha)
-    torch.testing.assert_close(effective_weights(ends.model)[f"{path}.weight"], wanted, rtol=1e-5, atol=1e-6)
+    endpoints.put(alpha)
+    torch.testing.assert_close(
+        effective_weights(endpoints.model)[f"{path}.weight"], wanted, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_blocks_and_parts_have_alphas_of_their_own(tiny_clip_dir: Path, tuned_texts_dir: Path) -> None:
     """Block 2 and the projection back, the rest as tuned: name by name."""
-    ends = ends_between(tiny_clip_dir, tuned_texts_dir)
-    ends.put(1, {2: 0.0, "projection": 0.0})
+    endpoints = ends_between(tiny_clip_dir, tuned_texts_dir)
+    endpoints.put(1, {2: 0.0, "projection": 0.0})
     before, after = plain(tiny_clip_dir).state_dict(), plain(tuned_texts_dir).state_dict()
     back = ("vision_model.encoder.layers.1.", "visual_projection.")
-    for name, weight in ends.model.state_dict().items():
+    for name, weight in endpoints.model.state_dict().items():
         assert torch.equal(weight, (before if name.startswith(back) else after)[name]), name
-    assert ends.places() == {1, 2, "stem", "final", "projection", "text"}
+    assert endpoints.places() == {1, 2, "stem", "final", "projection", "text"}
 
 
 def test_blocks_of_an_adapter_have_alphas_of_their_own(
     tiny_clip_dir: Path, adapters: Callable[[str], Path]
 ) -> None:
     """Effective weights of the block put back are the backbone's; those of the other are the adapted ones."""
-    ends = ends_between(tiny_clip_dir, adapters("lora"))
-    ends.put(1, {1: 0.0})
+    endpoints = ends_between(tiny_clip_dir, adapters("lora"))
+    endpoints.put(1, {1: 0.0})
     base = image_weights(plain(tiny_clip_dir))
     tuned = image_weights(merged(tiny_clip_dir, adapters("lora")))
-    for name, weight in image_weights(ends.model).items():
+    for name, weight in image_weights(endpoints.model).items():
         wanted = base if ".layers.0." in name else tuned
         torch.testing.assert_close(weight, wanted[name], rtol=1e-6, atol=1e-7)
 
@@ -207,15 +209,15 @@ def test_what_cannot_be_scaled_is_mixed_as_merged_weights(
     """Adapters in memory, of any kind: the line between the weights as they act, and the ends exact."""
     model = make(tiny_clip_dir)
     acting = embedding(model.get_base_model())
-    ends = ends_between(plain(tiny_clip_dir), model)
-    assert ends.form == "model"
-    torch.testing.assert_close(embedding(ends.model), acting, rtol=1e-4, atol=1e-5)
-    after = image_weights(ends.model)
-    ends.put(0)
-    base = image_weights(ends.model)
-    assert torch.equal(embedding(ends.model), embedding(plain(tiny_clip_dir)))
-    ends.put(0.5)
-    for name, weight in image_weights(ends.model).items():
+    endpoints = ends_between(plain(tiny_clip_dir), model)
+    assert endpoints.form == "model"
+    torch.testing.assert_close(embedding(endpoints.model), acting, rtol=1e-4, atol=1e-5)
+    after = image_weights(endpoints.model)
+    endpoints.put(0)
+    base = image_weights(endpoints.model)
+    assert torch.equal(embedding(endpoints.model), embedding(plain(tiny_clip_dir)))
+    endpoints.put(0.5)
+    for name, weight in image_weights(endpoints.model).items():
         torch.testing.assert_close(weight, (base[name] + after[name]) / 2, rtol=1e-5, atol=1e-6)
 
 
@@ -225,20 +227,20 @@ def test_an_adapter_folder_of_changed_backbone_weights_is_mixed_merged(
     """PiSSA's base is not the backbone at B = 0: scaling B would walk to another model than BASE."""
     model = _pissa(tiny_clip_dir)
     model.save_pretrained(str(tmp_path / "pissa"))
-    ends, notes = ends_of(open_pair(tiny_clip_dir, tmp_path / "pissa"), merged=False)
-    assert ends.form == "model"
+    endpoints, notes = ends_of(open_pair(tiny_clip_dir, tmp_path / "pissa"), merged=False)
+    assert endpoints.form == "model"
     assert "cannot be scaled" in " ".join(notes)
-    ends.put(0)
-    assert torch.equal(embedding(ends.model), embedding(plain(tiny_clip_dir)))
+    endpoints.put(0)
+    assert torch.equal(embedding(endpoints.model), embedding(plain(tiny_clip_dir)))
 
 
 def test_merged_weights_can_be_asked_for(tiny_clip_dir: Path, adapters: Callable[[str], Path]) -> None:
     """As softening does: the adapter is in the weights, and no layer of peft's is left."""
-    ends = ends_between(tiny_clip_dir, adapters("whole"), merge=True)
-    assert ends.form == "model"
+    endpoints = ends_between(tiny_clip_dir, adapters("whole"), merge=True)
+    assert endpoints.form == "model"
     wanted = merged(tiny_clip_dir, adapters("whole"))
-    assert state_copy(ends.model).keys() == state_copy(wanted).keys()
-    torch.testing.assert_close(embedding(ends.model), embedding(wanted), rtol=1e-4, atol=1e-5)
+    assert state_copy(endpoints.model).keys() == state_copy(wanted).keys()
+    torch.testing.assert_close(embedding(endpoints.model), embedding(wanted), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("with_adapter", [False, True])
@@ -250,22 +252,24 @@ def test_models_in_memory_are_left_as_they_were(
     tuned: Any = (peft_model(tiny_clip_dir) if with_adapter else plain(tuned_dir)).train()
     kept = [copy.deepcopy(model.state_dict()) for model in (base, tuned)]
     asked = [[p.requires_grad for p in model.parameters()] for model in (base, tuned)]
-    ends = ends_between(base, tuned)
-    ends.put(0.5)
+    endpoints = ends_between(base, tuned)
+    endpoints.put(0.5)
     for model, state, wanted in zip((base, tuned), kept, asked, strict=True):
         assert same(dict(model.state_dict()), state)
         assert [p.requires_grad for p in model.parameters()] == wanted
         assert model.training
     theirs = {p.data_ptr() for model in (base, tuned) for p in model.parameters()}
-    assert not theirs & {p.data_ptr() for p in ends.model.parameters()}
+    assert not theirs & {p.data_ptr() for p in endpoints.model.parameters()}
 
 
 def test_two_runs_with_adapters_are_mixed_as_merged_weights(tiny_clip_dir: Path, tmp_path: Path) -> None:
     """BASE may itself be adapted: alpha 0 is then that model, not the one underneath."""
     one, other = peft_model(tiny_clip_dir, seed=3), peft_model(tiny_clip_dir, seed=4)
-    ends = ends_between(one, other)
-    ends.put(0)
-    torch.testing.assert_close(embedding(ends.model), embedding(one.get_base_model()), rtol=1e-4, atol=1e-5)
+    endpoints = ends_between(one, other)
+    endpoints.put(0)
+    torch.testing.assert_close(
+        embedding(endpoints.model), embedding(one.get_base_model()), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_siglip_has_a_path_too() -> None:
@@ -275,12 +279,12 @@ def test_a_siglip_has_a_path_too() -> None:
     config = SiglipConfig(text_config={**tower, "vocab_size": 40}, vision_config=vision)
     torch.manual_seed(0)
     base, tuned = SiglipModel(config).eval(), SiglipModel(config).eval()
-    ends = ends_between(base, tuned)
-    ends.put(0.5)
+    endpoints = ends_between(base, tuned)
+    endpoints.put(0.5)
     wanted = between(base, tuned, 0.5).state_dict()
-    for name, weight in ends.model.state_dict().items():
+    for name, weight in endpoints.model.state_dict().items():
         torch.testing.assert_close(weight, wanted[name], rtol=1e-6, atol=1e-7)
-    assert ends.places() == {1, 2, "stem", "final", "text"}
+    assert endpoints.places() == {1, 2, "stem", "final", "text"}
 
 
 def test_an_image_half_moves_without_texts(tiny_clip_dir: Path, tuned_dir: Path) -> None:
@@ -290,12 +294,12 @@ def test_an_image_half_moves_without_texts(tiny_clip_dir: Path, tuned_dir: Path)
     half = CLIPVisionModelWithProjection(whole.vision_config)
     half.vision_model.load_state_dict(plain(tiny_clip_dir).vision_model.state_dict())
     half.visual_projection.load_state_dict(plain(tiny_clip_dir).visual_projection.state_dict())
-    ends, notes = ends_of(open_pair(half.eval(), plain(tuned_dir)), merged=False)
-    ends.put(0)
-    assert torch.equal(embedding(ends.model), embedding(plain(tiny_clip_dir)))
+    endpoints, notes = ends_of(open_pair(half.eval(), plain(tuned_dir)), merged=False)
+    endpoints.put(0)
+    assert torch.equal(embedding(endpoints.model), embedding(plain(tiny_clip_dir)))
     assert "TUNED's stays as it is" in " ".join(notes)
-    ends, notes = ends_of(open_pair(plain(tuned_dir), half), merged=False)
-    assert (notes, type(ends.model)) == ([], CLIPVisionModelWithProjection)
-    ends.put(0)
+    endpoints, notes = ends_of(open_pair(plain(tuned_dir), half), merged=False)
+    assert (notes, type(endpoints.model)) == ([], CLIPVisionModelWithProjection)
+    endpoints.put(0)
     wanted = image_weights(plain(tuned_dir))
-    assert all(torch.equal(weight, wanted[name]) for name, weight in image_weights(ends.model).items())
+    assert all(torch.equal(weight, wanted[name]) for name, weight in image_weights(endpoints.model).items())

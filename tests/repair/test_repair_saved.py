@@ -140,7 +140,7 @@ def test_nothing_is_overwritten_unless_asked(
     save(runs, lab, "full_ft", tmp_path)
     (tmp_path / "model" / "mine.txt").write_text("x")
     with monkeypatch.context() as patch:
-        patch.setattr("clipdrift.repair.interpolating.open_ground", lambda *_: pytest.fail("loaded a model"))
+        patch.setattr("clipdrift.repair.interpolating.open_context", lambda *_: pytest.fail("loaded a model"))
         with pytest.raises(RepairError, match="model: is there already; choose another --out, or say"):
             save(runs, lab, "full_ft", tmp_path)
     assert (tmp_path / "model" / "mine.txt").is_file()

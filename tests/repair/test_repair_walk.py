@@ -172,10 +172,10 @@ def test_flyps_head_follows_its_text_tower(runs: Runs, lab: Lab, tiny_clip_dir: 
     assert found.steps[1].accuracy == pytest.approx(best.validation_accuracy)
     # the same classes and prompt, on the images of both parts: the text tower alone decides
     validation = found.steps[0].accuracy
-    stage = prepare(resolve(runs("flyp").record().config), lab.cache, torch.device("cpu"), Silent())
-    texts = [stage.target.prompts[0].format(name) for name in stage.target.classes]
-    features = torch.nn.functional.normalize(stage.clip.texts(texts), dim=-1)
-    wanted = zero_shot_accuracy(stage.clip.model, features, stage.validation)
+    inputs = prepare(resolve(runs("flyp").record().config), lab.cache, torch.device("cpu"), Silent())
+    texts = [inputs.target.prompts[0].format(name) for name in inputs.target.classes]
+    features = torch.nn.functional.normalize(inputs.clip.texts(texts), dim=-1)
+    wanted = zero_shot_accuracy(inputs.clip.model, features, inputs.validation)
     assert validation == pytest.approx(wanted)
     assert validation != found.steps[1].accuracy
 

@@ -9,8 +9,8 @@ import pytest
 
 from clipdrift.data.worlds import WORLDS
 from clipdrift.study.engines.here import run_here
-from clipdrift.study.engines.jobs import How, Unwatched, jobs_of, manifest_of
-from clipdrift.study.folder import write_manifest
+from clipdrift.study.engines.jobs import SilentWatcher, StudyOptions, jobs_of, manifest_of
+from clipdrift.study.folder import write_study_manifest
 from clipdrift.study.frames import blocks_frame, cells_frame, records_in, runs_frame
 from clipdrift.study.plan import load_study
 
@@ -56,9 +56,9 @@ def test_a_shrunk_study_runs_to_its_end(
         load_study(name, [s for s in own if s.startswith(("seeds", "axes"))]).runs
     )
     assert len(jobs) <= count
-    write_manifest(out, manifest_of(study, jobs))
-    how = How(out=out, cache=Path(tmp_path_factory.getbasetemp()) / "cache", device="cpu")
-    outcomes = run_here(jobs, how, Unwatched())
+    write_study_manifest(out, manifest_of(study, jobs))
+    how = StudyOptions(out=out, cache=Path(tmp_path_factory.getbasetemp()) / "cache", device="cpu")
+    outcomes = run_here(jobs, how, SilentWatcher())
     assert {outcome.ending for outcome in outcomes} <= {"done", "diverged"}, outcomes
     assert sum(outcome.ending == "done" for outcome in outcomes) >= len(outcomes) - 2
     frame = runs_frame(records_in(out, [job.key for job in jobs]))

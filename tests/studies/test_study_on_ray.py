@@ -17,8 +17,8 @@ from clipdrift.runs.layout import CHECKPOINT, OWNER
 from clipdrift.runs.store import Store
 from clipdrift.study.engines import on_ray, pick_engine
 from clipdrift.study.engines.here import run_here
-from clipdrift.study.engines.jobs import How, Job, Unwatched, jobs_of
-from clipdrift.study.engines.on_ray import OnRay
+from clipdrift.study.engines.jobs import SilentWatcher, StudyJob, StudyOptions, jobs_of
+from clipdrift.study.engines.on_ray import RayEngine
 from clipdrift.study.plan import study_of
 from small_runs import Lab, settings, write_folder
 
@@ -29,14 +29,14 @@ def lab(tiny_clip_dir: Path, tmp_path: Path) -> Lab:
     return Lab(tiny_clip_dir, pictures, tmp_path / "cache", lambda: tmp_path / "unused")
 
 
-def jobs(lab: Lab, epochs: int) -> tuple[Job, ...]:
+def jobs(lab: Lab, epochs: int) -> tuple[StudyJob, ...]:
     base = settings(lab.model, lab.pictures)
     base["optim"]["epochs"] = epochs
     plan = {"name": "small", "seeds": [1, 2], "base": base, "axes": {"method": ["linear_probe", "full_ft"]}}
     return jobs_of(study_of(plan))
 
 
-def kill_one_worker(out: Path, wanted: tuple[Job, ...], killed: list[str]) -> None:
+def kill_one_worker(out: Path, wanted: tuple[StudyJob, ...], killed: list[str]) -> None:
     """Kill the first worker that is seen to have written a checkpoint of a run that takes a while."""
     until = time.monotonic() + 240
     while time.monotonic() < until and not killed:
@@ -61,7 +61,7 @@ def test_a_killed_workers_run_goes_on_in_another(lab: Lab, tmp_path: Path) -> No
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     wanted = jobs(lab, epochs=40)
     here, there = tmp_path / "here", tmp_path / "there"
-    plain = run_here(wanted, How(out=here, cache=lab.cache, device="cpu"), Unwatched())
+    plain = run_here(wanted, StudyOptions(out=here, cache=lab.cache, device="cpu"), SilentWatcher())
     assert [outcome.ending for outcome in plain] == ["done"] * 4
     ray.init(num_cpus=2, logging_level="ERROR", log_to_driver=False, include_dashboard=False)
     killed: list[str] = []
@@ -69,8 +69,8 @@ def test_a_killed_workers_run_goes_on_in_another(lab: Lab, tmp_path: Path) -> No
     killer = threading.Thread(target=kill_one_worker, args=(there, long_ones, killed))
     try:
         killer.start()
-        how = How(out=there, cache=lab.cache, device="cpu", checkpoint_every=0.5)
-        outcomes = OnRay(cpus=1.0)(wanted, how, Unwatched())
+        how = StudyOptions(out=there, cache=lab.cache, device="cpu", checkpoint_every=0.5)
+        outcomes = RayEngine(cpus=1.0)(wanted, how, SilentWatcher())
         killer.join()
     finally:
         ray.shutdown()
@@ -86,12 +86,12 @@ def test_a_killed_workers_run_goes_on_in_another(lab: Lab, tmp_path: Path) -> No
 def test_what_the_cluster_cannot_hold_is_refused(lab: Lab, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     ray.init(num_cpus=1, num_gpus=0, logging_level="ERROR", log_to_driver=False, include_dashboard=False)
-    how = How(out=tmp_path, cache=lab.cache, device="cpu")
+    how = StudyOptions(out=tmp_path, cache=lab.cache, device="cpu")
     try:
         with pytest.raises(ConfigError, match=r"--gpus-per-run 0.5: the Ray cluster has 0 GPU in all"):
-            OnRay(gpus=0.5)(jobs(lab, 1), how, Unwatched())
+            RayEngine(gpus=0.5)(jobs(lab, 1), how, SilentWatcher())
         with pytest.raises(ConfigError, match=r"--cpus-per-run 9: the Ray cluster has 1 CPU in all"):
-            OnRay(cpus=9)(jobs(lab, 1), how, Unwatched())
+            RayEngine(cpus=9)(jobs(lab, 1), how, SilentWatcher())
     finally:
         ray.shutdown()
 
@@ -106,6 +106,6 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_engine_gets_its_options() -> None:
     found: Any = pick_engine("ray", "auto", 0.25, 2)
-    assert found == OnRay("auto", 0.25, 2)
-    assert pick_engine("ray") == OnRay(None, 0.0, 1.0)
+    assert found == RayEngine("auto", 0.25, 2)
+    assert pick_engine("ray") == RayEngine(None, 0.0, 1.0)
     assert pick_engine("here") is run_here

@@ -20,9 +20,9 @@ from clipdrift.runs.locks import claim
 from clipdrift.runs.reporter import Reporter, Silent
 from clipdrift.runs.store import Store
 from clipdrift.study.engines.here import run_here
-from clipdrift.study.engines.jobs import How, Job, Outcome, counted, jobs_of, manifest_of
+from clipdrift.study.engines.jobs import JobOutcome, StudyJob, StudyOptions, counted, jobs_of, manifest_of
 from clipdrift.study.engines.on_ray import absolute
-from clipdrift.study.folder import Manifest, StudyError, read_manifest, write_manifest
+from clipdrift.study.folder import Manifest, StudyError, read_manifest, write_study_manifest
 from clipdrift.study.frames import (
     blocks_frame,
     cells_frame,
@@ -41,16 +41,16 @@ class Notes:
 
     def __init__(self) -> None:
         self.begun: list[str] = []
-        self.ended: list[Outcome] = []
+        self.ended: list[JobOutcome] = []
 
-    def plan(self, jobs: tuple[Job, ...]) -> None:
+    def plan(self, jobs: tuple[StudyJob, ...]) -> None:
         self.planned = len(jobs)
 
-    def begins(self, job: Job) -> Reporter:
+    def begins(self, job: StudyJob) -> Reporter:
         self.begun.append(job.key)
         return Silent()
 
-    def ends(self, job: Job, outcome: Outcome) -> None:
+    def ends(self, job: StudyJob, outcome: JobOutcome) -> None:
         self.ended.append(outcome)
 
 
@@ -65,10 +65,12 @@ def small_plan(lab: Lab, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def walk(lab: Lab, study: Study, out: Path, **how: Any) -> tuple[tuple[Job, ...], tuple[Outcome, ...], Notes]:
+def walk(
+    lab: Lab, study: Study, out: Path, **how: Any
+) -> tuple[tuple[StudyJob, ...], tuple[JobOutcome, ...], Notes]:
     jobs, notes = jobs_of(study), Notes()
-    write_manifest(out, manifest_of(study, jobs))
-    return jobs, run_here(jobs, How(out=out, cache=lab.cache, device="cpu", **how), notes), notes
+    write_study_manifest(out, manifest_of(study, jobs))
+    return jobs, run_here(jobs, StudyOptions(out=out, cache=lab.cache, device="cpu", **how), notes), notes
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def lab_once(tiny_clip_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> L
 
 
 @pytest.fixture(scope="module")
-def done(lab_once: Lab) -> tuple[Path, tuple[Job, ...]]:
+def done(lab_once: Lab) -> tuple[Path, tuple[StudyJob, ...]]:
     """A small study that was done once."""
     out = lab_once.tmp()
     jobs, outcomes, notes = walk(lab_once, study_of(small_plan(lab_once)), out)
@@ -94,7 +96,7 @@ def done(lab_once: Lab) -> tuple[Path, tuple[Job, ...]]:
 # --- doing
 
 
-def test_what_is_done_is_not_done_again(lab_once: Lab, done: tuple[Path, tuple[Job, ...]]) -> None:
+def test_what_is_done_is_not_done_again(lab_once: Lab, done: tuple[Path, tuple[StudyJob, ...]]) -> None:
     out, _ = done
     before = {path: path.stat().st_mtime_ns for path in out.rglob(RECORD)}
     assert len(before) == 4
@@ -103,7 +105,7 @@ def test_what_is_done_is_not_done_again(lab_once: Lab, done: tuple[Path, tuple[J
     assert {path: path.stat().st_mtime_ns for path in out.rglob(RECORD)} == before
 
 
-def test_weights_are_kept_on_request_alone(lab_once: Lab, done: tuple[Path, tuple[Job, ...]]) -> None:
+def test_weights_are_kept_on_request_alone(lab_once: Lab, done: tuple[Path, tuple[StudyJob, ...]]) -> None:
     assert not list(done[0].rglob("*.safetensors"))
     study = study_of(small_plan(lab_once)).limited(1)
     out = lab_once.tmp()
@@ -175,7 +177,7 @@ def test_a_run_that_another_process_does_is_left_to_it(lab_once: Lab) -> None:
 
 
 def test_local_copies_have_one_fingerprint_and_final_keys(
-    lab_once: Lab, done: tuple[Path, tuple[Job, ...]]
+    lab_once: Lab, done: tuple[Path, tuple[StudyJob, ...]]
 ) -> None:
     out, jobs = done
     assert {job.key for job in jobs} == {folder.path.name for folder in Store(out).runs()}
@@ -198,28 +200,30 @@ def test_the_same_images_under_two_names_are_no_two_runs(lab_once: Lab, tmp_path
 # --- the folder
 
 
-def test_a_folder_holds_one_study(lab_once: Lab, done: tuple[Path, tuple[Job, ...]], tmp_path: Path) -> None:
+def test_a_folder_holds_one_study(
+    lab_once: Lab, done: tuple[Path, tuple[StudyJob, ...]], tmp_path: Path
+) -> None:
     out, jobs = done
     assert read_manifest(out).keys == tuple(job.key for job in jobs)
     other = Manifest(name="other", runs=())
     with pytest.raises(StudyError, match="holds the study small; give other another folder"):
-        write_manifest(out, other)
+        write_study_manifest(out, other)
     with pytest.raises(StudyError, match="no study here"):
         read_manifest(tmp_path)
-    write_manifest(tmp_path, other)
+    write_study_manifest(tmp_path, other)
     damages = {"{": "damaged", '{"schema_version": 9}': "schema 9", '{"schema_version": 1}': "name"}
     for damage, text in damages.items():
         (tmp_path / "study.json").write_text(damage)
         with pytest.raises(StudyError, match=text):
             read_manifest(tmp_path)
-        write_manifest(tmp_path, other)  # a damaged plan is replaced, nothing is lost
+        write_study_manifest(tmp_path, other)  # a damaged plan is replaced, nothing is lost
         assert read_manifest(tmp_path) == other
 
 
 # --- tables
 
 
-def test_the_tidy_frame_holds_the_records(done: tuple[Path, tuple[Job, ...]]) -> None:
+def test_the_tidy_frame_holds_the_records(done: tuple[Path, tuple[StudyJob, ...]]) -> None:
     out, jobs = done
     frame = runs_frame(records_in(out, [job.key for job in jobs]), read_manifest(out).labels)
     assert list(frame["run"]) == [job.key for job in jobs]
@@ -241,7 +245,7 @@ def test_the_tidy_frame_holds_the_records(done: tuple[Path, tuple[Job, ...]]) ->
         assert row["backbone_entropy"] == record.backbone.measures["entropy"].mean
 
 
-def test_cells_are_means_over_seeds(done: tuple[Path, tuple[Job, ...]]) -> None:
+def test_cells_are_means_over_seeds(done: tuple[Path, tuple[StudyJob, ...]]) -> None:
     out, _ = done
     frame = runs_frame(records_in(out))
     cells = cells_frame(frame).set_index("method")
@@ -253,7 +257,7 @@ def test_cells_are_means_over_seeds(done: tuple[Path, tuple[Job, ...]]) -> None:
     assert cells_frame(runs_frame([])).empty
 
 
-def test_blocks_and_moments(done: tuple[Path, tuple[Job, ...]]) -> None:
+def test_blocks_and_moments(done: tuple[Path, tuple[StudyJob, ...]]) -> None:
     out, jobs = done
     records = list(records_in(out))
     blocks = blocks_frame(records)
@@ -269,7 +273,9 @@ def test_blocks_and_moments(done: tuple[Path, tuple[Job, ...]]) -> None:
     assert len(moments) == 2 * len(history)
 
 
-def test_damaged_records_are_left_out_and_named(done: tuple[Path, tuple[Job, ...]], tmp_path: Path) -> None:
+def test_damaged_records_are_left_out_and_named(
+    done: tuple[Path, tuple[StudyJob, ...]], tmp_path: Path
+) -> None:
     out, jobs = done
     text = (out / jobs[0].key / RECORD).read_text()
     for name, content in (("a", text), ("b", text[:-40]), ("c", '{"schema_version": 7}'), ("d", "")):
@@ -380,7 +386,7 @@ def test_a_failed_run_is_told_by_the_exit_status(
     assert "Traceback" in text
 
 
-def test_status_and_show_load_no_torch(done: tuple[Path, tuple[Job, ...]]) -> None:
+def test_status_and_show_load_no_torch(done: tuple[Path, tuple[StudyJob, ...]]) -> None:
     out, jobs = done
     asked = [["status", str(out)], ["table", str(out)], ["show", jobs[0].key, "--out", str(out)]]
     code = (

@@ -42,7 +42,7 @@ class Adapted:
     peft: PeftModel | None = None
     objective: Objective = field(default_factory=CrossEntropy)
     rates: Mapping[str, float] = field(default_factory=dict)
-    probe_first: tuple[int, float] | None = None
+    head_first: tuple[int, float] | None = None
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Everything trained, by name, in a fixed order; the head's names start with ``head.``."""

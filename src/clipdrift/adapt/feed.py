@@ -25,7 +25,7 @@ from clipdrift.model.trace import Traced, trace
 IN_MEMORY = 2 * 2**30
 """Bytes of kept states that stay in memory; more go to a temporary file."""
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class Feed:
         flip: bool,
         keep: bool = True,
         in_memory: int = IN_MEMORY,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> Feed:
         """Compute what can be kept.
 
@@ -107,7 +107,7 @@ def _keep(
     start: int | None,
     flip: bool,
     in_memory: int,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
 ) -> Kept:
     """Run the frozen part over all images, and over their mirror images, in eval mode and float32."""
     tower = tower_of(adapted.clip.model)

@@ -40,14 +40,14 @@ _MATRICES = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class MethodPlan:
     """What a method makes of a backbone, besides which parameters are trained."""
 
     artefact: Artefact = "model"
     peft: PeftModel | None = None
     objective: Objective = field(default_factory=CrossEntropy)
     rates: Mapping[str, float] = field(default_factory=dict)
-    probe_first: tuple[int, float] | None = None
+    head_first: tuple[int, float] | None = None
 
 
 def _head(clip: Clip, classes: int, seed: int) -> nn.Linear:
@@ -81,12 +81,12 @@ def _keep(clip: Clip, wanted: Callable[[str, nn.Module], bool]) -> None:
                 parameter.requires_grad_(False)
 
 
-def _full_ft(clip: Clip, options: FullFineTuning, texts: Sequence[str]) -> Plan:
+def _full_ft(clip: Clip, options: FullFineTuning, texts: Sequence[str]) -> MethodPlan:
     _train_tower(clip, options.frozen_blocks, options.freeze_embeddings)
-    return Plan()
+    return MethodPlan()
 
 
-def _lora(clip: Clip, options: LoraOptions, texts: Sequence[str], **variant: Any) -> Plan:
+def _lora(clip: Clip, options: LoraOptions, texts: Sequence[str], **variant: Any) -> MethodPlan:
     wanted = "|".join(_MATRICES[t] for t in options.targets)
     blocks = "|".join(str(i) for i in range(options.frozen_blocks, clip.blocks))
     config = LoraConfig(
@@ -103,49 +103,49 @@ def _lora(clip: Clip, options: LoraOptions, texts: Sequence[str], **variant: Any
         peft = get_peft_model(clip.model, config)
     if not isinstance(peft, PeftModel):
         raise TypeError(f"peft returned {type(peft).__name__}")
-    return Plan("adapter", peft)
+    return MethodPlan("adapter", peft)
 
 
-def _rslora(clip: Clip, options: LoraOptions, texts: Sequence[str]) -> Plan:
+def _rslora(clip: Clip, options: LoraOptions, texts: Sequence[str]) -> MethodPlan:
     return _lora(clip, options, texts, use_rslora=True)
 
 
-def _dora(clip: Clip, options: LoraOptions, texts: Sequence[str]) -> Plan:
+def _dora(clip: Clip, options: LoraOptions, texts: Sequence[str]) -> MethodPlan:
     return _lora(clip, options, texts, use_dora=True)
 
 
-def _lora_plus(clip: Clip, options: LoraPlus, texts: Sequence[str]) -> Plan:
+def _lora_plus(clip: Clip, options: LoraPlus, texts: Sequence[str]) -> MethodPlan:
     plan = _lora(clip, options, texts)
-    return Plan("adapter", plan.peft, rates={".lora_B.": options.rate_ratio})
+    return MethodPlan("adapter", plan.peft, rates={".lora_B.": options.rate_ratio})
 
 
-def _linear_probe(clip: Clip, options: LinearProbe, texts: Sequence[str]) -> Plan:
-    return Plan("head")
+def _linear_probe(clip: Clip, options: LinearProbe, texts: Sequence[str]) -> MethodPlan:
+    return MethodPlan("head")
 
 
-def _last_blocks(clip: Clip, options: LastBlocks, texts: Sequence[str]) -> Plan:
+def _last_blocks(clip: Clip, options: LastBlocks, texts: Sequence[str]) -> MethodPlan:
     _train_tower(clip, clip.blocks - options.blocks, freeze_embeddings=True)
-    return Plan()
+    return MethodPlan()
 
 
-def _bias_only(clip: Clip, options: BiasOnly, texts: Sequence[str]) -> Plan:
+def _bias_only(clip: Clip, options: BiasOnly, texts: Sequence[str]) -> MethodPlan:
     _train_tower(clip, options.frozen_blocks, options.freeze_embeddings)
     _keep(clip, lambda name, module: name.endswith(".bias"))
-    return Plan()
+    return MethodPlan()
 
 
-def _norm_only(clip: Clip, options: NormOnly, texts: Sequence[str]) -> Plan:
+def _norm_only(clip: Clip, options: NormOnly, texts: Sequence[str]) -> MethodPlan:
     _train_tower(clip, options.frozen_blocks, options.freeze_embeddings)
     _keep(clip, lambda name, module: type(module) is nn.LayerNorm)
-    return Plan()
+    return MethodPlan()
 
 
-def _lp_ft(clip: Clip, options: LpFt, texts: Sequence[str]) -> Plan:
+def _lp_ft(clip: Clip, options: LpFt, texts: Sequence[str]) -> MethodPlan:
     _train_tower(clip, options.frozen_blocks, options.freeze_embeddings)
-    return Plan(probe_first=(options.probe_epochs, options.probe_learning_rate))
+    return MethodPlan(head_first=(options.probe_epochs, options.probe_learning_rate))
 
 
-def _flyp(clip: Clip, options: Flyp, texts: Sequence[str]) -> Plan:
+def _flyp(clip: Clip, options: Flyp, texts: Sequence[str]) -> MethodPlan:
     if not texts:
         raise ValueError("flyp needs the texts of the classes")
     _train_tower(clip, options.frozen_blocks, options.freeze_embeddings)
@@ -153,10 +153,10 @@ def _flyp(clip: Clip, options: Flyp, texts: Sequence[str]) -> Plan:
         clip.model.text_model.requires_grad_(True)
         clip.model.text_projection.requires_grad_(True)
         clip.model.logit_scale.requires_grad_(True)
-    return Plan(objective=Contrastive(clip, tuple(texts), options.train_texts))
+    return MethodPlan(objective=Contrastive(clip, tuple(texts), options.train_texts))
 
 
-METHODS: dict[str, Callable[[Clip, Any, Sequence[str]], Plan]] = {
+METHODS: dict[str, Callable[[Clip, Any, Sequence[str]], MethodPlan]] = {
     "full_ft": _full_ft,
     "lora": _lora,
     "rslora": _rslora,
@@ -196,7 +196,7 @@ def adapt(clip: Clip, options: Method, classes: int, seed: int, texts: Sequence[
         with torch.no_grad():
             head.bias.zero_()
         plan.objective.refresh(head)
-    return Adapted(clip, head, plan.artefact, plan.peft, plan.objective, dict(plan.rates), plan.probe_first)
+    return Adapted(clip, head, plan.artefact, plan.peft, plan.objective, dict(plan.rates), plan.head_first)
 
 
 def check_method(clip: Clip, options: Method) -> None:

@@ -18,7 +18,7 @@ from torch.nn.functional import log_softmax, normalize
 
 from clipdrift import formulas
 from clipdrift.adapt.adapted import Adapted
-from clipdrift.adapt.reference import Values, Wants
+from clipdrift.adapt.reference import BackboneBatch, Wants
 from clipdrift.config import Apr, ConfigError, EntropyFloor, Ldifs, Penalty
 from clipdrift.model.towers import tower_of
 from clipdrift.model.trace import Traced
@@ -33,7 +33,7 @@ class Term(Protocol):
         """What it needs of a batch."""
         ...
 
-    def __call__(self, seen: Traced, first_block: int, backbone: Values) -> Tensor:
+    def __call__(self, seen: Traced, first_block: int, backbone: BackboneBatch) -> Tensor:
         """Scalar in float32.
 
         Args:
@@ -72,7 +72,7 @@ class _Apr:
     blocks: int
     wants = Wants(rows=True)
 
-    def __call__(self, seen: Traced, first_block: int, backbone: Values) -> Tensor:
+    def __call__(self, seen: Traced, first_block: int, backbone: BackboneBatch) -> Tensor:
         active, chosen = _over(self.options.blocks, first_block, self.blocks)
         if not active or seen.rows is None:
             return seen.embedding.new_zeros(())
@@ -90,7 +90,7 @@ class _EntropyFloor:
     """So many blocks are not trained; what they lack to the floor would be a constant of the loss."""
     wants = Wants(rows=True)
 
-    def __call__(self, seen: Traced, first_block: int, backbone: Values) -> Tensor:
+    def __call__(self, seen: Traced, first_block: int, backbone: BackboneBatch) -> Tensor:
         chosen = self.options.blocks or range(1, len(self.floors) + 1)
         trained = tuple(block for block in chosen if block > self.frozen)
         active, _ = _over(trained, first_block, len(self.floors))
@@ -107,7 +107,7 @@ class _Ldifs:
     blocks: int
     wants = Wants(states=True, embedding=True)
 
-    def __call__(self, seen: Traced, first_block: int, backbone: Values) -> Tensor:
+    def __call__(self, seen: Traced, first_block: int, backbone: BackboneBatch) -> Tensor:
         assert backbone.states is not None
         assert backbone.embedding is not None
         active, _ = _over(self.options.blocks, first_block, self.blocks)
@@ -124,7 +124,7 @@ class _ZeroShotKl:
     scale: float
     wants = Wants(embedding=True)
 
-    def __call__(self, seen: Traced, first_block: int, backbone: Values) -> Tensor:
+    def __call__(self, seen: Traced, first_block: int, backbone: BackboneBatch) -> Tensor:
         assert backbone.embedding is not None
         before, now = (
             log_softmax(self.scale * normalize(z.float(), dim=-1) @ self.features.T, dim=-1)
@@ -162,7 +162,7 @@ class _L2Sp:
                 start = parameter.detach().clone()
                 self._layers.append(partial(torch.sub, parameter, start))
 
-    def __call__(self, seen: Traced, first_block: int, backbone: Values) -> Tensor:
+    def __call__(self, seen: Traced, first_block: int, backbone: BackboneBatch) -> Tensor:
         changes = [change().float().square().sum() for change in self._layers]
         return torch.stack(changes).sum() if changes else seen.embedding.new_zeros(())
 
@@ -209,7 +209,7 @@ class Penalties:
             total = total | term.wants
         return total
 
-    def __call__(self, seen: Traced, first_block: int, backbone: Values) -> Tensor:
+    def __call__(self, seen: Traced, first_block: int, backbone: BackboneBatch) -> Tensor:
         with torch.autocast(seen.embedding.device.type, enabled=False):
             total = seen.embedding.new_zeros((), dtype=torch.float32)
             for weight, term in self.terms:

@@ -36,7 +36,7 @@ class Wants:
 
 
 @dataclass(frozen=True, eq=False)
-class Values:
+class BackboneBatch:
     """Of a batch, float32.
 
     Attributes:
@@ -97,10 +97,10 @@ class Reference:
             self._group[side[new], picked[new]] = len(self._groups)
             self._groups.append((picked[new], mirrored[new]))
 
-    def of(self, picked: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> Values:
+    def of(self, picked: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> BackboneBatch:
         """The backbone's values on a batch."""
         if not self.wants.anything:
-            return Values(None, None, None)
+            return BackboneBatch(None, None, None)
         self.expect(picked, mirrored)
         side = mirrored.astype(np.int64)
         for number in np.unique(self._group[side, picked][~self._known[side, picked]]):
@@ -110,7 +110,7 @@ class Reference:
         for name, store in self._kept.items():
             values = torch.from_numpy(store[side, picked]).to(device)  # (B, L, ...) or (B, E)
             found[name] = values if name == "embedding" else values.transpose(0, 1)
-        return Values(found.get("rows"), found.get("states"), found.get("embedding"))
+        return BackboneBatch(found.get("rows"), found.get("states"), found.get("embedding"))
 
     @torch.no_grad()
     def _compute(self, picked: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from clipdrift.analysis.draws import Draws
-from clipdrift.analysis.permutation import Kind, UndeterminedError
+from clipdrift.analysis.permutation import CorrelationKind, UndeterminedError
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 MIN_UNITS = 4
@@ -96,7 +96,7 @@ def _acceleration(left_out: np.ndarray, stratum: np.ndarray) -> float:
     return cubes / (6 * squares**1.5) if np.isfinite(cubes) and squares > 0 else math.nan
 
 
-def correlation_of(x: np.ndarray, y: np.ndarray, kind: Kind = "Pearson") -> Statistic:
+def correlation_of(x: np.ndarray, y: np.ndarray, kind: CorrelationKind = "Pearson") -> Statistic:
     """Correlation of two lists as a statistic of weights; ranks are taken anew in every resample."""
 
     def ranks(weights: np.ndarray) -> np.ndarray:

@@ -9,15 +9,15 @@ import numpy as np
 
 from clipdrift.analysis.bootstrap import Statistic, correlation_of, interval
 from clipdrift.analysis.draws import Draws
-from clipdrift.analysis.permutation import Kind, UndeterminedError, correlate
+from clipdrift.analysis.permutation import CorrelationKind, UndeterminedError, correlate
 from clipdrift.analysis.rows import Row, filled
 from clipdrift.analysis.runs import PRIMARY
 
-KINDS: tuple[Kind, ...] = ("Pearson", "Spearman")
+KINDS: tuple[CorrelationKind, ...] = ("Pearson", "Spearman")
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnPair:
     """Two columns of numbers, their names, and the cell of each pair of values.
 
     Attributes:
@@ -33,13 +33,18 @@ class Columns:
     unit: str
     within: list[str] | None = None
 
-    def part(self, chosen: np.ndarray) -> Columns:
+    def part(self, chosen: np.ndarray) -> ColumnPair:
         """Those pairs for which ``chosen`` is true."""
         return replace(self, x=self.x[chosen], y=self.y[chosen], cells=self.cells[chosen])
 
 
 def correlation(
-    question: str, group: str, both: Columns, kind: Kind, draws: Draws, family: str | None = None
+    question: str,
+    group: str,
+    both: ColumnPair,
+    kind: CorrelationKind,
+    draws: Draws,
+    family: str | None = None,
 ) -> Row:
     """The row of a correlation: permutation p, interval over cells.
 
@@ -62,7 +67,7 @@ def correlation(
     return filled(row, fill)
 
 
-def _primary(both: Columns) -> bool:
+def _primary(both: ColumnPair) -> bool:
     """Whether all signals of a correlation are declared ones, read at the chosen epoch."""
     others = ("log_rate",)
     names = [n for n in (both.first, both.second) if n not in others and not n.startswith("retention_")]

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from clipdrift.analysis.correlations import Columns, correlation
+from clipdrift.analysis.correlations import ColumnPair, correlation
 from clipdrift.analysis.draws import Draws
 from clipdrift.analysis.means import averaged
 from clipdrift.analysis.rows import Row, filled
@@ -142,7 +142,7 @@ def _with_rate(runs: pd.DataFrame, begun: np.ndarray, draws: Draws, fall: float)
             continue
         rates, onsets = (arm[name].to_numpy(dtype=float) for name in ("log_rate", "begun"))
         group = f"{arm['place'].iloc[0]}: {arm['variant'].iloc[0]}"
-        both = Columns("log_rate", "onset", rates, onsets, arm["cell"].to_numpy(), "run")
+        both = ColumnPair("log_rate", "onset", rates, onsets, arm["cell"].to_numpy(), "run")
         both = both.part(np.isfinite(rates + onsets))
         never, n = int((both.y == NEVER).sum()), len(both.y)
         if never == n:

@@ -12,11 +12,11 @@ from scipy.special import nctdtrinc
 
 from clipdrift.analysis.permutation import UndeterminedError
 
-Values = Sequence[float] | np.ndarray
+Sample = Sequence[float] | np.ndarray
 
 
 @dataclass(frozen=True)
-class Tested:
+class TestResult:
     """A test statistic, its two-sided p-value, and the test's name."""
 
     statistic: str
@@ -25,11 +25,11 @@ class Tested:
     test: str
 
 
-Test = Callable[[Values], Tested]
+Test = Callable[[Sample], TestResult]
 """A test of paired differences."""
 
 
-def welch(first: Values, second: Values) -> Tested:
+def welch(first: Sample, second: Sample) -> TestResult:
     """Welch's t of two samples with unequal variances (Welch 1947); positive where the first is higher.
 
     Raises:
@@ -39,10 +39,10 @@ def welch(first: Values, second: Values) -> Tested:
     # from the moments: for one sample without variance, SciPy's test of the values warns
     moments = [m for v in (a, b) for m in (v.mean(), v.std(ddof=1), len(v))]
     result = stats.ttest_ind_from_stats(*moments, equal_var=False)
-    return Tested("t", float(result.statistic), float(result.pvalue), "Welch t")
+    return TestResult("t", float(result.statistic), float(result.pvalue), "Welch t")
 
 
-def mann_whitney(first: Values, second: Values) -> Tested:
+def mann_whitney(first: Sample, second: Sample) -> TestResult:
     """Mann-Whitney U of the first sample; exact up to 8 values a side without ties, else normal.
 
     Raises:
@@ -50,10 +50,10 @@ def mann_whitney(first: Values, second: Values) -> Tested:
     """
     a, b = _two(first, second)
     result = stats.mannwhitneyu(a, b, alternative="two-sided", method="auto")
-    return Tested("U", float(result.statistic), float(result.pvalue), "Mann-Whitney U")
+    return TestResult("U", float(result.statistic), float(result.pvalue), "Mann-Whitney U")
 
 
-def paired_t(differences: Values) -> Tested:
+def paired_t(differences: Sample) -> TestResult:
     """Student's t of paired differences.
 
     Raises:
@@ -61,10 +61,10 @@ def paired_t(differences: Values) -> Tested:
     """
     d = _differences(differences)
     result = stats.ttest_1samp(d, 0.0)
-    return Tested("t", float(result.statistic), float(result.pvalue), "paired t")
+    return TestResult("t", float(result.statistic), float(result.pvalue), "paired t")
 
 
-def wilcoxon(differences: Values) -> Tested:
+def wilcoxon(differences: Sample) -> TestResult:
     """Wilcoxon's signed-rank W, the smaller sum of ranks; differences of 0 are left out.
 
     Exact without ties up to 50 pairs, else normal.
@@ -78,10 +78,10 @@ def wilcoxon(differences: Values) -> Tested:
         raise UndeterminedError("fewer than 2 differences other than 0")
     tied = len(np.unique(np.abs(d))) < len(d)
     result = stats.wilcoxon(d, method="approx" if tied or len(d) > 50 else "exact")
-    return Tested("W", float(result.statistic), float(result.pvalue), "Wilcoxon signed rank")
+    return TestResult("W", float(result.statistic), float(result.pvalue), "Wilcoxon signed rank")
 
 
-def cohens_d(first: Values, second: Values) -> float:
+def cohens_d(first: Sample, second: Sample) -> float:
     """(mean of first - mean of second) / pooled standard deviation (Cohen 1988).
 
     Raises:
@@ -92,7 +92,7 @@ def cohens_d(first: Values, second: Values) -> float:
     return float(a.mean() - b.mean()) / pooled
 
 
-def d_z(differences: Values) -> float:
+def d_z(differences: Sample) -> float:
     """Mean of paired differences / their standard deviation.
 
     Raises:
@@ -123,7 +123,7 @@ def d_interval(d: float, first: int, second: int | None = None, level: float = 0
     return float(ends[0] / scale), float(ends[1] / scale)
 
 
-def _two(first: Values, second: Values) -> tuple[np.ndarray, np.ndarray]:
+def _two(first: Sample, second: Sample) -> tuple[np.ndarray, np.ndarray]:
     a, b = (v[np.isfinite(v)] for v in (np.asarray(first, dtype=float), np.asarray(second, dtype=float)))
     if min(len(a), len(b)) < 2:
         raise UndeterminedError(f"{len(a)} and {len(b)} runs; 2 of each are needed")
@@ -132,7 +132,7 @@ def _two(first: Values, second: Values) -> tuple[np.ndarray, np.ndarray]:
     return a, b
 
 
-def _differences(differences: Values) -> np.ndarray:
+def _differences(differences: Sample) -> np.ndarray:
     d = np.asarray(differences, dtype=float)
     d = d[np.isfinite(d)]
     if len(d) < 2:

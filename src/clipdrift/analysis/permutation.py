@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 
 from clipdrift.analysis.draws import Draws
 
-Kind = Literal["Pearson", "Spearman"]
+CorrelationKind = Literal["Pearson", "Spearman"]
 EXHAUSTIVE = 9
 """Up to so many values all n! orders are gone through."""
 MIN_VALUES = 3
@@ -39,7 +39,7 @@ class Correlation:
 def correlate(
     x: Sequence[float] | np.ndarray,
     y: Sequence[float] | np.ndarray,
-    kind: Kind = "Pearson",
+    kind: CorrelationKind = "Pearson",
     *,
     draws: Draws,
     strata: Sequence[object] | None = None,

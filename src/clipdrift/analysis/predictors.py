@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from clipdrift.analysis.bootstrap import Statistic, correlation_of
-from clipdrift.analysis.correlations import KINDS, Columns, correlation, span_of
+from clipdrift.analysis.correlations import KINDS, ColumnPair, correlation, span_of
 from clipdrift.analysis.draws import Draws
 from clipdrift.analysis.permutation import MIN_VALUES, UndeterminedError
 from clipdrift.analysis.rows import Row, filled
@@ -44,7 +44,7 @@ def rate(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
         rates, cells = arm["log_rate"].to_numpy(dtype=float), arm["cell"].to_numpy()
         for signal, kind in itertools.product(signals(runs), KINDS):
             drift = arm[signal].to_numpy(dtype=float)
-            both = Columns("log_rate", signal, rates, drift, cells, "run")
+            both = ColumnPair("log_rate", signal, rates, drift, cells, "run")
             yield correlation("rate", group, both.part(np.isfinite(rates + drift)), kind, draws)
     if not asked:
         yield Row("rate", "all", "correlation", "run", "0", "none", note="no arm has two learning rates")
@@ -140,13 +140,13 @@ def oriented_rho(cells: pd.DataFrame, signal: str, kept: str) -> Statistic:
     return lambda weights: -RISES_WITH_LOSS[signal] * rho(weights)
 
 
-def _scopes(cells: pd.DataFrame, column: str, kept: str) -> Iterator[tuple[str, Columns]]:
+def _scopes(cells: pd.DataFrame, column: str, kept: str) -> Iterator[tuple[str, ColumnPair]]:
     """All cells, those of each target, of each target and method, and pooled within both.
 
     What would be the same cells once more, because there is one target or one method, is not repeated.
     """
     x, y = cells[column].to_numpy(dtype=float), cells[kept].to_numpy(dtype=float)
-    whole = Columns(column, kept, x, y, cells.index.to_numpy(), "cell")
+    whole = ColumnPair(column, kept, x, y, cells.index.to_numpy(), "cell")
     yield "all", whole
     places, methods = cells["place"].to_numpy(dtype=str), cells["method"].to_numpy(dtype=str)
     arms = np.array([f"{place}, {method}" for place, method in zip(places, methods, strict=True)], dtype=str)
@@ -164,7 +164,7 @@ def measures(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
     for first, second in pairs:
         cells = cell_means(runs, [first, second])
         x, y = cells[first].to_numpy(dtype=float), cells[second].to_numpy(dtype=float)
-        both = Columns(first, second, x, y, cells.index.to_numpy(), "cell")
+        both = ColumnPair(first, second, x, y, cells.index.to_numpy(), "cell")
         for kind in KINDS:
             yield correlation("measures", "all", both, kind, draws)
     if not pairs:

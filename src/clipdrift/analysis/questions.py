@@ -23,7 +23,7 @@ LEFT_OUT = "runs left out"
 
 
 @dataclass(frozen=True)
-class Tables:
+class QuestionTables:
     """What is asked: the prepared runs, and tables along depth and training if there are any."""
 
     runs: pd.DataFrame
@@ -32,7 +32,7 @@ class Tables:
     paths: pd.DataFrame | None
 
 
-def _rate(tables: Tables, draws: Draws) -> Iterator[Row]:
+def _rate(tables: QuestionTables, draws: Draws) -> Iterator[Row]:
     if signals(tables.runs):
         yield from rate(tables.runs, draws)
         for signal in [name for name in signals(tables.runs) if name in RISES_WITH_LOSS]:
@@ -52,7 +52,7 @@ def _over(
         yield from ask(runs, found)
 
 
-ASKED: dict[str, Callable[[Tables, Draws], Iterator[Row]]] = {
+ASKED: dict[str, Callable[[QuestionTables, Draws], Iterator[Row]]] = {
     "rate": _rate,
     "methods": lambda t, draws: methods(t.runs, t.blocks, draws),
     "penalties": lambda t, draws: penalties(t.runs, t.blocks, draws),
@@ -101,11 +101,11 @@ def analyse(
     Raises:
         AnalyseError: no such question, a needed column missing, or a run twice.
     """
-    return answered(Tables(prepared(frame), blocks, history, paths), questions, rng)
+    return answered(QuestionTables(prepared(frame), blocks, history, paths), questions, rng)
 
 
 def answered(
-    tables: Tables, questions: Iterable[str] | None = None, rng: np.random.Generator | None = None
+    tables: QuestionTables, questions: Iterable[str] | None = None, rng: np.random.Generator | None = None
 ) -> dict[str, pd.DataFrame]:
     """:func:`analyse` of runs that are prepared already, for who asks more than once."""
     chosen = list(ASKED if questions is None else questions)
@@ -114,7 +114,7 @@ def answered(
     return {name: table(_asked(name, tables, rng)) for name in chosen}
 
 
-def _asked(name: str, tables: Tables, rng: np.random.Generator | None) -> Iterator[Row]:
+def _asked(name: str, tables: QuestionTables, rng: np.random.Generator | None) -> Iterator[Row]:
     rows = list(ASKED[name](tables, Draws(np.random.default_rng(0) if rng is None else rng)))
     yield from rows
     if not rows:

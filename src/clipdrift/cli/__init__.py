@@ -95,7 +95,7 @@ def train(
         return
 
     from clipdrift.cli.show import RunDisplay, console, run_table
-    from clipdrift.training.runner import Rhythm, run
+    from clipdrift.training.runner import CheckpointSchedule, run
 
     with RunDisplay() as display:
         record, folder = run(
@@ -107,7 +107,7 @@ def train(
             again=again,
             keep_checkpoint=keep_checkpoint,
             auto_batch=auto_batch,
-            rhythm=Rhythm(seconds=checkpoint_every),
+            schedule=CheckpointSchedule(seconds=checkpoint_every),
             track=track or (),
         )
     console.print(run_table(record, folder.path), soft_wrap=True)  # a path is one line, however long

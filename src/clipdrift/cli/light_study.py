@@ -17,7 +17,7 @@ from clipdrift.cli.light import print_table
 from clipdrift.config import ConfigError
 from clipdrift.figures.words import rate_text
 from clipdrift.runs.layout import CONFIG, FAILURE, RECORD
-from clipdrift.runs.states import Kind
+from clipdrift.runs.states import StateKind
 from clipdrift.runs.store import Store
 from clipdrift.study.folder import MANIFEST, read_manifest
 from clipdrift.study.frames import cells_frame, records_in, runs_frame, varied
@@ -44,7 +44,7 @@ def status_table(root: Path, every: bool) -> None:
     finished = counts["done"] + counts["diverged"]
     console.print(Text(f"{manifest.name}  {manifest.title}", style="bold"))
     console.print(ProgressBar(total=max(1, len(states)), completed=finished, width=40))
-    kinds: tuple[Kind, ...] = ("done", "running", "interrupted", "planned", "failed", "diverged")
+    kinds: tuple[StateKind, ...] = ("done", "running", "interrupted", "planned", "failed", "diverged")
     console.print(
         f"{finished} of {len(states)} finished: "
         + ", ".join(f"{counts[kind]} {kind}" for kind in kinds if counts[kind])

@@ -10,7 +10,7 @@ import typer
 
 from clipdrift.runs.store import cache_folder
 
-Model = Annotated[
+ModelOption = Annotated[
     str,
     typer.Argument(
         help="A run's folder (`runs/<key>`), or BASE: what `clipdrift compare` takes.", metavar="RUN|BASE"
@@ -24,7 +24,7 @@ Tuned = Annotated[
         show_default=False,
     ),
 ]
-Images = Annotated[
+ImagesOption = Annotated[
     str | None,
     typer.Option(
         "--images",
@@ -32,7 +32,7 @@ Images = Annotated[
         metavar="SOURCE",
     ),
 ]
-Transfer = Annotated[
+TransferOption = Annotated[
     list[str] | None,
     typer.Option(
         "--transfer",
@@ -45,13 +45,13 @@ PerClass = Annotated[
     int | None,
     typer.Option("--transfer-per-class", min=1, help="Use so many images of each class of a transfer set."),
 ]
-Limit = Annotated[
+LimitOption = Annotated[
     int | None, typer.Option(min=4, help="Of a pair: read at most so many images; default 500.")
 ]
 Seed = Annotated[
     int | None, typer.Option(min=0, help="Of a pair: chooses images where there are more; default 0.")
 ]
-Flow = Annotated[
+FlowOption = Annotated[
     bool, typer.Option("--flow", help="Rollout and patch entropy too, which need whole attention maps.")
 ]
 AnyBase = Annotated[

@@ -10,15 +10,15 @@ from clipdrift.cli.options import Cache, Device, SkipBad
 from clipdrift.cli.repair_options import (
     AnyBase,
     Batch,
-    Flow,
+    FlowOption,
     Force,
-    Images,
-    Limit,
-    Model,
+    ImagesOption,
+    LimitOption,
+    ModelOption,
     PerClass,
     Result,
     Seed,
-    Transfer,
+    TransferOption,
     Tuned,
     run_repair,
     shared_options,
@@ -26,7 +26,7 @@ from clipdrift.cli.repair_options import (
 
 
 def interpolate(
-    model: Model,
+    model: ModelOption,
     tuned: Tuned = None,
     alphas: Annotated[
         str,
@@ -57,12 +57,12 @@ def interpolate(
         ),
     ] = None,
     out: Result = None,
-    images: Images = None,
-    transfer: Transfer = None,
+    images: ImagesOption = None,
+    transfer: TransferOption = None,
     transfer_per_class: PerClass = None,
-    limit: Limit = None,
+    limit: LimitOption = None,
     seed: Seed = None,
-    flow: Flow = False,
+    flow: FlowOption = False,
     any_base: AnyBase = False,
     force: Force = False,
     batch_size: Batch = None,
@@ -86,10 +86,10 @@ def interpolate(
     What is saved in `mixed/model` loads in plain transformers or peft, and in `clipdrift compare`. If no
     alpha keeps what was asked for, nothing is saved and the exit status is 1.
     """
-    from clipdrift.repair import parse_alphas, parse_wish
+    from clipdrift.repair import parse_alpha_rule, parse_alphas
 
-    wish = parse_wish(save_at, keep_cka, keep_retention)  # mistakes are said before torch is loaded
-    parse_alphas(alphas, None if wish is None else wish.at)
+    rule = parse_alpha_rule(save_at, keep_cka, keep_retention)  # mistakes are said before torch is loaded
+    parse_alphas(alphas, None if rule is None else rule.at)
 
     from clipdrift.repair.interpolating import interpolate as work
 
@@ -120,7 +120,7 @@ def interpolate(
 
 
 def rewind(
-    model: Model,
+    model: ModelOption,
     tuned: Tuned = None,
     blocks: Annotated[
         str | None,
@@ -143,12 +143,12 @@ def rewind(
         ),
     ] = None,
     out: Result = None,
-    images: Images = None,
-    transfer: Transfer = None,
+    images: ImagesOption = None,
+    transfer: TransferOption = None,
     transfer_per_class: PerClass = None,
-    limit: Limit = None,
+    limit: LimitOption = None,
     seed: Seed = None,
-    flow: Flow = False,
+    flow: FlowOption = False,
     any_base: AnyBase = False,
     force: Force = False,
     batch_size: Batch = None,
@@ -196,7 +196,7 @@ def rewind(
 
 
 def soften(
-    model: Model,
+    model: ModelOption,
     tuned: Tuned = None,
     scale: Annotated[
         str,
@@ -213,12 +213,12 @@ def soften(
     ] = 0.5,
     top: Annotated[int, typer.Option(min=1, help="Look at so many singular vectors of each matrix.")] = 10,
     out: Result = None,
-    images: Images = None,
-    transfer: Transfer = None,
+    images: ImagesOption = None,
+    transfer: TransferOption = None,
     transfer_per_class: PerClass = None,
-    limit: Limit = None,
+    limit: LimitOption = None,
     seed: Seed = None,
-    flow: Flow = False,
+    flow: FlowOption = False,
     any_base: AnyBase = False,
     force: Force = False,
     batch_size: Batch = None,

@@ -19,14 +19,14 @@ from clipdrift.cli.show import RunDisplay, console
 from clipdrift.runs.reporter import Reporter
 from clipdrift.runs.store import Store
 from clipdrift.study.engines.estimate import Estimate
-from clipdrift.study.engines.jobs import Job, Outcome, counted
+from clipdrift.study.engines.jobs import JobOutcome, StudyJob, counted
 from clipdrift.study.plan import Study
 
 _STYLE = {"done": "green", "diverged": "yellow", "failed": "red", "elsewhere": "cyan"}
 _RECENT = 5
 
 
-def plan_table(study: Study, jobs: tuple[Job, ...], estimate: Estimate | None, out: Path | None) -> None:
+def plan_table(study: Study, jobs: tuple[StudyJob, ...], estimate: Estimate | None, out: Path | None) -> None:
     """Print a study's runs, one line each, and the sums."""
     console.print(Text(f"{study.name}  {study.title}", style="bold"))
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -89,16 +89,16 @@ class StudyDisplay:
     ) -> None:
         self._live.stop()
 
-    def plan(self, jobs: tuple[Job, ...]) -> None:
+    def plan(self, jobs: tuple[StudyJob, ...]) -> None:
         self._open = {job.key for job in jobs}
         self._total = len(jobs)
         self._all.update(self._task, total=len(jobs))
 
-    def begins(self, job: Job) -> Reporter:
+    def begins(self, job: StudyJob) -> Reporter:
         self._title = Text(f"{job.key}  {job.label}, seed {job.config.seed}", style="bold")
         return self._run
 
-    def ends(self, job: Job, outcome: Outcome) -> None:
+    def ends(self, job: StudyJob, outcome: JobOutcome) -> None:
         if outcome.ending != "elsewhere":
             self._open.discard(job.key)
         self._title = Text("")
@@ -126,7 +126,7 @@ def study_table(out: Path) -> None:
         results(out)
 
 
-def ending_text(jobs: tuple[Job, ...], outcomes: tuple[Outcome, ...], out: Path) -> Text:
+def ending_text(jobs: tuple[StudyJob, ...], outcomes: tuple[JobOutcome, ...], out: Path) -> Text:
     """How many runs ended how, and what to do about those that did not end well."""
     ends = counted(outcomes)
     known = sum(outcome.known for outcome in outcomes)

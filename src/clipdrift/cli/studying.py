@@ -16,7 +16,7 @@ study = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(help="A built-in study (`clipdrift ls studies`) or a TOML file.")]
-Limit = Annotated[
+RunLimit = Annotated[
     int | None, typer.Option("--limit", help="The first N runs; they cover every cell before a second seed.")
 ]
 Folder = Annotated[Path, typer.Argument(help="The study's folder.")]
@@ -26,7 +26,7 @@ Folder = Annotated[Path, typer.Argument(help="The study's folder.")]
 def plan(
     name: Name,
     sets: Sets = None,
-    limit: Limit = None,
+    limit: RunLimit = None,
     out: Annotated[Path | None, typer.Option("--out", help="Say what is done there already.")] = None,
     device: Device = "auto",
     quick: Annotated[
@@ -63,7 +63,7 @@ def run(
     name: Name,
     out: Annotated[Path, typer.Option("--out", help="The study's folder; each run gets a folder in it.")],
     sets: Sets = None,
-    limit: Limit = None,
+    limit: RunLimit = None,
     cache: Cache = None,
     device: Device = "auto",
     keep_weights: Annotated[
@@ -115,13 +115,13 @@ def run(
     from clipdrift.cli.show_study import StudyDisplay, ending_text, study_table
     from clipdrift.runs.store import cache_folder
     from clipdrift.study.engines import pick_engine
-    from clipdrift.study.engines.jobs import How, counted, jobs_of, manifest_of
-    from clipdrift.study.folder import write_manifest
+    from clipdrift.study.engines.jobs import StudyOptions, counted, jobs_of, manifest_of
+    from clipdrift.study.folder import write_study_manifest
 
     work = pick_engine(engine, address, gpus_per_run, cpus_per_run)
     jobs = jobs_of(found)
-    write_manifest(out, manifest_of(found, jobs, _said(name, sets, limit)))
-    how = How(
+    write_study_manifest(out, manifest_of(found, jobs, _said(name, sets, limit)))
+    how = StudyOptions(
         out=out,
         cache=cache_folder(cache),
         device=device,

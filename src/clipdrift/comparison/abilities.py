@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from clipdrift import formulas
 from clipdrift.comparison import Retrieval, TransferRow
-from clipdrift.comparison.models import Opened, PairError
+from clipdrift.comparison.models import OpenedModel, PairError
 from clipdrift.config import DataSet
 from clipdrift.data.sources import open_source
 from clipdrift.measures import embed
@@ -20,7 +20,7 @@ from clipdrift.measures.still import in_float32, still
 from clipdrift.model.clip import Clip
 from clipdrift.model.towers import tower_of, unwrapped
 from clipdrift.model.zero_shot import class_features
-from clipdrift.training.preparation import Shop
+from clipdrift.training.preparation import DeckFactory
 
 KS = (1, 5, 10)
 
@@ -49,7 +49,7 @@ class _Texts(nn.Module):
         return self.encode(texts)
 
 
-def texts_of(side: Opened, other: Opened) -> Clip:
+def texts_of(side: OpenedModel, other: OpenedModel) -> Clip:
     """A Clip whose texts are encoded by this side's own text tower, where it has one.
 
     A model in memory has no tokenizer; where it is of the other side's class, that side's is taken. Of any
@@ -70,12 +70,14 @@ def texts_of(side: Opened, other: Opened) -> Clip:
     return replace(clip, texts=_Reading(clip))
 
 
-def has_texts(side: Opened, other: Opened) -> bool:
+def has_texts(side: OpenedModel, other: OpenedModel) -> bool:
     """Whether a side can be tested with texts of its own."""
     return side.clip is not None or type(unwrapped(side.model)) is type(unwrapped(other.model))
 
 
-def transfer(base: Opened, tuned: Opened, spec: DataSet, shop: Shop, batch_size: int | None) -> TransferRow:
+def transfer(
+    base: OpenedModel, tuned: OpenedModel, spec: DataSet, factory: DeckFactory, batch_size: int | None
+) -> TransferRow:
     """Zero-shot on one set, each side with its own image and text tower, same images, same prompts.
 
     Raises:
@@ -83,15 +85,15 @@ def transfer(base: Opened, tuned: Opened, spec: DataSet, shop: Shop, batch_size:
     """
     size = tower_of(base.model).geometry.image_size
     source = open_source(spec, image_size=size, parts=("test",))
-    deck, counted = shop.part(spec, source)
+    deck, counted = factory.part(spec, source)
     labels = torch.from_numpy(deck.labels)
     sides = (base, texts_of(base, tuned)), (tuned, texts_of(tuned, base))
     logits, right, ensemble = [], [], []
     for side, clip in sides:
-        shop.reporter.stage(f"zero-shot on {spec.name}, {side.name}")
+        factory.reporter.stage(f"zero-shot on {spec.name}, {side.name}")
         place = next(side.model.parameters()).device
         images = replace(deck, device=place)
-        embedded = embed(side.model, images, batch_size, shop.reporter.advance)
+        embedded = embed(side.model, images, batch_size, factory.reporter.advance)
         features = class_features(clip, source.classes, source.prompts[:1])
         cosine = _cosines(embedded, features)
         logits.append(_scale(clip) * cosine)
@@ -129,7 +131,7 @@ def _scale(clip: Clip) -> float:
     return float(clip.model.logit_scale.detach().float().exp())
 
 
-def same_texts(base: Opened, tuned: Opened) -> bool:
+def same_texts(base: OpenedModel, tuned: OpenedModel) -> bool:
     """Whether both text towers give the same embedding of a text."""
     one, other = texts_of(base, tuned), texts_of(tuned, base)
     found = [clip.texts(["a photo of a cat"]).float().cpu() for clip in (one, other)]
@@ -137,8 +139,8 @@ def same_texts(base: Opened, tuned: Opened) -> bool:
 
 
 def retrieval(
-    base: Opened,
-    tuned: Opened,
+    base: OpenedModel,
+    tuned: OpenedModel,
     embeddings: Sequence[Tensor],
     captions: Mapping[int, tuple[str, ...]],
 ) -> Retrieval:

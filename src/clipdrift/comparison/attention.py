@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipdrift.comparison.images import Probe
-from clipdrift.comparison.models import Opened
-from clipdrift.comparison.pairs import Pair
+from clipdrift.comparison.images import ProbeSet
+from clipdrift.comparison.models import OpenedModel
+from clipdrift.comparison.pairs import ModelPair
 from clipdrift.measures.shown import attention_shares, spread
 from clipdrift.runs.maps import Maps
 
 
-def attention_of(pair: Pair, probe: Probe, count: int) -> Maps | None:
+def attention_of(pair: ModelPair, probe: ProbeSet, count: int) -> Maps | None:
     """Attention over patches of ``count`` images; None where there are no pictures to show.
 
     One image of each class first, where there are classes.
@@ -32,14 +32,14 @@ def attention_of(pair: Pair, probe: Probe, count: int) -> Maps | None:
     )
 
 
-def _rows(side: Opened, probe: Probe, chosen: list[int]) -> NDArray[np.float32]:
+def _rows(side: OpenedModel, probe: ProbeSet, chosen: list[int]) -> NDArray[np.float32]:
     """(n, L, H, P), each row summing to 1."""
     device = next(side.model.parameters()).device
     images = [batch[0] for position in chosen for batch, _ in _one(probe, position, device)]
     return attention_shares(side.model, torch.stack(images))
 
 
-def _one(probe: Probe, position: int, device: torch.device) -> list[tuple[torch.Tensor, slice]]:
+def _one(probe: ProbeSet, position: int, device: torch.device) -> list[tuple[torch.Tensor, slice]]:
     from clipdrift.data.deck import Deck
 
     images = probe.on(device)

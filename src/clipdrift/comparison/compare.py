@@ -13,10 +13,10 @@ from clipdrift.comparison import Comparison, Side, TransferRow
 from clipdrift.comparison.abilities import has_texts, retrieval, same_texts
 from clipdrift.comparison.abilities import transfer as test_transfer
 from clipdrift.comparison.attention import attention_of
-from clipdrift.comparison.images import ImagesLike, Probe, named_source, preprocess_of
+from clipdrift.comparison.images import ImagesLike, ProbeSet, named_source, preprocess_of
 from clipdrift.comparison.measuring import LIMIT, open_probe, settle
-from clipdrift.comparison.models import ModelLike, Opened, PairError
-from clipdrift.comparison.pairs import Pair, open_pair
+from clipdrift.comparison.models import ModelLike, OpenedModel, PairError
+from clipdrift.comparison.pairs import ModelPair, open_pair
 from clipdrift.comparison.tables import (
     ability,
     attention,
@@ -33,7 +33,7 @@ from clipdrift.model.towers import tower_of
 from clipdrift.runs.record import environment
 from clipdrift.runs.reporter import Reporter, Silent
 from clipdrift.runs.store import cache_folder
-from clipdrift.training.preparation import Shop
+from clipdrift.training.preparation import DeckFactory
 
 TransferLike = str | Path | DataSet | Mapping[str, Any]
 """A data set's name, ``name=path``, a folder, or a DataSet (or its content as a dictionary)."""
@@ -160,14 +160,16 @@ def transfer_sets(given: TransferLike | Sequence[TransferLike]) -> list[DataSet]
     return sets
 
 
-def _read(side: Opened, probe: Probe, batch_size: int | None, flow: bool, reporter: Reporter) -> Internals:
+def _read(
+    side: OpenedModel, probe: ProbeSet, batch_size: int | None, flow: bool, reporter: Reporter
+) -> Internals:
     reporter.stage(f"reading {side.name}")
     device = next(side.model.parameters()).device
     return read_internals(side.model, probe.on(device), batch_size, flow=flow, progress=reporter.advance)
 
 
 def _transfer(
-    pair: Pair,
+    pair: ModelPair,
     spec: DataSet,
     batch_size: int | None,
     preprocess: Preprocess | None,
@@ -179,11 +181,11 @@ def _transfer(
     assert preprocess is not None  # there is a tokenizer, and with it came the preprocessing
     place = next(pair.base.model.parameters()).device
     folder = cache_folder(None if cache is None else Path(cache))
-    shop = Shop(preprocess, folder, torch.device(place), reporter, seed, skip_bad)
-    return test_transfer(pair.base, pair.tuned, spec, shop, batch_size)
+    factory = DeckFactory(preprocess, folder, torch.device(place), reporter, seed, skip_bad)
+    return test_transfer(pair.base, pair.tuned, spec, factory, batch_size)
 
 
-def _side(side: Opened, pair: Pair) -> Side:
+def _side(side: OpenedModel, pair: ModelPair) -> Side:
     kind = type(tower_of(side.model).model)
     return Side(
         name=side.name,
@@ -194,7 +196,7 @@ def _side(side: Opened, pair: Pair) -> Side:
     )
 
 
-def _notes(pair: Pair, probe: Probe, texts: bool, own: bool) -> tuple[str, ...]:
+def _notes(pair: ModelPair, probe: ProbeSet, texts: bool, own: bool) -> tuple[str, ...]:
     notes = list(pair.notes)
     one, other = pair.base.clip, pair.tuned.clip
     if own and one and other and one.preprocess != other.preprocess:

@@ -26,7 +26,7 @@ from clipdrift.data.sources import all_images, open_source
 from clipdrift.data.splits import balanced_subsets
 from clipdrift.data.tables import parquet_splits
 from clipdrift.model.clip import Clip
-from clipdrift.training.preparation import Shop
+from clipdrift.training.preparation import DeckFactory
 
 ImagesLike = str | Path | DataSet | Deck | Tensor | Sequence[Any]
 """A folder of images, a data set's name, a Deck, preprocessed floats (n, 3, S, S), or pictures in a list."""
@@ -36,7 +36,7 @@ LEAST = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Probe:
+class ProbeSet:
     """The images on which both models are read.
 
     Attributes:
@@ -76,8 +76,8 @@ def open_images(
     preprocess: Preprocess | None,
     image_size: int,
     device: torch.device,
-    shop: Shop | None,
-) -> Probe:
+    factory: DeckFactory | None,
+) -> ProbeSet:
     """Open, choose at most ``limit`` (balanced over classes where there are any), preprocess.
 
     Args:
@@ -92,23 +92,23 @@ def open_images(
     elif isinstance(given, Deck):
         probe = _of_deck(given, "a deck of images")
     elif isinstance(given, str | Path | DataSet):
-        if shop is None:
+        if factory is None:
             raise DataError(
                 "images by name or folder need the model's preprocessing: give the model by name or as a "
                 "Clip, say preprocess=, or give preprocessed tensors (n, 3, S, S)"
             )
-        return _enough(_of_source(given, limit, seed, image_size, shop))
+        return _enough(_of_source(given, limit, seed, image_size, factory))
     else:
         if preprocess is None:
             raise DataError(
                 "pictures need the model's preprocessing: give the model by name or as a Clip, say "
                 "preprocess=, or give preprocessed tensors (n, 3, S, S)"
             )
-        probe = _of_pictures(list(given), preprocess, device, shop is not None and shop.skip_bad)
+        probe = _of_pictures(list(given), preprocess, device, factory is not None and factory.skip_bad)
     return _enough(_limited(_fitting(probe, image_size), limit, seed))
 
 
-def _fitting(probe: Probe, size: int) -> Probe:
+def _fitting(probe: ProbeSet, size: int) -> ProbeSet:
     assert isinstance(probe.images, Deck | Prepared)
     shape = probe.images.data.shape[1:3] if isinstance(probe.images, Deck) else probe.images.images.shape[2:]
     if len(probe) and tuple(shape) != (size, size):
@@ -119,28 +119,28 @@ def _fitting(probe: Probe, size: int) -> Probe:
     return probe
 
 
-def _enough(probe: Probe) -> Probe:
+def _enough(probe: ProbeSet) -> ProbeSet:
     if len(probe) < LEAST:
         raise DataError(f"{probe.facts.source}: {len(probe)} images; CKA needs at least {LEAST}")
     return probe
 
 
-def _of_tensor(images: Tensor, device: torch.device) -> Probe:
+def _of_tensor(images: Tensor, device: torch.device) -> ProbeSet:
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         kind = str(images.dtype).removeprefix("torch.")
         raise DataError(
             f"images of shape {tuple(images.shape)}, {kind}; preprocessed floats (n, 3, S, S) are needed"
         )
     facts = ProbeImages(source="tensors in memory", count=len(images))
-    return Probe(Prepared(images, device), facts, None, _numbered(len(images)), {})
+    return ProbeSet(Prepared(images, device), facts, None, _numbered(len(images)), {})
 
 
-def _of_deck(deck: Deck, source: str) -> Probe:
+def _of_deck(deck: Deck, source: str) -> ProbeSet:
     facts = ProbeImages(source=source, count=len(deck))
-    return Probe(deck, facts, deck.labels, _numbered(len(deck)), {})
+    return ProbeSet(deck, facts, deck.labels, _numbered(len(deck)), {})
 
 
-def _of_pictures(given: list[Any], preprocess: Preprocess, device: torch.device, skip_bad: bool) -> Probe:
+def _of_pictures(given: list[Any], preprocess: Preprocess, device: torch.device, skip_bad: bool) -> ProbeSet:
     pictures, titles, bad = [], [], []
     for index, one in enumerate(given, start=1):
         where = str(one) if isinstance(one, str | Path) else f"image {index}"
@@ -160,7 +160,7 @@ def _of_pictures(given: list[Any], preprocess: Preprocess, device: torch.device,
     count = len(pictures)
     deck = Deck(np.stack(pictures), np.arange(count), np.zeros(count, np.int64), preprocess, device)
     facts = ProbeImages(source="pictures in memory", count=count, bad=tuple(bad))
-    return Probe(deck, facts, None, tuple(titles), {})
+    return ProbeSet(deck, facts, None, tuple(titles), {})
 
 
 def _picture(one: Any, where: str) -> Image.Image:
@@ -179,7 +179,7 @@ def _numbered(count: int) -> tuple[str, ...]:
     return tuple(f"image {i + 1}" for i in range(count))
 
 
-def _limited(probe: Probe, limit: int, seed: int) -> Probe:
+def _limited(probe: ProbeSet, limit: int, seed: int) -> ProbeSet:
     if len(probe) <= limit:
         return probe
     chosen = _choose(probe.labels, len(probe), limit, seed)
@@ -189,7 +189,7 @@ def _limited(probe: Probe, limit: int, seed: int) -> Probe:
     else:
         assert isinstance(probe.images, Deck)
         images = probe.images.subset(chosen)
-    return Probe(
+    return ProbeSet(
         images,
         probe.facts.model_copy(update={"count": len(chosen)}),
         None if probe.labels is None else probe.labels[chosen],
@@ -216,7 +216,9 @@ def _choose(labels: NDArray[np.int64] | None, count: int, limit: int, seed: int)
     return np.sort(order[:limit])
 
 
-def _of_source(given: str | Path | DataSet, limit: int, seed: int, image_size: int, shop: Shop) -> Probe:
+def _of_source(
+    given: str | Path | DataSet, limit: int, seed: int, image_size: int, factory: DeckFactory
+) -> ProbeSet:
     spec = given if isinstance(given, DataSet) else DataSet.model_validate(named_source(str(given)))
     folder = None if spec.path is None else Path(spec.path).expanduser()
     classes: tuple[str, ...] | None
@@ -230,7 +232,7 @@ def _of_source(given: str | Path | DataSet, limit: int, seed: int, image_size: i
     if len(images) > limit:
         known = images.labels if classes else None
         images = images.subset(_choose(known, len(images), limit, seed))
-    deck, counted = shop.deck(images, f"{spec.name} (images)")
+    deck, counted = factory.deck(images, f"{spec.name} (images)")
     bad = dict(counted.bad)
     kept = [i for i in range(len(images)) if images.where(i) not in bad]
     facts = ProbeImages(
@@ -246,7 +248,7 @@ def _of_source(given: str | Path | DataSet, limit: int, seed: int, image_size: i
     )
     captions = {} if folder is None else captions_of(folder, [images.where(i) for i in kept])
     labels = deck.labels if classes else None
-    return Probe(deck, facts, labels, titles, captions)
+    return ProbeSet(deck, facts, labels, titles, captions)
 
 
 def named_source(name: str) -> dict[str, str]:

@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from clipdrift.comparison import ProbeImages, Shape
-from clipdrift.comparison.images import ImagesLike, Probe, open_images, preprocess_of
-from clipdrift.comparison.models import ModelLike, Opened, open_model
+from clipdrift.comparison.images import ImagesLike, ProbeSet, open_images, preprocess_of
+from clipdrift.comparison.models import ModelLike, OpenedModel, open_model
 from clipdrift.comparison.pairs import shape_of
 from clipdrift.listing import MEASURES
 from clipdrift.measures import Internals, read_internals
 from clipdrift.model.towers import tower_of
 from clipdrift.runs.reporter import Reporter, Silent
 from clipdrift.runs.store import cache_folder
-from clipdrift.training.preparation import Shop, pick_device
+from clipdrift.training.preparation import DeckFactory, pick_device
 
 LIMIT = 500
 """Images that are read at most, unless more are asked for."""
@@ -143,7 +143,7 @@ def measure(
     return Measurement(opened.name, shape_of(tower_of(opened.model)), probe.facts, found)
 
 
-def settle(opened: Opened, device: str) -> torch.device:
+def settle(opened: OpenedModel, device: str) -> torch.device:
     """Move a model that was loaded here to the device; one in memory stays. Returns where it is."""
     if opened.kind != "in memory":
         opened.model.to(pick_device(device))
@@ -152,7 +152,7 @@ def settle(opened: Opened, device: str) -> torch.device:
 
 
 def open_probe(
-    opened: Opened,
+    opened: OpenedModel,
     images: ImagesLike,
     limit: int,
     seed: int,
@@ -161,13 +161,13 @@ def open_probe(
     device: torch.device,
     skip_bad: bool,
     reporter: Reporter,
-) -> Probe:
+) -> ProbeSet:
     """The images as a model takes them."""
     known = preprocess_of(preprocess, opened.clip)
-    shop = None
+    factory = None
     if known is not None:
         folder = cache_folder(None if cache is None else Path(cache))
-        shop = Shop(known, folder, device, reporter, seed, skip_bad)
+        factory = DeckFactory(known, folder, device, reporter, seed, skip_bad)
     return open_images(
         images,
         limit=limit,
@@ -175,5 +175,5 @@ def open_probe(
         preprocess=known,
         image_size=tower_of(opened.model).geometry.image_size,
         device=device,
-        shop=shop,
+        factory=factory,
     )

@@ -30,7 +30,7 @@ class PairError(ClipdriftError):
 
 
 @dataclass(frozen=True, eq=False)
-class Opened:
+class OpenedModel:
     """One side.
 
     Attributes:
@@ -50,7 +50,7 @@ class Opened:
     backbone: tuple[str, str | None] | None = None
 
 
-def open_model(given: ModelLike, base: Opened | None = None) -> Opened:
+def open_model(given: ModelLike, base: OpenedModel | None = None) -> OpenedModel:
     """Open one side.
 
     Args:
@@ -62,9 +62,9 @@ def open_model(given: ModelLike, base: Opened | None = None) -> Opened:
         PairError, ModelError: what cannot be opened, and why.
     """
     if isinstance(given, Clip):
-        return Opened(given.name, "in memory", given.model, given)
+        return OpenedModel(given.name, "in memory", given.model, given)
     if isinstance(given, nn.Module):
-        return Opened(type(given).__name__, "in memory", given, None)
+        return OpenedModel(type(given).__name__, "in memory", given, None)
     name = str(given)
     folder = Path(name).expanduser()
     if folder.is_file():
@@ -76,7 +76,7 @@ def open_model(given: ModelLike, base: Opened | None = None) -> Opened:
     if adapter := _adapter_folder(name, folder):
         return _open_adapter(name, adapter, base)
     clip = load(name)
-    return Opened(name, "model", clip.model, clip, _fingerprint(name))
+    return OpenedModel(name, "model", clip.model, clip, _fingerprint(name))
 
 
 def _is_model(folder: Path) -> bool:
@@ -91,7 +91,7 @@ def _json(file: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _open_run(name: str, folder: Path) -> Opened:
+def _open_run(name: str, folder: Path) -> OpenedModel:
     """The adapted model that a run of ours left."""
     run = RunFolder(folder)
     if not run.finished:
@@ -109,7 +109,7 @@ def _open_run(name: str, folder: Path) -> Opened:
         )
     clip = load_adapted(weights, backbone)
     made_from = (_name_of(record.config), backbone.fingerprint)
-    return Opened(name, "run", clip.model, clip, fingerprint_model(weights), made_from)
+    return OpenedModel(name, "run", clip.model, clip, fingerprint_model(weights), made_from)
 
 
 def _name_of(config: RunConfig) -> str:
@@ -138,7 +138,7 @@ def _adapter_folder(name: str, folder: Path) -> Path | None:
     return Path(found[0]).parent
 
 
-def _open_adapter(name: str, folder: Path, base: Opened | None) -> Opened:
+def _open_adapter(name: str, folder: Path, base: OpenedModel | None) -> OpenedModel:
     settings = _json(folder / "adapter_config.json")
     made_from = settings.get("base_model_name_or_path")
     if base is None:
@@ -157,7 +157,7 @@ def _open_adapter(name: str, folder: Path, base: Opened | None) -> Opened:
     # a model in memory must not be changed, and peft changes the very object that it is given
     clip = attach_adapter(_copied(base.clip), folder)
     origin = (str(made_from), _fingerprint(str(made_from))) if made_from else None
-    return Opened(name, "adapter", clip.model, clip, fingerprint_model(folder), origin)
+    return OpenedModel(name, "adapter", clip.model, clip, fingerprint_model(folder), origin)
 
 
 def _copied(clip: Clip) -> Clip:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from clipdrift.comparison import Shape
-from clipdrift.comparison.models import ModelLike, Opened, PairError, open_model
+from clipdrift.comparison.models import ModelLike, OpenedModel, PairError, open_model
 from clipdrift.model.towers import Tower, tower_of, unwrapped
 from clipdrift.model.weights import effective_weights
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class ModelPair:
     """BASE and TUNED, checked to fit.
 
     Attributes:
@@ -24,8 +24,8 @@ class Pair:
         notes: what a reader should know.
     """
 
-    base: Opened
-    tuned: Opened
+    base: OpenedModel
+    tuned: OpenedModel
     before: dict[str, Tensor]
     after: dict[str, Tensor]
     notes: tuple[str, ...]
@@ -40,7 +40,7 @@ def shape_of(tower: Tower) -> Shape:
     return Shape(**asdict(tower.geometry), reader=tower.reader)
 
 
-def open_pair(base: ModelLike, tuned: ModelLike, any_base: bool = False) -> Pair:
+def open_pair(base: ModelLike, tuned: ModelLike, any_base: bool = False) -> ModelPair:
     """Open both sides and refuse what does not fit.
 
     Args:
@@ -69,10 +69,10 @@ def open_pair(base: ModelLike, tuned: ModelLike, any_base: bool = False) -> Pair
                 "They are one model in memory: peft and training change the very model that they are given, "
                 "so BASE has to be a copy of it."
             )
-    return Pair(first, second, before, after, tuple(notes))
+    return ModelPair(first, second, before, after, tuple(notes))
 
 
-def _same_architecture(first: Opened, second: Opened, one: Tower, other: Tower) -> None:
+def _same_architecture(first: OpenedModel, second: OpenedModel, one: Tower, other: Tower) -> None:
     left, right = asdict(one.geometry), asdict(other.geometry)
     left |= {"read through the": one.reader, "activation": one.activation}
     right |= {"read through the": other.reader, "activation": other.activation}
@@ -86,7 +86,7 @@ def _same_architecture(first: Opened, second: Opened, one: Tower, other: Tower) 
 
 
 def _same_weights(
-    first: Opened, second: Opened, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+    first: OpenedModel, second: OpenedModel, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
 ) -> None:
     odd = sorted(before.keys() ^ after.keys())
     odd += [name for name in before if name in after and before[name].shape != after[name].shape]
@@ -98,7 +98,7 @@ def _same_weights(
         )
 
 
-def _right_base(first: Opened, second: Opened) -> list[str]:
+def _right_base(first: OpenedModel, second: OpenedModel) -> list[str]:
     """What is not certain about an adapter's or a run's base; refuses what is certainly wrong."""
     if second.backbone is None:
         if second.kind != "adapter":

@@ -22,7 +22,7 @@ from clipdrift.data.class_names import (
 
 
 @dataclass(frozen=True)
-class Row:
+class CatalogRow:
     """One data set.
 
     Attributes:
@@ -75,7 +75,7 @@ _SMALL_PHOTOS = (
 _FLOWER_NUMBERS = tuple(sorted(str(number) for number in range(1, 103)))
 
 _ROWS = (
-    Row(
+    CatalogRow(
         name="eurosat",
         hub="tanganke/eurosat",
         image_column="image",
@@ -94,7 +94,7 @@ _ROWS = (
         note="Sentinel-2, 64x64 pixels, 10 kinds of land use; 21,600 train and 2,700 test images.",
         reference="Helber et al. 2019, EuroSAT, IEEE JSTARS 12(7)",
     ),
-    Row(
+    CatalogRow(
         name="pets",
         hub="timm/oxford-iiit-pet",
         image_column="image",
@@ -112,7 +112,7 @@ _ROWS = (
         note="37 breeds of cats and dogs; 3,680 train and 3,669 test images.",
         reference="Parkhi et al. 2012, Cats and Dogs, CVPR",
     ),
-    Row(
+    CatalogRow(
         name="cifar100",
         hub="uoft-cs/cifar100",
         image_column="img",
@@ -125,7 +125,7 @@ _ROWS = (
         note="32x32 pixels, 100 classes; 50,000 train and 10,000 test images. Default prompt as published.",
         reference="Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
     ),
-    Row(
+    CatalogRow(
         name="cifar10",
         hub="uoft-cs/cifar10",
         image_column="img",
@@ -137,7 +137,7 @@ _ROWS = (
         note="32x32 pixels, 10 classes; 50,000 train and 10,000 test images. Default prompt as published.",
         reference="Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
     ),
-    Row(
+    CatalogRow(
         name="flowers102",
         hub="nelorth/oxford-flowers",
         image_column="image",
@@ -158,7 +158,7 @@ _ROWS = (
     ),
 )
 
-CATALOG: dict[str, Row] = {row.name: row for row in _ROWS}
+CATALOG: dict[str, CatalogRow] = {row.name: row for row in _ROWS}
 
 
 def readable(name: str) -> str:

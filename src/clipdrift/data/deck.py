@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from clipdrift.data.images import Labels, Picture
+from clipdrift.data.images import LabelArray, Picture
 from clipdrift.data.pixels import Pixels, normalise
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.shapes import Flips, Images
@@ -57,7 +57,7 @@ class Deck:
 
     data: Picture
     rows: NDArray[np.int64]
-    labels: Labels
+    labels: LabelArray
     preprocess: Preprocess
     device: torch.device
 

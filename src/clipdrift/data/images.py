@@ -18,11 +18,11 @@ from clipdrift.data.errors import BadImage
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Labels = NDArray[np.int64]
+LabelArray = NDArray[np.int64]
 Picture = NDArray[np.uint8]
 
 
-class Store(Protocol):
+class ImageStore(Protocol):
     """Where the images of a set lie; addressed by row number."""
 
     def read(self, row: int) -> bytes | Picture:
@@ -45,9 +45,9 @@ class ImageSet:
         store: The images.
     """
 
-    labels: Labels
+    labels: LabelArray
     rows: NDArray[np.int64]
-    store: Store
+    store: ImageStore
 
     def __post_init__(self) -> None:
         if self.labels.shape != self.rows.shape or self.labels.ndim != 1:
@@ -84,13 +84,13 @@ class ImageSet:
         return digest.hexdigest()
 
 
-def image_set(labels: ArrayLike, store: Store) -> ImageSet:
+def image_set(labels: ArrayLike, store: ImageStore) -> ImageSet:
     """All images of a store, in its own order."""
     array = np.asarray(labels, dtype=np.int64)
     return ImageSet(array, np.arange(len(array), dtype=np.int64), store)
 
 
-def _content_of_each(store: Store, rows: NDArray[np.int64]) -> Iterator[bytes]:
+def _content_of_each(store: ImageStore, rows: NDArray[np.int64]) -> Iterator[bytes]:
     for row in rows:
         try:
             data = store.read(int(row))
@@ -152,7 +152,7 @@ class TableRows:
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class DrawnImages:
     """Generated images. Their recipe identifies them, so they are drawn only when one is looked at: where
     the decoded pixels are cached already, never."""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from clipdrift.data.catalog import Row, readable
+from clipdrift.data.catalog import CatalogRow, readable
 from clipdrift.data.errors import DataError
 
 
 def class_names(
-    found: Sequence[str] | None, *, given: tuple[str, ...] | None, row: Row | None, data: str
+    found: Sequence[str] | None, *, given: tuple[str, ...] | None, row: CatalogRow | None, data: str
 ) -> tuple[str, ...]:
     """Readable names in label order.
 

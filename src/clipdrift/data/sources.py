@@ -12,17 +12,17 @@ from typing import Literal
 import numpy as np
 
 from clipdrift.config.models import DataSet
-from clipdrift.data.catalog import CATALOG, DEFAULT_PROMPTS, Row
+from clipdrift.data.catalog import CATALOG, DEFAULT_PROMPTS, CatalogRow
 from clipdrift.data.errors import DataError
 from clipdrift.data.folders import all_images, has_classes, open_folder, walk
-from clipdrift.data.images import Drawn, ImageSet, Labels, Picture, image_set
+from clipdrift.data.images import DrawnImages, ImageSet, LabelArray, Picture, image_set
 from clipdrift.data.naming import class_names
-from clipdrift.data.tables import Columns, load_files, load_hub, parquet_splits, read_tables
+from clipdrift.data.tables import ImageColumns, load_files, load_hub, parquet_splits, read_tables
 from clipdrift.data.worlds import VERSION, WORLDS, World, generate
 
-__all__ = ["DataError", "ImageSet", "Part", "Source", "all_images", "fingerprint_path", "open_source"]
+__all__ = ["DataError", "ImageSet", "Source", "SplitName", "all_images", "fingerprint_path", "open_source"]
 
-Part = Literal["train", "test"]
+SplitName = Literal["train", "test"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ def open_source(
     *,
     image_size: int,
     train_per_class: int | None = None,
-    parts: tuple[Part, ...] = ("train", "test"),
+    parts: tuple[SplitName, ...] = ("train", "test"),
 ) -> Source:
     """Opens a data set; reads its tables or lists its files, decodes nothing.
 
@@ -73,7 +73,7 @@ def open_source(
     if spec.path is None and row is None and spec.name in WORLDS:
         return _open_world(spec, WORLDS[spec.name], image_size, train_per_class, parts)
     wanted = _splits(spec, row, parts)
-    columns = Columns(
+    columns = ImageColumns(
         image=spec.image_column or (row.image_column if row else None),
         label=spec.label_column or (row.label_column if row else None),
     )
@@ -129,7 +129,7 @@ def _size(file: Path) -> int:
     return file.stat().st_size if file.exists() else -1  # a dangling link counts as a file of no size
 
 
-def _row(name: str) -> Row | None:
+def _row(name: str) -> CatalogRow | None:
     """By name, or by hub id: who writes ``uoft-cs/cifar100`` means the same data."""
     return CATALOG.get(name) or next((row for row in CATALOG.values() if row.hub == name), None)
 
@@ -157,7 +157,7 @@ def _folder(spec: DataSet) -> Path:
     return root
 
 
-def _splits(spec: DataSet, row: Row | None, parts: tuple[Part, ...]) -> dict[str, str]:
+def _splits(spec: DataSet, row: CatalogRow | None, parts: tuple[SplitName, ...]) -> dict[str, str]:
     names = {
         "train": spec.train_split or (row.train_split if row else "train"),
         "test": spec.test_split or (row.test_split if row else "test"),
@@ -182,7 +182,7 @@ def _check_labels(images: ImageSet, names: tuple[str, ...], data: str) -> None:
 
 
 def _open_world(
-    spec: DataSet, world: World, image_size: int, train_per_class: int | None, parts: tuple[Part, ...]
+    spec: DataSet, world: World, image_size: int, train_per_class: int | None, parts: tuple[SplitName, ...]
 ) -> Source:
     useless = [
         key
@@ -191,7 +191,7 @@ def _open_world(
     ]
     if useless:
         raise DataError(f"{spec.name}: `{useless[0]}` has no meaning for a generated world; leave it out")
-    sets: dict[Part, ImageSet] = {}
+    sets: dict[SplitName, ImageSet] = {}
     for part in parts:
         per_class = {"train": train_per_class or world.train, "test": world.test}[part]
         labels = np.arange(per_class * len(world.classes), dtype=np.int64) % len(world.classes)
@@ -204,13 +204,13 @@ def _open_world(
             "version": VERSION,
         }
         draw = partial(_draw, world, part, per_class, image_size, labels)
-        sets[part] = image_set(labels, Drawn(draw, recipe, f"{world.name} {part}"))
+        sets[part] = image_set(labels, DrawnImages(draw, recipe, f"{world.name} {part}"))
     names = class_names(world.classes, given=spec.classes, row=None, data=spec.name)
     prompts = spec.prompts or world.templates
     return Source(spec.name, "world", names, prompts, sets.get("train"), sets.get("test"))
 
 
-def _draw(world: World, part: Part, per_class: int, size: int, labels: Labels) -> Picture:
+def _draw(world: World, part: SplitName, per_class: int, size: int, labels: LabelArray) -> Picture:
     images, drawn = generate(world, part, per_class, size)
     if not np.array_equal(drawn, labels):
         raise RuntimeError(f"{world.name}: labels no longer go round the classes, as `generate` promises")

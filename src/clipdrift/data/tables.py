@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipdrift.data.errors import DataError
-from clipdrift.data.images import ImageSet, Labels, TableRows, image_set
+from clipdrift.data.images import ImageSet, LabelArray, TableRows, image_set
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -25,7 +25,7 @@ _SHARD = re.compile(r"(?P<split>[\w.]+?)-\d{5}-of-(?P<shards>\d{5})(?:-[0-9a-f]+
 
 
 @dataclass(frozen=True)
-class Columns:
+class ImageColumns:
     """Names of the image and the label column; ``None``: to be found out."""
 
     image: str | None
@@ -160,7 +160,7 @@ def _load_other(hub: str, wanted: Mapping[str, str], data: str) -> dict[str, Dat
 
 
 def read_tables(
-    tables: Mapping[str, Dataset], wanted: Mapping[str, str], columns: Columns, data: str
+    tables: Mapping[str, Dataset], wanted: Mapping[str, str], columns: ImageColumns, data: str
 ) -> tuple[tuple[str, ...] | None, dict[str, ImageSet]]:
     """Image sets of the tables, by part, and the data's own class names.
 
@@ -187,7 +187,7 @@ def read_tables(
     return first, sets
 
 
-def find_columns(features: Features, columns: Columns, data: str) -> tuple[str, str]:
+def find_columns(features: Features, columns: ImageColumns, data: str) -> tuple[str, str]:
     """The named columns, or the only ones that they can be.
 
     Raises:
@@ -233,7 +233,7 @@ def _labels(table: Dataset, column: str, data: str) -> tuple[tuple[str, ...] | N
     return None, values
 
 
-def _numbers(values: list[Any], names: tuple[str, ...] | None) -> Labels:
+def _numbers(values: list[Any], names: tuple[str, ...] | None) -> LabelArray:
     position = {name: label for label, name in enumerate(names or ())}
     return np.array(
         [position[value] if isinstance(value, str) else value for value in values], dtype=np.int64

@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 
 from clipdrift.figures.look import IN_A_ROW, Canvas, few_ticks, method_panels, note, rate_key, tidy
 from clipdrift.figures.seeds import band_text, by_rate, lost_text, zero
-from clipdrift.figures.source import NotDrawnError, Source, in_order, places, rates
+from clipdrift.figures.source import NotDrawnError, StudySource, in_order, places, rates
 from clipdrift.figures.words import label
 
 
 def by_method(
-    tables: Source, canvas: Canvas, points: pd.DataFrame, x: str, columns: Sequence[str], xlabel: str
+    tables: StudySource, canvas: Canvas, points: pd.DataFrame, x: str, columns: Sequence[str], xlabel: str
 ) -> Figure:
     """Lines over ``x``, one for each rate: mean over seeds with ± sd.
 

@@ -12,11 +12,20 @@ from matplotlib.lines import Line2D
 from clipdrift.figures.by_method import by_method
 from clipdrift.figures.look import GREY, INK, Canvas, method_key, note
 from clipdrift.figures.relations import points_note, scatter
-from clipdrift.figures.source import NotDrawnError, Source, done, in_order, joined, places, rates, retentions
+from clipdrift.figures.source import (
+    NotDrawnError,
+    StudySource,
+    done,
+    in_order,
+    joined,
+    places,
+    rates,
+    retentions,
+)
 from clipdrift.figures.words import label, short
 
 
-def frontier(tables: Source, canvas: Canvas) -> Figure:
+def frontier(tables: StudySource, canvas: Canvas) -> Figure:
     """Accuracy on the target over retention; the runs that no other run beats in both are ringed."""
     runs = done(tables)
     gained = "accuracy" if "accuracy" in runs else "validation_accuracy"
@@ -47,7 +56,7 @@ def _front(axis: Axes, runs: pd.DataFrame, rows: pd.DataFrame, kept: str, gained
     axis.scatter(found["value"], found["effect"], **ring)
 
 
-def choosing(tables: Source, canvas: Canvas) -> Figure:
+def choosing(tables: StudySource, canvas: Canvas) -> Figure:
     """What each label-free signal's pick loses in retention against the best pick, beside a random one."""
     rows = tables.rows("choosing")
     rows = rows[rows["statistic"].str.startswith("regret in ")].dropna(subset=["value"])
@@ -92,7 +101,7 @@ def _place(runs: pd.DataFrame, group: str) -> str:
     return group
 
 
-def interpolation(tables: Source, canvas: Canvas) -> Figure:
+def interpolation(tables: StudySource, canvas: Canvas) -> Figure:
     """Accuracy and retention on the way from the backbone to the adapted model."""
     if tables.paths.empty:
         raise NotDrawnError("no interpolation between backbone and adapted models in these tables")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from clipdrift.figures.look import GREY, Canvas, few_ticks, look, note
 from clipdrift.figures.seeds import in_categories, lost_text
-from clipdrift.figures.source import NotDrawnError, Source, done, retentions
+from clipdrift.figures.source import NotDrawnError, StudySource, done, retentions
 from clipdrift.figures.words import label, rate_text
 from clipdrift.runs.record import OPTIONS
 
@@ -28,7 +28,7 @@ def _groups(runs: pd.DataFrame, free: tuple[str, ...]) -> Iterator[tuple[str, pd
 
 
 def _panels(
-    tables: Source,
+    tables: StudySource,
     canvas: Canvas,
     free: tuple[str, ...],
     name: Callable[[pd.Series], str],
@@ -87,7 +87,7 @@ def _named(
     return {str(k): kept[names == k] for k in dict.fromkeys(names)}
 
 
-def penalties(tables: Source, canvas: Canvas) -> Figure:
+def penalties(tables: StudySource, canvas: Canvas) -> Figure:
     """Each penalty and weight beside none."""
 
     def name(run: pd.Series) -> str:
@@ -106,10 +106,10 @@ def penalties(tables: Source, canvas: Canvas) -> Figure:
     )
 
 
-def _one_option(column: str, axis: str, words: str) -> Callable[[Source, Canvas], Figure]:
+def _one_option(column: str, axis: str, words: str) -> Callable[[StudySource, Canvas], Figure]:
     """What draws the runs that differ in one option alone: its column in the table, its name, and words."""
 
-    def draw(tables: Source, canvas: Canvas) -> Figure:
+    def draw(tables: StudySource, canvas: Canvas) -> Figure:
         missing = f"no runs differ in {words} alone"
         return _panels(tables, canvas, (column,), lambda run: _text(run[column]), missing, axis)
 

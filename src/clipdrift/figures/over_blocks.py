@@ -10,13 +10,13 @@ from clipdrift.figures.by_method import by_method
 from clipdrift.figures.look import DOTS, GREY, INK, Canvas, dots, few_ticks, note
 from clipdrift.figures.panels import CHANGE, SCALE, block_places, colour_bar, heat_map
 from clipdrift.figures.seeds import lost_text
-from clipdrift.figures.source import NotDrawnError, Source, in_order, joined, needed, places, rates
+from clipdrift.figures.source import NotDrawnError, StudySource, in_order, joined, needed, places, rates
 from clipdrift.figures.words import label, numbers, rate_text
 
 KINDS: dict[str, Colormap] = {"entropy_drift": CHANGE, "gini_drift": CHANGE, "cka": SCALE}
 
 
-def by_block(tables: Source) -> pd.DataFrame:
+def by_block(tables: StudySource) -> pd.DataFrame:
     """Plain runs' blocks with ``entropy_drift``, ``gini_drift`` and ``cka``, as far as there are any."""
     blocks = tables.blocks
     parts = []
@@ -30,7 +30,7 @@ def by_block(tables: Source) -> pd.DataFrame:
     return joined(tables, pd.concat(parts, axis=1).reset_index())
 
 
-def block_drift(tables: Source, canvas: Canvas) -> Figure:
+def block_drift(tables: StudySource, canvas: Canvas) -> Figure:
     """Entropy drift and CKA of every block at the chosen epoch, a line for each rate."""
     points = by_block(tables)
     figure = by_method(tables, canvas, points, "block", ("entropy_drift", "cka"), "block")
@@ -39,7 +39,7 @@ def block_drift(tables: Source, canvas: Canvas) -> Figure:
     return figure
 
 
-def rate_blocks(tables: Source, canvas: Canvas) -> Figure:
+def rate_blocks(tables: StudySource, canvas: Canvas) -> Figure:
     """Rates (down) by blocks (across): entropy drift, Gini drift and CKA, mean over seeds."""
     points = by_block(tables)
     shown = {name: colours for name, colours in KINDS.items() if name in points}
@@ -77,7 +77,7 @@ def seed_means(points: pd.DataFrame) -> str:
     return f"Colours: {'mean over seeds' if sizes.max() > 1 else 'one seed'} ({numbers(sizes)})."
 
 
-def baseline(tables: Source, canvas: Canvas) -> Figure:
+def baseline(tables: StudySource, canvas: Canvas) -> Figure:
     """The backbone itself: four measures of attention by block, a line for each target's probe images."""
     found = tables.backbone_blocks
     names = [m for m in ("entropy", "erf95", "gini", "head_diversity") if m in set(found["measure"])]

@@ -16,7 +16,7 @@ from clipdrift.figures.look import INK, Canvas, Look, above, look, method_key, n
 from clipdrift.figures.seeds import bars, lost_text, over_rates, seeds_text, spread, zero
 from clipdrift.figures.source import (
     NotDrawnError,
-    Source,
+    StudySource,
     in_order,
     needed,
     places,
@@ -69,20 +69,20 @@ def _known(runs: pd.DataFrame, columns: Sequence[str]) -> list[str]:
     return found
 
 
-def rate_sweep(tables: Source, canvas: Canvas) -> Figure:
+def rate_sweep(tables: StudySource, canvas: Canvas) -> Figure:
     """Drift of the attention measures over the rate."""
     runs = plain(tables)
     return rate_panels(runs, _known(runs, ATTENTION), canvas, dict(tables.ends))
 
 
-def representation_sweep(tables: Source, canvas: Canvas) -> Figure:
+def representation_sweep(tables: StudySource, canvas: Canvas) -> Figure:
     """Drift of representation and weights over the rate."""
     runs = plain(tables)
     columns = _known(runs, ("cka", "embedding_drift", "weight_drift"))
     return rate_panels(runs, columns, canvas, dict(tables.ends))
 
 
-def matched_rates(tables: Source, canvas: Canvas) -> Figure:
+def matched_rates(tables: StudySource, canvas: Canvas) -> Figure:
     """Accuracy, entropy drift and retention at matched rates."""
     runs = plain(tables)
     kept = [str(c) for c in runs if str(c).startswith("retention_")]
@@ -90,7 +90,7 @@ def matched_rates(tables: Source, canvas: Canvas) -> Figure:
     return rate_panels(runs, columns, canvas, dict(tables.ends))
 
 
-def zero_shot(tables: Source, canvas: Canvas) -> Figure:
+def zero_shot(tables: StudySource, canvas: Canvas) -> Figure:
     """Zero-shot accuracy as bars, the backbone's as a line; a column for each target."""
     runs = plain(tables)
     columns = [str(c) for c in runs if str(c).startswith("zero_shot_") and runs[c].notna().any()]
@@ -140,7 +140,7 @@ def _bars(axis: Axes, runs: pd.DataFrame, column: str, methods: list[str]) -> No
     axis.tick_params(axis="x", length=0)
 
 
-def convergence(tables: Source, canvas: Canvas) -> Figure:
+def convergence(tables: StudySource, canvas: Canvas) -> Figure:
     """How far validation accuracy still moves in the last epochs of each run."""
     rows = tables.rows("convergence").dropna(subset=["value"])
     if rows.empty:

@@ -34,7 +34,7 @@ from clipdrift.figures.over_blocks import seed_means
 from clipdrift.figures.over_rates import of_runs
 from clipdrift.figures.panels import CHANGE, block_places, colour_bar, heat_map
 from clipdrift.figures.seeds import along, band_text, lost_text, zero
-from clipdrift.figures.source import Source, in_order, joined, places, plain, rates
+from clipdrift.figures.source import StudySource, in_order, joined, places, plain, rates
 from clipdrift.figures.words import label, rate_text
 
 FALL = -1.0
@@ -47,7 +47,7 @@ def epochs(points: pd.DataFrame) -> pd.DataFrame:
     return points.assign(time=(points["step"] * ends["epoch"] / ends["step"]).round(6))
 
 
-def _over_time(tables: Source, canvas: Canvas, columns: Sequence[str]) -> Figure:
+def _over_time(tables: StudySource, canvas: Canvas, columns: Sequence[str]) -> Figure:
     figure = by_method(tables, canvas, epochs(joined(tables, tables.history)), "time", columns, "epoch")
     _from_zero(figure.axes)
     return figure
@@ -59,22 +59,22 @@ def _from_zero(axes: Sequence[Axes]) -> None:
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
 
 
-def training(tables: Source, canvas: Canvas) -> Figure:
+def training(tables: StudySource, canvas: Canvas) -> Figure:
     """Validation accuracy and entropy drift by epoch."""
     return _over_time(tables, canvas, ("validation_accuracy", "entropy_drift"))
 
 
-def head_diversity(tables: Source, canvas: Canvas) -> Figure:
+def head_diversity(tables: StudySource, canvas: Canvas) -> Figure:
     """Drift of head diversity by epoch."""
     return _over_time(tables, canvas, ("head_diversity_drift",))
 
 
-def gini_erf(tables: Source, canvas: Canvas) -> Figure:
+def gini_erf(tables: StudySource, canvas: Canvas) -> Figure:
     """Drift of Gini and of the effective receptive field by epoch."""
     return _over_time(tables, canvas, ("gini_drift", "erf95_drift"))
 
 
-def trajectories(tables: Source, canvas: Canvas) -> Figure:
+def trajectories(tables: StudySource, canvas: Canvas) -> Figure:
     """Methods against each other: entropy drift by epoch, a panel for each rate."""
     points = epochs(joined(tables, tables.history, "entropy_drift"))
     at = {place: rates(part) for place, part in places(points)}
@@ -98,7 +98,7 @@ def trajectories(tables: Source, canvas: Canvas) -> Figure:
     return figure
 
 
-def onset(tables: Source, canvas: Canvas) -> Figure:
+def onset(tables: StudySource, canvas: Canvas) -> Figure:
     """Entropy drift by step, a line for each run, a mark where analysis finds the onset of its fall."""
     points = joined(tables, tables.history, "entropy_drift")
     rows = tables.rows("onset")
@@ -143,7 +143,7 @@ def _courses(
             axis.plot(at["value"], [drift], color="white", zorder=5, **mark)
 
 
-def entropy_heat(tables: Source, canvas: Canvas) -> Figure:
+def entropy_heat(tables: StudySource, canvas: Canvas) -> Figure:
     """Entropy drift of every block (down) by epoch (across): mean over seeds, one colour scale."""
     points = epochs(joined(tables, tables.history_blocks("entropy"), "drift"))
     means = points.groupby(["place", "method", "learning_rate", "time", "block"], sort=False)["drift"].mean()

@@ -11,11 +11,11 @@ from clipdrift.figures.over_rates import reference
 from clipdrift.figures.over_training import epochs
 from clipdrift.figures.relations import scatter
 from clipdrift.figures.seeds import along, lost_text, over_rates, seeds_text, zero
-from clipdrift.figures.source import NotDrawnError, Source, in_order, joined, places, plain, rates
+from clipdrift.figures.source import NotDrawnError, StudySource, in_order, joined, places, plain, rates
 from clipdrift.figures.words import label
 
 
-def dashboard(tables: Source, canvas: Canvas) -> Figure:
+def dashboard(tables: StudySource, canvas: Canvas) -> Figure:
     """For each target: accuracy, entropy drift, CKA and retention by rate, training, depth, the trade."""
     runs = plain(tables)
     kept = [c for c in runs if str(c).startswith("retention_") and runs[c].notna().any()][:1]
@@ -45,7 +45,7 @@ def dashboard(tables: Source, canvas: Canvas) -> Figure:
     return figure
 
 
-def _second(axes: list[Axes], tables: Source, place: str, kept: list[str]) -> int:
+def _second(axes: list[Axes], tables: StudySource, place: str, kept: list[str]) -> int:
     """Training, depth and the trade into the panels; how many of them were there to draw."""
     here = plain(tables)
     here = here[here["place"] == place]

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from clipdrift.figures.look import GREY, INK, Canvas, few_ticks, levels, look, method_key, note, shade
 from clipdrift.figures.panels import colour_bar, heat_map, print_cells
 from clipdrift.figures.seeds import lost_text, zero
-from clipdrift.figures.source import NotDrawnError, Source, done, in_order, places, rates, retentions
+from clipdrift.figures.source import NotDrawnError, StudySource, done, in_order, places, rates, retentions
 from clipdrift.figures.words import label, short
 
 DRIFTS = ("entropy_drift", "cka", "embedding_drift", "weight_drift")
@@ -24,7 +24,7 @@ LISTED = 16
 """Most signals that a ranking shows."""
 
 
-def drift_zero_shot(tables: Source, canvas: Canvas) -> Figure:
+def drift_zero_shot(tables: StudySource, canvas: Canvas) -> Figure:
     """Retention over drift, a point for each run: which drift goes with the loss."""
     runs = done(tables)
     kept = retentions(runs)
@@ -49,7 +49,7 @@ def drift_zero_shot(tables: Source, canvas: Canvas) -> Figure:
     return figure
 
 
-def points_note(figure: Figure, tables: Source, reading: str) -> None:
+def points_note(figure: Figure, tables: StudySource, reading: str) -> None:
     """Below a figure of runs as points: how many there are of each target, and how to read it."""
     counts = ", ".join(f"{place} {len(part)}" for place, part in places(done(tables)))
     points = f"A point for each run (n: {counts}), darker at higher rates."
@@ -66,7 +66,7 @@ def scatter(axis: Axes, runs: pd.DataFrame, x: str, y: str, found: Sequence[floa
         axis.scatter(part[x], part[y], s=13, c=colours, marker=how.marker, **edge)
 
 
-def measures(tables: Source, canvas: Canvas) -> Figure:
+def measures(tables: StudySource, canvas: Canvas) -> Figure:
     """Correlation of every two measures over cells: Pearson below the diagonal, Spearman above."""
     rows = tables.rows("measures").dropna(subset=["value"])
     found = {str(s): float(v) for s, v in zip(rows["statistic"], rows["value"], strict=True)}
@@ -94,7 +94,7 @@ def measures(tables: Source, canvas: Canvas) -> Figure:
     return figure
 
 
-def predictors(tables: Source, canvas: Canvas) -> Figure:
+def predictors(tables: StudySource, canvas: Canvas) -> Figure:
     """Signals ranked by their rank correlation with retention, at the chosen epoch and after the first."""
     rows = tables.rows("predictors")
     rows = rows[rows["group"] == "all"].dropna(subset=["value"]).set_index("statistic")

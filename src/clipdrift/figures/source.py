@@ -17,7 +17,7 @@ class NotDrawnError(ClipdriftError):
     """A study that lacks what a figure shows; the message says what, as in ``no run has a penalty``."""
 
 
-class Source(Protocol):
+class StudySource(Protocol):
     """Tables of one study, as :class:`clipdrift.study.tables.Tables` gives them."""
 
     @property
@@ -71,7 +71,7 @@ def needed(frame: pd.DataFrame, columns: Sequence[str], what: str = "") -> pd.Da
     return found
 
 
-def plain(tables: Source, *columns: str) -> pd.DataFrame:
+def plain(tables: StudySource, *columns: str) -> pd.DataFrame:
     """Runs of the methods as such, without penalties and special options, that have all columns."""
     runs = tables.runs
     if runs.empty:
@@ -79,7 +79,7 @@ def plain(tables: Source, *columns: str) -> pd.DataFrame:
     return needed(runs[runs["plain"]], columns)
 
 
-def done(tables: Source, *columns: str) -> pd.DataFrame:
+def done(tables: StudySource, *columns: str) -> pd.DataFrame:
     """Every run that has all columns, diverged ones left out."""
     runs = tables.runs
     if runs.empty:
@@ -87,7 +87,7 @@ def done(tables: Source, *columns: str) -> pd.DataFrame:
     return needed(runs[runs["status"] == "done"], columns, "every run diverged" if not columns else "")
 
 
-def joined(tables: Source, frame: pd.DataFrame, *columns: str, of: str = "training") -> pd.DataFrame:
+def joined(tables: StudySource, frame: pd.DataFrame, *columns: str, of: str = "training") -> pd.DataFrame:
     """A table with a row per run and more, of plain runs, with what each run is."""
     if frame.empty:
         raise NotDrawnError(f"no record of {of} in these tables")

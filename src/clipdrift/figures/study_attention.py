@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from clipdrift.figures.look import Canvas, note
 from clipdrift.figures.panels import ATTENTION, colour_bar
-from clipdrift.figures.source import NotDrawnError, Source, in_order, places, plain, rates
+from clipdrift.figures.source import NotDrawnError, StudySource, in_order, places, plain, rates
 from clipdrift.figures.words import rate_text
 
 SHOWN = 3
@@ -47,7 +47,7 @@ def side_by_side(
     return figure
 
 
-def attention(tables: Source, canvas: Canvas) -> Figure:
+def attention(tables: StudySource, canvas: Canvas) -> Figure:
     """The last block, mean over heads: backbone and one run of each method at the highest rate with maps."""
     runs = plain(tables)
     kept = {str(run): found for run in runs["run"] if (found := tables.maps(str(run))) is not None}

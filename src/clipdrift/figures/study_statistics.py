@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from clipdrift.figures.look import GREY, INK, Canvas, Look, few_ticks, look, note
 from clipdrift.figures.relations import interval
 from clipdrift.figures.seeds import lost_text
-from clipdrift.figures.source import NotDrawnError, Source
+from clipdrift.figures.source import NotDrawnError, StudySource
 from clipdrift.figures.words import short
 
 Line = tuple[str, pd.Series, Look]
@@ -20,7 +20,7 @@ _WIDE = 6.0
 """Effect sizes beyond which their axis is compressed."""
 
 
-def statistics(tables: Source, canvas: Canvas) -> Figure:
+def statistics(tables: StudySource, canvas: Canvas) -> Figure:
     """Correlation of rate and drift, effect sizes between methods, the mixed model; 95 % intervals."""
     parts = [part for part in (_rates(tables), _methods(tables), _mixed(tables)) if part[2]]
     if not parts:
@@ -56,7 +56,7 @@ def _forest(axis: Axes, lines: list[Line], most: int) -> None:
         axis.minorticks_off()
 
 
-def _variants(tables: Source) -> list[tuple[str, str, str]]:
+def _variants(tables: StudySource) -> list[tuple[str, str, str]]:
     """Target, method and the name that analysis gives its plain variant."""
     runs = tables.runs[tables.runs["plain"] & (tables.runs["status"] == "done")]
     found = runs.drop_duplicates(["target", "method"])
@@ -67,7 +67,7 @@ def _indexed(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.drop_duplicates(["group", "statistic"]).set_index(["group", "statistic"])
 
 
-def _rates(tables: Source) -> tuple[str, str, list[Line]]:
+def _rates(tables: StudySource) -> tuple[str, str, list[Line]]:
     rows = _indexed(tables.rows("rate").dropna(subset=["value"]))
     out: list[Line] = []
     for signal in ("entropy_drift", "representation_drift"):
@@ -78,7 +78,7 @@ def _rates(tables: Source) -> tuple[str, str, list[Line]]:
     return "drift with rate", "Pearson r with log rate (−1 to 1)", out
 
 
-def _methods(tables: Source) -> tuple[str, str, list[Line]]:
+def _methods(tables: StudySource) -> tuple[str, str, list[Line]]:
     rows = tables.rows("methods")
     rows = _indexed(rows[rows["effect"].notna() & (rows["test"] == "Welch t")])
     known = _variants(tables)
@@ -106,7 +106,7 @@ def _only_rate(rows: pd.DataFrame, start: str) -> list[str]:
     return [f"rate {found.pop()}"] if len(found) == 1 else []
 
 
-def _mixed(tables: Source) -> tuple[str, str, list[Line]]:
+def _mixed(tables: StudySource) -> tuple[str, str, list[Line]]:
     rows = tables.rows("rate").dropna(subset=["value"])
     out: list[Line] = []
     for signal in ATTENTION:

@@ -24,7 +24,7 @@ from clipdrift.model.towers.base import Reader
 from clipdrift.model.trace import Traced, trace
 from clipdrift.shapes import Embedding
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Told how many images of how many are done."""
 
 
@@ -90,7 +90,7 @@ def read_internals(
     flow: bool = False,
     detail: bool = False,
     masses: Sequence[float] = (0.95,),
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Internals:
     """Run ``probe`` through the image tower in float32 and eval mode; no value depends on ``batch_size``.
 

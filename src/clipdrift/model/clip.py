@@ -17,7 +17,7 @@ from clipdrift.config import ModelConfig
 from clipdrift.data.errors import DataError
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.errors import ClipdriftError
-from clipdrift.model.families import FAMILIES, REFUSED, Family
+from clipdrift.model.families import FAMILIES, REFUSED, ModelFamily
 from clipdrift.model.quiet import quiet
 from clipdrift.model.texts import TextEncoder
 from clipdrift.model.towers import Geometry, UnsupportedModelError, tower_of
@@ -125,7 +125,7 @@ def _open_clip(config: ModelConfig) -> Clip:
     return load_open_clip(config.name)
 
 
-def _family(kind: object, config: ModelConfig) -> Family:
+def _family(kind: object, config: ModelConfig) -> ModelFamily:
     family = FAMILIES.get(str(kind))
     if family is None:
         why = REFUSED.get(str(kind)) or (
@@ -191,7 +191,7 @@ def _preprocessor(place: str, config: ModelConfig) -> dict[str, Any]:
         return found
 
 
-def _weights(place: str, config: ModelConfig, family: Family) -> Any:
+def _weights(place: str, config: ModelConfig, family: ModelFamily) -> Any:
     try:
         with quiet():
             model, report = family.model.from_pretrained(
@@ -217,7 +217,7 @@ def _weights(place: str, config: ModelConfig, family: Family) -> Any:
     return model.eval()
 
 
-def _tokenizer(place: str, config: ModelConfig, family: Family, text: Any) -> PreTrainedTokenizerBase:
+def _tokenizer(place: str, config: ModelConfig, family: ModelFamily, text: Any) -> PreTrainedTokenizerBase:
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(place, revision=config.revision)

@@ -12,7 +12,7 @@ from clipdrift.model.texts import HuggingFaceTexts, SiglipTexts, TextEncoder
 
 
 @dataclass(frozen=True)
-class Family:
+class ModelFamily:
     """What loading has to know of one kind.
 
     Attributes:
@@ -32,8 +32,8 @@ class Family:
     pools_at_end: bool
 
 
-FAMILIES: dict[str, Family] = {
-    "clip": Family(
+FAMILIES: dict[str, ModelFamily] = {
+    "clip": ModelFamily(
         "CLIP",
         CLIPModel,
         HuggingFaceTexts,
@@ -41,7 +41,7 @@ FAMILIES: dict[str, Family] = {
         vocabulary="tokenizer.json (or vocab.json and merges.txt)",
         pools_at_end=True,
     ),
-    "siglip": Family(
+    "siglip": ModelFamily(
         "SigLIP",
         SiglipModel,
         SiglipTexts,

@@ -22,7 +22,7 @@ from torch import Tensor
 from clipdrift.data.errors import DataError
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.model.clip import Clip, ModelError
-from clipdrift.model.openclip_names import Reason, Source, one_line, source_of
+from clipdrift.model.openclip_names import OpenClipSource, Reason, one_line, source_of
 from clipdrift.model.quiet import quiet
 from clipdrift.model.towers import UnsupportedModelError, tower_of
 from clipdrift.model.towers.openclip import NOT_READ
@@ -121,7 +121,7 @@ def _built(library: Any, config: dict[str, Any]) -> Any:
         raise Reason(f"OpenCLIP cannot build it: {one_line(error)}") from error
 
 
-def _tokenizer(library: Any, model: Any, source: Source) -> Any:
+def _tokenizer(library: Any, model: Any, source: OpenClipSource) -> Any:
     text = source.config["text_cfg"]
     options = {"context_length": text.get("context_length", 77), **(text.get("tokenizer_kwargs") or {})}
     if mode := text.get("tokenizer_mode"):

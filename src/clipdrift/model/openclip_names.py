@@ -30,7 +30,7 @@ class Reason(Exception):  # noqa: N818 - becomes the end of a ModelError, which 
 
 
 @dataclass(frozen=True)
-class Source:
+class OpenClipSource:
     """What a name stands for.
 
     Attributes:
@@ -46,7 +46,7 @@ class Source:
     folder: Path | None = None
 
 
-def source_of(name: str, library: Any) -> Source:
+def source_of(name: str, library: Any) -> OpenClipSource:
     """Read a name; nothing but a repository's configuration is fetched.
 
     Args:
@@ -65,7 +65,7 @@ def source_of(name: str, library: Any) -> Source:
     return _from_list(architecture, weights, library)
 
 
-def _from_list(architecture: str, weights: str, library: Any) -> Source:
+def _from_list(architecture: str, weights: str, library: Any) -> OpenClipSource:
     known = library.list_models()
     if architecture not in known:
         near = difflib.get_close_matches(architecture, known, n=3)
@@ -86,24 +86,24 @@ def _from_list(architecture: str, weights: str, library: Any) -> Source:
                 f"these weights were trained with QuickGELU, which {architecture} is without; "
                 f"say open_clip:{architecture}-quickgelu/{weights}"
             )
-        return Source(config, tag, lambda: _had(library.download_pretrained, tag))
+        return OpenClipSource(config, tag, lambda: _had(library.download_pretrained, tag))
     file = Path(weights).expanduser()
     if not file.is_file():
         raise Reason(f"{weights} is neither a tag of {architecture} nor a file; tags: {tags}")
-    return Source(config, {}, lambda: file)
+    return OpenClipSource(config, {}, lambda: file)
 
 
-def _from_folder(folder: Path) -> Source:
+def _from_folder(folder: Path) -> OpenClipSource:
     if not folder.is_dir():
         raise Reason("no such folder")
     content = _config(folder / _CONFIG)
-    return Source(*content, lambda: _weights_in(folder), folder)
+    return OpenClipSource(*content, lambda: _weights_in(folder), folder)
 
 
-def _from_hub(repository: str, library: Any) -> Source:
+def _from_hub(repository: str, library: Any) -> OpenClipSource:
     fetch = library.pretrained.download_pretrained_from_hf
     content = _config(_had(fetch, repository, filename=_CONFIG))
-    return Source(*content, lambda: _had(fetch, repository))
+    return OpenClipSource(*content, lambda: _had(fetch, repository))
 
 
 def _had(fetch: Callable[..., Any], *args: Any, **kwargs: Any) -> Path:

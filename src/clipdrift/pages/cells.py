@@ -27,7 +27,7 @@ class UnresolvedError(LookupError):
 
 
 @dataclass(frozen=True)
-class Cell:
+class PageCell:
     """A printed number (or word) and where it comes from."""
 
     text: str
@@ -35,7 +35,7 @@ class Cell:
     value: float = math.nan
 
 
-class Cells:
+class CellLookup:
     """Looks cells up; what is not there is an error."""
 
     def __init__(self, comparison: Comparison) -> None:
@@ -46,7 +46,7 @@ class Cells:
             block = None if pd.isna(row["block"]) else int(row["block"])
             self._rows[row["measure"], row["set"], block] = {str(k): v for k, v in row.items()}
 
-    def table(self, measure: str, column: str, of: str = "", block: int | None = None) -> Cell:
+    def table(self, measure: str, column: str, of: str = "", block: int | None = None) -> PageCell:
         """A cell of comparison.csv.
 
         Args:
@@ -62,14 +62,14 @@ class Cells:
         key = _key("comparison.csv", measure, of, "" if block is None else block, column)
         unit = str(row["unit"])
         if column == "drift":
-            return Cell(drift_text(value, bool(row["absolute"])), key, value)
-        return Cell(percent_text(value) if unit == "%" else number(value), key, value)
+            return PageCell(drift_text(value, bool(row["absolute"])), key, value)
+        return PageCell(percent_text(value) if unit == "%" else number(value), key, value)
 
     def has(self, measure: str, of: str = "") -> bool:
         """Whether there is such a row."""
         return (measure, of, None) in self._rows
 
-    def field(self, *path: str | int) -> Cell:
+    def field(self, *path: str | int) -> PageCell:
         """A field of the comparison, by names, keys and positions.
 
         Raises:
@@ -84,20 +84,20 @@ class Cells:
                 raise UnresolvedError(f"no field {path}") from None
         key = _key("field", *path)
         if found is None:
-            return Cell(NOTHING, key)
+            return PageCell(NOTHING, key)
         if isinstance(found, list | tuple):
-            return Cell(", ".join(map(str, found)), key)
+            return PageCell(", ".join(map(str, found)), key)
         if isinstance(found, bool) or not isinstance(found, int | float):
-            return Cell(str(found), key)
-        return Cell(f"{found:,}" if isinstance(found, int) else number(found), key, found)
+            return PageCell(str(found), key)
+        return PageCell(f"{found:,}" if isinstance(found, int) else number(found), key, found)
 
-    def percent(self, *path: str | int) -> Cell:
+    def percent(self, *path: str | int) -> PageCell:
         """A field that is in percent, as those are printed."""
         cell = self.field(*path)
-        return cell if math.isnan(cell.value) else Cell(percent_text(cell.value), cell.key, cell.value)
+        return cell if math.isnan(cell.value) else PageCell(percent_text(cell.value), cell.key, cell.value)
 
 
-def head_cell(row: Mapping[str, Any], column: str) -> Cell:
+def head_cell(row: Mapping[str, Any], column: str) -> PageCell:
     """A cell of heads.csv.
 
     Args:
@@ -106,12 +106,12 @@ def head_cell(row: Mapping[str, Any], column: str) -> Cell:
     value = row[column]
     key = _key("heads.csv", row["measure"], row["block"], row["head"], column)
     if column in ("block", "head"):
-        return Cell(str(value), key, value)
+        return PageCell(str(value), key, value)
     if pd.isna(value):
-        return Cell(NOTHING, key)
+        return PageCell(NOTHING, key)
     if column in ("change", "relative_change"):
-        return Cell(drift_text(value, column == "change"), key, value)
-    return Cell(number(value), key, value)
+        return PageCell(drift_text(value, column == "change"), key, value)
+    return PageCell(number(value), key, value)
 
 
 def _key(table: str, *parts: str | int) -> str:

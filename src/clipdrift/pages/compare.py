@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from clipdrift.comparison import Comparison
 from clipdrift.pages import sections
-from clipdrift.pages.cells import Cells
+from clipdrift.pages.cells import CellLookup
 from clipdrift.pages.strips import HEIGHT
 from clipdrift.pages.viewer import pack
 from clipdrift.runs.files import write_text
@@ -55,7 +55,7 @@ def write_page(
         ValueError: a figure of another format.
         UnresolvedError: the page asks for a number that the comparison's tables do not hold.
     """
-    cells = Cells(comparison)
+    cells = CellLookup(comparison)
     data, said = (None, []) if maps is None or not len(maps.images) else pack(comparison, maps)
     environment = environment_of()
     script = Markup(part(environment, "viewer.js") + part(environment, "compare.js"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from clipdrift.comparison import FAMILIES, Comparison
 from clipdrift.listing import MEASURES, Entry
-from clipdrift.pages.cells import Cell, Cells, head_cell
+from clipdrift.pages.cells import CellLookup, PageCell, head_cell
 from clipdrift.pages.strips import Strip, strip
 
 TOP_HEADS = 20
@@ -25,27 +25,27 @@ _FAMILY_TEXTS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class MeasureRow:
     """One measure; cells that it does not have are None."""
 
     name: str
     entry: Entry
     unit: str
-    before: Cell | None
-    after: Cell | None
-    drift: Cell | None
+    before: PageCell | None
+    after: PageCell | None
+    drift: PageCell | None
     absolute: bool
-    value: Cell | None
+    value: PageCell | None
     strip: Strip | None
 
 
 @dataclass(frozen=True)
-class Family:
+class MeasureFamily:
     """A table of measures."""
 
     name: str
     text: str
-    rows: tuple[Row, ...]
+    rows: tuple[MeasureRow, ...]
 
     @property
     def two_sided(self) -> bool:
@@ -63,25 +63,27 @@ class Family:
         return any(row.unit for row in self.rows)
 
     @property
-    def stripped(self) -> tuple[Row, ...]:
+    def stripped(self) -> tuple[MeasureRow, ...]:
         return tuple(row for row in self.rows if row.strip)
 
 
-def families(comparison: Comparison, cells: Cells) -> list[Family]:
+def families(comparison: Comparison, cells: CellLookup) -> list[MeasureFamily]:
     """A table per family that has measures."""
     out = []
     for family in FAMILIES:
         rows = tuple(_rows(comparison, cells, family))
         if rows:
-            out.append(Family(family, _FAMILY_TEXTS[family].format(reader=comparison.shape.reader), rows))
+            out.append(
+                MeasureFamily(family, _FAMILY_TEXTS[family].format(reader=comparison.shape.reader), rows)
+            )
     return out
 
 
-def _rows(comparison: Comparison, cells: Cells, family: str) -> Iterator[Row]:
+def _rows(comparison: Comparison, cells: CellLookup, family: str) -> Iterator[MeasureRow]:
     for name, found in comparison.measures.items():
         if found.family == family:
             two = found.value is None
-            yield Row(
+            yield MeasureRow(
                 name=name,
                 entry=MEASURES.get(name, Entry("")),
                 unit=found.unit,
@@ -94,7 +96,7 @@ def _rows(comparison: Comparison, cells: Cells, family: str) -> Iterator[Row]:
             )
 
 
-def transfer(comparison: Comparison, cells: Cells) -> list[dict[str, Any]]:
+def transfer(comparison: Comparison, cells: CellLookup) -> list[dict[str, Any]]:
     """A row per transfer set; ensembles only where they were measured."""
     return [
         {
@@ -116,7 +118,7 @@ def transfer(comparison: Comparison, cells: Cells) -> list[dict[str, Any]]:
     ]
 
 
-def retrieval(comparison: Comparison, cells: Cells) -> list[dict[str, Any]]:
+def retrieval(comparison: Comparison, cells: CellLookup) -> list[dict[str, Any]]:
     """A row per direction and k."""
     if comparison.retrieval is None:
         return []
@@ -132,7 +134,7 @@ def retrieval(comparison: Comparison, cells: Cells) -> list[dict[str, Any]]:
     ]
 
 
-def sensitivity(comparison: Comparison, cells: Cells) -> list[dict[str, Any]]:
+def sensitivity(comparison: Comparison, cells: CellLookup) -> list[dict[str, Any]]:
     """A row per measure: its coefficient of variation over subsets of the images."""
     if comparison.subsets is None:
         return []
@@ -162,7 +164,7 @@ def heads(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def spectra(comparison: Comparison, cells: Cells) -> list[dict[str, Any]]:
+def spectra(comparison: Comparison, cells: CellLookup) -> list[dict[str, Any]]:
     """A row per changed matrix."""
     return [
         {
@@ -176,7 +178,7 @@ def spectra(comparison: Comparison, cells: Cells) -> list[dict[str, Any]]:
     ]
 
 
-def matrix(comparison: Comparison, cells: Cells) -> list[list[Cell]]:
+def matrix(comparison: Comparison, cells: CellLookup) -> list[list[PageCell]]:
     """CKA of every block with every block."""
     return [
         [cells.field("cka_matrix", row, column) for column in range(len(values))]
@@ -184,10 +186,10 @@ def matrix(comparison: Comparison, cells: Cells) -> list[list[Cell]]:
     ]
 
 
-def environment(comparison: Comparison, cells: Cells) -> list[tuple[str, Cell]]:
+def environment(comparison: Comparison, cells: CellLookup) -> list[tuple[str, PageCell]]:
     """Name and value of everything that was noted, nested names joined by dots."""
 
-    def walk(found: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, Cell]]:
+    def walk(found: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, PageCell]]:
         for name, value in found.items():
             if isinstance(value, Mapping):
                 yield from walk(value, (*path, name))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from clipdrift.comparison import Compared
 from clipdrift.figures.panels import AT_ONE
-from clipdrift.pages.cells import Cell, Cells
+from clipdrift.pages.cells import CellLookup, PageCell
 
 HEIGHT = 32.0
 _STEP = 10.0
@@ -22,7 +22,7 @@ class Bar:
     width: float
     height: float
     rises: bool
-    cell: Cell
+    cell: PageCell
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Strip:
         return max(self.bars, key=lambda bar: bar.height)
 
 
-def strip(name: str, found: Compared, cells: Cells) -> Strip | None:
+def strip(name: str, found: Compared, cells: CellLookup) -> Strip | None:
     """The strip of a measure: its drift, or its value where it is a comparison already.
 
     Bars start where nothing changed (0; 1 for CKA) and share one scale, that of their own largest.

@@ -5,30 +5,30 @@ This front exports the result and what can be asked, which load no torch. The wo
 """
 
 from clipdrift.repair.arguments import (
+    AlphaRule,
     RepairError,
-    Wish,
+    parse_alpha_rule,
     parse_alphas,
     parse_blocks,
     parse_factors,
-    parse_wish,
 )
-from clipdrift.repair.choice import Choice, check_wish, choose
+from clipdrift.repair.choice import ChosenStep, check_alpha_rule, choose
 from clipdrift.repair.result import Repaired, read_repaired
-from clipdrift.repair.steps import Kind, Step, Tested
+from clipdrift.repair.steps import RepairKind, Step, TransferTest
 
 __all__ = [
-    "Choice",
-    "Kind",
+    "AlphaRule",
+    "ChosenStep",
     "RepairError",
+    "RepairKind",
     "Repaired",
     "Step",
-    "Tested",
-    "Wish",
-    "check_wish",
+    "TransferTest",
+    "check_alpha_rule",
     "choose",
+    "parse_alpha_rule",
     "parse_alphas",
     "parse_blocks",
     "parse_factors",
-    "parse_wish",
     "read_repaired",
 ]

@@ -132,7 +132,7 @@ def parse_factors(given: str | float | Iterable[float]) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
-class Wish:
+class AlphaRule:
     """Which alpha is wanted: one by its value, or the largest that keeps ``least`` of something.
 
     Attributes:
@@ -156,9 +156,9 @@ class Wish:
         return f"a retention of at least {self.least:g} %{f' on {self.of}' if self.of else ''}"
 
 
-def parse_wish(
+def parse_alpha_rule(
     save_at: float | None = None, keep_cka: float | None = None, keep_retention: str | float | None = None
-) -> Wish | None:
+) -> AlphaRule | None:
     """At most one of the three may be given.
 
     Args:
@@ -172,15 +172,15 @@ def parse_wish(
     if len(named) > 1:
         raise RepairError(f"{' and '.join(named)} contradict each other: each chooses an alpha; give one")
     if save_at is not None:
-        return Wish(at=parse_alphas(save_at)[0])
+        return AlphaRule(at=parse_alphas(save_at)[0])
     if keep_cka is not None:
         if not 0 < keep_cka <= 1:
             raise RepairError(f"--keep-cka {keep_cka:g}: legal are values above 0, up to 1")
-        return Wish(keep="cka", least=keep_cka)
+        return AlphaRule(keep="cka", least=keep_cka)
     if keep_retention is None:
         return None
     name, equals, text = str(keep_retention).rpartition("=")
     least = _number(text, str(keep_retention), "--keep-retention")
     if not least > 0 or (equals and not name):
         raise RepairError(f"--keep-retention {keep_retention}: write a percentage, 90, or cifar100=90")
-    return Wish(keep="retention", least=least, of=name or None)
+    return AlphaRule(keep="retention", least=least, of=name or None)

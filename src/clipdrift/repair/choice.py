@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clipdrift.repair.arguments import RepairError, Wish
+from clipdrift.repair.arguments import AlphaRule, RepairError
 from clipdrift.repair.steps import Step
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenStep:
     """What was chosen.
 
     Attributes:
@@ -24,21 +24,21 @@ class Choice:
     notes: tuple[str, ...] = ()
 
 
-def check_wish(wish: Wish | None, sets: Sequence[str]) -> None:
+def check_alpha_rule(rule: AlphaRule | None, sets: Sequence[str]) -> None:
     """Refuse a wish for which nothing is measured, before anything is.
 
     Raises:
         RepairError: retention without transfer sets, or of a set that is not among them.
     """
-    if wish is None or wish.keep != "retention":
+    if rule is None or rule.keep != "retention":
         return
     if not sets:
         raise RepairError("--keep-retention needs a transfer set on which it is tested; name one: --transfer")
-    if wish.of is not None and wish.of not in sets:
-        raise RepairError(f"--keep-retention {wish.of}: not tested; there are {', '.join(sets)}")
+    if rule.of is not None and rule.of not in sets:
+        raise RepairError(f"--keep-retention {rule.of}: not tested; there are {', '.join(sets)}")
 
 
-def choose(steps: Sequence[Step], wish: Wish) -> Choice:
+def choose(steps: Sequence[Step], rule: AlphaRule) -> ChosenStep:
     """The step whose alpha was asked for, or the largest alpha that keeps what is to be kept.
 
     Alpha 0 is the backbone itself: it keeps everything and is never chosen for that. A path need not fall
@@ -47,18 +47,18 @@ def choose(steps: Sequence[Step], wish: Wish) -> Choice:
     Args:
         steps: of a path, by rising alpha.
     """
-    if wish.keep is None:
-        index = next(i for i, step in enumerate(steps) if step.alpha == wish.at)
-        return Choice(index, f"Chosen: {wish.text}.")
-    values = [step.value("cka") if wish.keep == "cka" else step.retention(wish.of) for step in steps]
+    if rule.keep is None:
+        index = next(i for i, step in enumerate(steps) if step.alpha == rule.at)
+        return ChosenStep(index, f"Chosen: {rule.text}.")
+    values = [step.value("cka") if rule.keep == "cka" else step.retention(rule.of) for step in steps]
     moved = [i for i, step in enumerate(steps) if step.alpha]
-    kept = [i for i in moved if _keeps(values[i], wish.least)]
+    kept = [i for i in moved if _keeps(values[i], rule.least)]
     if not kept:
         best = max(moved, key=lambda i: values[i] or 0.0, default=None)
-        said = f"No alpha above 0 keeps {wish.text}."
+        said = f"No alpha above 0 keeps {rule.text}."
         if best is not None:
-            said += f" Nearest comes {steps[best].label}, with {_text(values[best], wish)}."
-        return Choice(None, f"{said} A finer grid near 0 may find one; nothing was saved.")
+            said += f" Nearest comes {steps[best].label}, with {_text(values[best], rule)}."
+        return ChosenStep(None, f"{said} A finer grid near 0 may find one; nothing was saved.")
     last = kept[-1]
     notes = []
     if dips := [steps[i] for i in moved if i < last and i not in kept]:
@@ -66,10 +66,10 @@ def choose(steps: Sequence[Step], wish: Wish) -> Choice:
             f"The path is not monotonic: {', '.join(f'{step.alpha:g}' for step in dips)} keep less than "
             f"alpha {steps[last].alpha:g} does; what lies between grid points is not known."
         )
-    return Choice(
+    return ChosenStep(
         last,
-        f"Chosen: alpha {steps[last].alpha:g}, the largest of the grid that keeps {wish.text} "
-        f"({_text(values[last], wish)}).",
+        f"Chosen: alpha {steps[last].alpha:g}, the largest of the grid that keeps {rule.text} "
+        f"({_text(values[last], rule)}).",
         tuple(notes),
     )
 
@@ -78,7 +78,7 @@ def _keeps(value: float | None, least: float) -> bool:
     return value is not None and value >= least - 1e-9  # 100 x 9 / 10 may fall short of 90 by rounding
 
 
-def _text(value: float | None, wish: Wish) -> str:
+def _text(value: float | None, rule: AlphaRule) -> str:
     if value is None:
         return "nothing to keep"
-    return f"CKA {value:.3f}" if wish.keep == "cka" else f"{value:.1f} %"
+    return f"CKA {value:.3f}" if rule.keep == "cka" else f"{value:.1f} %"

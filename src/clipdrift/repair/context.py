@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipdrift.comparison import ProbeImages, Shape, Side
-from clipdrift.comparison.models import Opened
-from clipdrift.comparison.pairs import Pair
+from clipdrift.comparison.models import OpenedModel
+from clipdrift.comparison.pairs import ModelPair
 from clipdrift.model.towers import tower_of
-from clipdrift.repair.endpoints import Ends, adapter_ends, plain_ends
+from clipdrift.repair.endpoints import Endpoints, adapter_ends, plain_ends
 from clipdrift.repair.merging import has_adapters
-from clipdrift.repair.step_measurer import Bench
+from clipdrift.repair.step_measurer import StepMeasurer
 
 
 @dataclass(frozen=True, eq=False)
-class Ground:
+class RepairContext:
     """What is worked on.
 
     Attributes:
@@ -26,8 +26,8 @@ class Ground:
         accuracy_of, test_of: which images accuracy and test accuracy are of; empty: there is none.
     """
 
-    bench: Bench
-    base: Opened
+    measurer: StepMeasurer
+    base: OpenedModel
     adapter: str
     sides: tuple[Side, Side]
     shape: Shape
@@ -46,12 +46,12 @@ class Ground:
             "images": self.images,
             "accuracy_of": self.accuracy_of,
             "test_of": self.test_of,
-            "form": self.bench.ends.form,
+            "form": self.measurer.endpoints.form,
             "notes": self.notes,
         }
 
 
-def ends_of(pair: Pair, merged: bool) -> tuple[Ends, list[str]]:
+def ends_of(pair: ModelPair, merged: bool) -> tuple[Endpoints, list[str]]:
     """The live model between both sides, and what a reader should know of it.
 
     An adapter from files on a plain backbone is scaled, unless ``merged``; of everything else merged weights
@@ -68,11 +68,11 @@ def ends_of(pair: Pair, merged: bool) -> tuple[Ends, list[str]]:
             return scaled, []
         why = "of its kind cannot be scaled" if own else "in memory are not scaled"
         notes.append(f"TUNED's adapters {why}: their merged weights are moved, and saved in full.")
-    ends = plain_ends(base.model, tuned.model, tuned.clip, own)
-    return ends, [*notes, *ends.notes]
+    endpoints = plain_ends(base.model, tuned.model, tuned.clip, own)
+    return endpoints, [*notes, *endpoints.notes]
 
 
-def side_of(side: Opened, pair: Pair, **changes: Any) -> Side:
+def side_of(side: OpenedModel, pair: ModelPair, **changes: Any) -> Side:
     """One of the two as it stands in a result."""
     found = type(tower_of(side.model).model)
     said = {"name": side.name, "kind": side.kind, "fingerprint": side.fingerprint, **changes}

@@ -26,7 +26,7 @@ _BLOCK = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.")
 
 
 @dataclass(frozen=True, eq=False)
-class Move:
+class MovingTensor:
     """One tensor on its way.
 
     Attributes:
@@ -43,7 +43,7 @@ class Move:
 
 
 @dataclass(frozen=True, eq=False)
-class Ends:
+class Endpoints:
     """A live model, and the two values of every tensor of it that differs.
 
     Attributes:
@@ -56,7 +56,7 @@ class Ends:
 
     model: Any
     clip: Clip | None
-    moves: Mapping[str, Move]
+    moves: Mapping[str, MovingTensor]
     form: Form
     notes: tuple[str, ...] = ()
 
@@ -91,7 +91,7 @@ class Ends:
         return len(tower_of(self.model).blocks)
 
 
-def plain_ends(base: Any, tuned: Any, clip: Clip | None, own: bool) -> Ends:
+def plain_ends(base: Any, tuned: Any, clip: Clip | None, own: bool) -> Endpoints:
     """Between the merged weights of two models of one architecture, in the layout of the tuned one.
 
     What lies outside of the image tower, such as the text tower, moves where both name it alike.
@@ -117,16 +117,16 @@ def plain_ends(base: Any, tuned: Any, clip: Clip | None, own: bool) -> Ends:
     if clip is not None and clip.model is not live:
         encoder: Any = clip.texts
         clip = replace(clip, model=live, texts=replace(encoder, model=live))
-    return Ends(live, clip, _differing(moves), "model", tuple(notes))
+    return Endpoints(live, clip, _differing(moves), "model", tuple(notes))
 
 
-def _differing(moves: Mapping[str, tuple[Tensor, Tensor, int | str]]) -> dict[str, Move]:
+def _differing(moves: Mapping[str, tuple[Tensor, Tensor, int | str]]) -> dict[str, MovingTensor]:
     """Those whose start is not where they are now, with copies of both values."""
     found = {}
     for name, (tensor, before, place) in moves.items():
         start = before.detach().to(tensor.device, tensor.dtype, copy=True)
         if not torch.equal(start, tensor):
-            found[name] = Move(tensor, start, tensor.clone(), place)
+            found[name] = MovingTensor(tensor, start, tensor.clone(), place)
     return found
 
 
@@ -139,7 +139,7 @@ def _canonical_place(name: str) -> int | str:
     return "stem" if name.startswith(stem) else "final"
 
 
-def adapter_ends(base: Any, clip: Clip) -> Ends | None:
+def adapter_ends(base: Any, clip: Clip) -> Endpoints | None:
     """Between a backbone and a LoRA adapter on it, by scaling the adapter; None where that cannot be done.
 
     Of LoRA and its relatives, ``B`` goes from 0 to its value, which scales ``B A``; of DoRA the magnitudes
@@ -155,11 +155,11 @@ def adapter_ends(base: Any, clip: Clip) -> Ends | None:
     found = scaled(base, clip.model)
     if found is None:
         return None
-    ends = Ends(clip.model, clip, _differing(found), "adapter")
-    ends.put(0)
+    endpoints = Endpoints(clip.model, clip, _differing(found), "adapter")
+    endpoints.put(0)
     right = _alike(effective_weights(base), effective_weights(clip.model))
-    ends.put(1)
-    return ends if right else None
+    endpoints.put(1)
+    return endpoints if right else None
 
 
 def _alike(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

@@ -10,10 +10,10 @@ from torch import nn
 from clipdrift.adapt.objective import Contrastive
 from clipdrift.adapt.saved import load_head
 from clipdrift.comparison.abilities import texts_of
-from clipdrift.comparison.images import Probe
-from clipdrift.comparison.models import ModelLike, Opened
+from clipdrift.comparison.images import ProbeSet
+from clipdrift.comparison.models import ModelLike, OpenedModel
 from clipdrift.model.clip import Clip
-from clipdrift.repair.endpoints import Ends
+from clipdrift.repair.endpoints import Endpoints
 from clipdrift.runs.layout import WEIGHTS
 from clipdrift.runs.record import Record
 from clipdrift.runs.store import RunFolder
@@ -21,28 +21,28 @@ from clipdrift.runs.store import RunFolder
 HEAD = "head.safetensors"
 
 
-def reading(ends: Ends, tuned: Opened, base: Opened) -> Clip:
+def reading(endpoints: Endpoints, tuned: OpenedModel, base: OpenedModel) -> Clip:
     """A Clip that encodes texts by the live model's own text tower, or the backbone's where it has none.
 
     Raises:
         PairError: neither side has a tokenizer.
     """
-    return texts_of(Opened(tuned.name, tuned.kind, ends.model, ends.clip), base)
+    return texts_of(OpenedModel(tuned.name, tuned.kind, endpoints.model, endpoints.clip), base)
 
 
-def follows_texts(record: Record, ends: Ends) -> Callable[[nn.Linear], None] | None:
+def follows_texts(record: Record, endpoints: Endpoints) -> Callable[[nn.Linear], None] | None:
     """How to make a head anew that is the texts of the classes and whose text tower moves; else None.
 
     Such is flyp's: kept as it is, it would belong to another text tower than the model's.
     """
-    if record.config.method.name != "flyp" or not ends.moves_texts or ends.clip is None:
+    if record.config.method.name != "flyp" or not endpoints.moves_texts or endpoints.clip is None:
         return None
     prompt = record.target.prompts[0]
     texts = tuple(prompt.format(name) for name in record.target.classes)
-    return Contrastive(ends.clip, texts, trains_texts=True).refresh
+    return Contrastive(endpoints.clip, texts, trains_texts=True).refresh
 
 
-def head_beside(tuned: ModelLike, probe: Probe) -> tuple[nn.Linear | None, Record | None, list[str]]:
+def head_beside(tuned: ModelLike, probe: ProbeSet) -> tuple[nn.Linear | None, Record | None, list[str]]:
     """The head that lies beside TUNED, where the images have its classes; with its run's record.
 
     Returns:

@@ -10,13 +10,13 @@ from clipdrift.comparison.models import ModelLike
 from clipdrift.repair import (
     Repaired,
     RepairError,
-    check_wish,
+    check_alpha_rule,
     choose,
+    parse_alpha_rule,
     parse_alphas,
-    parse_wish,
 )
-from clipdrift.repair.job import Work
-from clipdrift.repair.opening import open_ground
+from clipdrift.repair.job import RepairJob
+from clipdrift.repair.opening import open_context
 from clipdrift.repair.options import Options
 from clipdrift.repair.saving import place_for, save_model
 
@@ -59,31 +59,31 @@ def interpolate(
         RepairError: contradicting or impossible wishes, a run with nothing to interpolate.
         PairError, ModelError, DataError, ConfigError, MeasureError: in one line what is wrong.
     """
-    wish = parse_wish(save_at, keep_cka, keep_retention)
+    rule = parse_alpha_rule(save_at, keep_cka, keep_retention)
     if save_at is not None and out is None:
         raise RepairError("--save-at needs --out, the folder that gets the model")
-    grid = parse_alphas(alphas, None if wish is None else wish.at)
-    place = None if wish is None or out is None else place_for(Path(out), force)
-    ground = open_ground(model, tuned, options)
-    check_wish(wish, list(ground.bench.sets))
-    work = Work("interpolate", ground, out)
-    ends, observer = ground.bench.ends, work.observer
+    grid = parse_alphas(alphas, None if rule is None else rule.at)
+    place = None if rule is None or out is None else place_for(Path(out), force)
+    context = open_context(model, tuned, options)
+    check_alpha_rule(rule, list(context.measurer.sets))
+    work = RepairJob("interpolate", context, out)
+    endpoints, observer = context.measurer.endpoints, work.observer
     steps = []
     for alpha in grid:
-        ends.put(alpha)
+        endpoints.put(alpha)
         steps.append(observer.look(f"alpha {alpha:g}", alpha=alpha))
     notes = []
     if grid[-1] > 1:
         notes.append("Above 1 the path is extrapolated, beyond the adapted model.")
     chosen: int | None = None
     reason = ""
-    if wish is not None:
-        choice = choose(steps, wish)
+    if rule is not None:
+        choice = choose(steps, rule)
         chosen, reason = choice.index, choice.said
         notes += choice.notes
     if chosen is not None and place is not None:
-        ends.put(grid[chosen])
+        endpoints.put(grid[chosen])
         steps[chosen] = observer.tested_at(steps[chosen])
-        save_model(ground, place, {"repair": "interpolate", "alpha": grid[chosen]}, force)
-    ends.put(1)
+        save_model(context, place, {"repair": "interpolate", "alpha": grid[chosen]}, force)
+    endpoints.put(1)
     return work.result(steps, chosen=chosen, reason=reason, saved=place, notes=notes)

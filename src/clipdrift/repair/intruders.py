@@ -13,7 +13,7 @@ from clipdrift.measures import KINDS
 
 
 @dataclass(frozen=True, eq=False)
-class Intruded:
+class IntrudedMatrix:
     """A matrix in which intruders were found.
 
     Attributes:
@@ -40,7 +40,7 @@ def find(
     threshold: float,
     top: int | None,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Intruded]:
+) -> dict[str, IntrudedMatrix]:
     """The matrices of the blocks that have intruders, by name.
 
     Intruders are, as :func:`clipdrift.formulas.intruder_dimensions` counts them, those of the ``top`` left
@@ -63,13 +63,13 @@ def find(
                 # by descending singular value, as those of which the similarity is
                 left = torch.linalg.svd(exact, full_matrices=False).U[:, chosen]
                 part = (left @ (left.T @ exact)).to(new.device)
-                found[name] = Intruded(kind, new.clone(), part, len(chosen))
+                found[name] = IntrudedMatrix(kind, new.clone(), part, len(chosen))
         if progress:
             progress(done, len(names))
     return found
 
 
-def count_by_kind(intruded: Mapping[str, Intruded]) -> dict[str, int]:
+def count_by_kind(intruded: Mapping[str, IntrudedMatrix]) -> dict[str, int]:
     """Intruders of each kind of matrix over all blocks, in the order of ``KINDS``; 0 where there are none."""
     return {kind: sum(found.count for found in intruded.values() if found.kind == kind) for kind in KINDS}
 

@@ -7,21 +7,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from clipdrift.repair import Kind, Repaired, Step
-from clipdrift.repair.context import Ground
-from clipdrift.repair.step_measurer import Observer
+from clipdrift.repair import Repaired, RepairKind, Step
+from clipdrift.repair.context import RepairContext
+from clipdrift.repair.step_measurer import StepComparer
 from clipdrift.runs.record import environment
 
 
-class Work:
+class RepairJob:
     """One repair: what it works on, what the backbone gave, and the result at its end."""
 
-    def __init__(self, kind: Kind, ground: Ground, out: str | Path | None) -> None:
+    def __init__(self, kind: RepairKind, context: RepairContext, out: str | Path | None) -> None:
         self.kind = kind
-        self.ground = ground
+        self.context = context
         self._since = time.perf_counter()
         self._out = out
-        self.observer = Observer.of(ground.bench)
+        self.observer = StepComparer.of(context.measurer)
 
     def result(
         self,
@@ -33,7 +33,7 @@ class Work:
         notes: Iterable[str] = (),
     ) -> Repaired:
         """The result, written to the folder that was asked for."""
-        facts: dict[str, Any] = self.ground.facts
+        facts: dict[str, Any] = self.context.facts
         facts["notes"] = (*facts["notes"], *notes)
         found = Repaired(
             kind=self.kind,
@@ -43,10 +43,10 @@ class Work:
             chosen=chosen,
             reason=reason,
             saved=None if saved is None or chosen is None else str(saved),
-            environment=environment(str(self.ground.bench.device)),
+            environment=environment(str(self.context.measurer.device)),
             timings={"measured": round(time.perf_counter() - self._since, 3)},
         )
         if self._out is not None:
-            self.ground.bench.reporter.stage(f"writing {self._out}")
+            self.context.measurer.reporter.stage(f"writing {self._out}")
             found.save(self._out)
         return found

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from clipdrift.comparison.images import Probe, preprocess_of
+from clipdrift.comparison.images import ProbeSet, preprocess_of
 from clipdrift.comparison.measuring import LIMIT, open_probe, settle
 from clipdrift.comparison.models import ModelLike
 from clipdrift.comparison.pairs import open_pair
@@ -14,17 +14,17 @@ from clipdrift.config import DataSet
 from clipdrift.data.deck import Deck
 from clipdrift.data.sources import open_source
 from clipdrift.repair import RepairError
-from clipdrift.repair.context import Ground, ends_of, side_of
+from clipdrift.repair.context import RepairContext, ends_of, side_of
 from clipdrift.repair.heads import follows_texts, head_beside, reading
 from clipdrift.repair.options import Options, asked_sets, cache_of, reporter_of
-from clipdrift.repair.step_measurer import Bench, ZeroShot
-from clipdrift.training.preparation import Shop
+from clipdrift.repair.step_measurer import StepMeasurer, ZeroShot
+from clipdrift.training.preparation import DeckFactory
 
 FEW = 100
 """Images below which a result says that they are few."""
 
 
-def open_two(base: ModelLike, tuned: ModelLike, merged: bool, options: Options) -> Ground:
+def open_two(base: ModelLike, tuned: ModelLike, merged: bool, options: Options) -> RepairContext:
     """Open a pair on the images of the options. Models in memory are copied before anything is moved.
 
     Raises:
@@ -40,8 +40,8 @@ def open_two(base: ModelLike, tuned: ModelLike, merged: bool, options: Options) 
     prepared = preprocess_of(options.get("preprocess"), pair.base.clip or pair.tuned.clip)
     settle(pair.base, options.get("device", "auto"))
     place = settle(pair.tuned, options.get("device", "auto"))
-    ends, notes = ends_of(pair, merged)
-    texts = reading(ends, pair.tuned, pair.base) if specs else None
+    endpoints, notes = ends_of(pair, merged)
+    texts = reading(endpoints, pair.tuned, pair.base) if specs else None
     cache, seed = cache_of(options), options.get("seed") or 0
     skip = options.get("skip_bad", False)
     limit = options.get("limit") or LIMIT
@@ -49,13 +49,13 @@ def open_two(base: ModelLike, tuned: ModelLike, merged: bool, options: Options) 
     sets = {}
     for spec in specs:
         assert prepared is not None  # there is a tokenizer, and with it came the preprocessing
-        shop = Shop(prepared, cache, place, reporter, seed, skip)
-        sets[spec.name] = _zero_shot(spec, shop, pair.shape.image_size)
+        factory = DeckFactory(prepared, cache, place, reporter, seed, skip)
+        sets[spec.name] = _zero_shot(spec, factory, pair.shape.image_size)
     head, record, said = head_beside(tuned, probe)
     if len(probe) < FEW:
         said.append(f"Only {len(probe)} images were read: take small differences for noise.")
-    bench = Bench(
-        ends=ends,
+    measurer = StepMeasurer(
+        endpoints=endpoints,
         probe=probe.on(place),
         texts=texts,
         sets=sets,
@@ -63,12 +63,12 @@ def open_two(base: ModelLike, tuned: ModelLike, merged: bool, options: Options) 
         labelled=None if head is None else _deck(probe, place),
         test=None,
         reporter=reporter,
-        refresh=None if record is None else follows_texts(record, ends),
+        refresh=None if record is None else follows_texts(record, endpoints),
         batch_size=options.get("batch_size"),
         flow=options.get("flow", False),
     )
-    return Ground(
-        bench=bench,
+    return RepairContext(
+        measurer=measurer,
         base=pair.base,
         adapter=str(tuned),
         sides=(side_of(pair.base, pair), side_of(pair.tuned, pair)),
@@ -80,11 +80,11 @@ def open_two(base: ModelLike, tuned: ModelLike, merged: bool, options: Options) 
     )
 
 
-def _zero_shot(spec: DataSet, shop: Shop, image_size: int) -> ZeroShot:
+def _zero_shot(spec: DataSet, factory: DeckFactory, image_size: int) -> ZeroShot:
     source = open_source(spec, image_size=image_size, parts=("test",))
-    return ZeroShot(shop.part(spec, source)[0], source.classes, source.prompts[:1])
+    return ZeroShot(factory.part(spec, source)[0], source.classes, source.prompts[:1])
 
 
-def _deck(probe: Probe, place: torch.device) -> Deck:
+def _deck(probe: ProbeSet, place: torch.device) -> Deck:
     assert isinstance(probe.images, Deck)  # images with labels come from one
     return replace(probe.images, device=place)

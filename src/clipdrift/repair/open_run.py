@@ -10,17 +10,17 @@ from clipdrift.comparison.measuring import settle
 from clipdrift.comparison.models import ModelLike
 from clipdrift.comparison.pairs import open_pair
 from clipdrift.repair import RepairError
-from clipdrift.repair.context import Ground, ends_of, side_of
+from clipdrift.repair.context import RepairContext, ends_of, side_of
 from clipdrift.repair.heads import HEAD, follows_texts, reading
 from clipdrift.repair.options import OF_PAIRS, Options, asked_sets, cache_of, reporter_of
-from clipdrift.repair.step_measurer import Bench, ZeroShot
+from clipdrift.repair.step_measurer import StepMeasurer, ZeroShot
 from clipdrift.runs.layout import METRICS, RECORD, WEIGHTS
 from clipdrift.runs.record import Record
 from clipdrift.runs.store import RunFolder
 from clipdrift.training.preparation import pick_device, prepare, resolve
 
 
-def open_run(given: ModelLike, merged: bool, options: Options) -> Ground:
+def open_run(given: ModelLike, merged: bool, options: Options) -> RepairContext:
     """Open a run with its own validation, probe, test and transfer images.
 
     Raises:
@@ -47,32 +47,32 @@ def open_run(given: ModelLike, merged: bool, options: Options) -> Ground:
         changes["skip_bad_images"] = True
     data = config.data.model_copy(update=changes)
     place = pick_device(options.get("device", "auto"))
-    stage = prepare(config.model_copy(update={"data": data}), cache_of(options), place, reporter)
+    inputs = prepare(config.model_copy(update={"data": data}), cache_of(options), place, reporter)
     reporter.stage(f"loading {folder}")
-    pair = open_pair(stage.clip, folder, any_base=True)
+    pair = open_pair(inputs.clip, folder, any_base=True)
     settle(pair.tuned, str(place))
-    ends, notes = ends_of(pair, merged)
+    endpoints, notes = ends_of(pair, merged)
     target = config.data.target.name
-    bench = Bench(
-        ends=ends,
-        probe=stage.probe,
-        texts=reading(ends, pair.tuned, pair.base) if stage.transfer else None,
+    measurer = StepMeasurer(
+        endpoints=endpoints,
+        probe=inputs.probe,
+        texts=reading(endpoints, pair.tuned, pair.base) if inputs.transfer else None,
         sets={
             name: ZeroShot(found.deck, found.facts.classes, found.facts.prompts)
-            for name, found in stage.transfer.items()
+            for name, found in inputs.transfer.items()
         },
         head=load_head(folder / WEIGHTS).to(place),
-        labelled=stage.validation,
-        test=stage.test,
+        labelled=inputs.validation,
+        test=inputs.test,
         reporter=reporter,
-        refresh=follows_texts(record, ends),
+        refresh=follows_texts(record, endpoints),
         batch_size=options.get("batch_size") or config.evaluation.batch_size,
         flow=options.get("flow", False),
     )
-    probe = stage.target.images["probe"]
+    probe = inputs.target.images["probe"]
     backbone = {"name": config.model.path or config.model.name, "kind": "backbone"}
-    return Ground(
-        bench=bench,
+    return RepairContext(
+        measurer=measurer,
         base=pair.base,
         adapter=str(folder / WEIGHTS),
         sides=(
@@ -82,13 +82,13 @@ def open_run(given: ModelLike, merged: bool, options: Options) -> Ground:
         shape=pair.shape,
         images=ProbeImages(
             source=f"{target} (probe set)",
-            count=len(stage.probe),
+            count=len(inputs.probe),
             fingerprint=probe.fingerprint,
-            classes=len(stage.target.classes),
+            classes=len(inputs.target.classes),
             bad=probe.bad,
         ),
-        accuracy_of=f"{len(stage.validation)} validation images of {target}",
-        test_of=f"{len(stage.test)} test images of {target}",
+        accuracy_of=f"{len(inputs.validation)} validation images of {target}",
+        test_of=f"{len(inputs.test)} test images of {target}",
         notes=tuple(notes),
     )
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from clipdrift.comparison.models import ModelLike
 from clipdrift.repair import RepairError
-from clipdrift.repair.context import Ground
+from clipdrift.repair.context import RepairContext
 from clipdrift.repair.open_pair import open_two
 from clipdrift.repair.open_run import open_run
 from clipdrift.repair.options import Options
 
 
-def open_ground(
+def open_context(
     model: ModelLike, tuned: ModelLike | None, options: Options, *, merged: bool = False
-) -> Ground:
+) -> RepairContext:
     """Open a run (``tuned`` is None), or a backbone and what was made of it.
 
     Args:
@@ -21,10 +21,10 @@ def open_ground(
     Raises:
         RepairError: also where nothing lies between the two.
     """
-    ground = open_run(model, merged, options) if tuned is None else open_two(model, tuned, merged, options)
-    if not ground.bench.ends.moves:
+    context = open_run(model, merged, options) if tuned is None else open_two(model, tuned, merged, options)
+    if not context.measurer.endpoints.moves:
         raise RepairError(
-            f"{ground.sides[1].name} has the very weights of {ground.sides[0].name}: nothing lies between "
+            f"{context.sides[1].name} has the very weights of {context.sides[0].name}: nothing lies between "
             "them"
         )
-    return ground
+    return context

@@ -14,7 +14,7 @@ from clipdrift.comparison import Compared, ProbeImages, Shape, Side
 from clipdrift.config.base import Frozen
 from clipdrift.listing import MEASURES
 from clipdrift.repair.arguments import RepairError, blocks_text
-from clipdrift.repair.steps import Kind, Step, Tested
+from clipdrift.repair.steps import RepairKind, Step, TransferTest
 from clipdrift.runs.files import write_text
 from clipdrift.views import view
 
@@ -30,7 +30,7 @@ class Repaired(Frozen):
     """
 
     schema_version: Literal[1] = 1
-    kind: Kind
+    kind: RepairKind
     base: Side
     tuned: Side
     shape: Shape
@@ -38,7 +38,7 @@ class Repaired(Frozen):
     accuracy_of: str = Field("", description="Which images accuracy is of; empty: there is no head.")
     test_of: str = Field("", description="Which images test accuracy is of.")
     form: Literal["model", "adapter"] = Field(description="What a saved result is.")
-    transfer: dict[str, Tested] = Field(default_factory=dict)
+    transfer: dict[str, TransferTest] = Field(default_factory=dict)
     steps: tuple[Step, ...]
     chosen: int | None = Field(None, description="Position of the chosen step; it is what was saved.")
     reason: str = Field("", description="Why it was chosen, or why none was.")
@@ -100,7 +100,7 @@ class Repaired(Frozen):
         return [place / FILE, place / "repaired.csv", view("Repaired.write_plot")(self, place / "path.png")]
 
 
-def _rows(step: Step, sets: dict[str, Tested], blocks: bool) -> Iterator[dict[str, Any]]:
+def _rows(step: Step, sets: dict[str, TransferTest], blocks: bool) -> Iterator[dict[str, Any]]:
     for name, value in (("accuracy", step.accuracy), ("test_accuracy", step.test_accuracy)):
         if value is not None:
             yield _row("ability", name, unit="%", value=value)

@@ -9,8 +9,8 @@ from typing import Unpack
 from clipdrift.comparison.models import ModelLike
 from clipdrift.repair import Repaired, RepairError, parse_blocks
 from clipdrift.repair.endpoints import PARTS, named
-from clipdrift.repair.job import Work
-from clipdrift.repair.opening import open_ground
+from clipdrift.repair.job import RepairJob
+from clipdrift.repair.opening import open_context
 from clipdrift.repair.options import Options
 from clipdrift.repair.saving import place_for, save_model
 
@@ -54,29 +54,29 @@ def rewind(
     if sweep == (blocks is not None):
         raise RepairError("give either --blocks, as in 9..12, or --sweep, which tries every first block")
     place = None if out is None or sweep else place_for(Path(out), force)
-    ground = open_ground(model, tuned, options)
-    ends = ground.bench.ends
-    count = ground.shape.blocks
+    context = open_context(model, tuned, options)
+    endpoints = context.measurer.endpoints
+    count = context.shape.blocks
     wanted = (
         [tuple(range(first, count + 1)) for first in range(count, 0, -1)]
         if blocks is None
         else [parse_blocks(blocks, count)]
     )
     places: list[int | str] = [*wanted[-1], *parts]
-    if not ends.places() & set(places):
+    if not endpoints.places() & set(places):
         raise RepairError(
-            f"{named(places)} of {ground.sides[1].name}: the backbone's already; what differs is "
-            f"{named(ends.places())}"
+            f"{named(places)} of {context.sides[1].name}: the backbone's already; what differs is "
+            f"{named(endpoints.places())}"
         )
-    work = Work("rewind", ground, out)
+    work = RepairJob("rewind", context, out)
     steps = [work.observer.look(TUNED)]
     for back in wanted:
         here: list[int | str] = [*back, *parts]
-        ends.put(1, dict.fromkeys(here, 0.0))
+        endpoints.put(1, dict.fromkeys(here, 0.0))
         steps.append(work.observer.look(f"{named(here)} back", rewound=back))
     chosen = None if sweep else 1
     if chosen and place is not None:
         steps[chosen] = work.observer.tested_at(steps[chosen])
-        save_model(ground, place, {"repair": "rewind", "blocks": wanted[0], "also": parts}, force)
-    ends.put(1)
+        save_model(context, place, {"repair": "rewind", "blocks": wanted[0], "also": parts}, force)
+    endpoints.put(1)
     return work.result(steps, chosen=chosen, saved=place)

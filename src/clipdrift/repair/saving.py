@@ -17,13 +17,13 @@ from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from clipdrift.adapt.saved import attach_adapter
-from clipdrift.comparison.models import Opened
+from clipdrift.comparison.models import OpenedModel
 from clipdrift.model.clip import Clip
 from clipdrift.model.quiet import quiet
 from clipdrift.model.weights import effective_weights
 from clipdrift.repair import RepairError
-from clipdrift.repair.context import Ground
-from clipdrift.repair.endpoints import Ends
+from clipdrift.repair.context import RepairContext
+from clipdrift.repair.endpoints import Endpoints
 from clipdrift.repair.heads import HEAD
 from clipdrift.repair.merging import copied_clip
 from clipdrift.runs.layout import WEIGHTS
@@ -44,7 +44,7 @@ def place_for(out: Path, force: bool) -> Path:
     return place
 
 
-def save_model(ground: Ground, place: Path, made: dict[str, Any], force: bool) -> None:
+def save_model(context: RepairContext, place: Path, made: dict[str, Any], force: bool) -> None:
     """Write the live model with head, tokenizer and preprocessing, and ``repair.json`` on how it was made.
 
     Args:
@@ -53,22 +53,22 @@ def save_model(ground: Ground, place: Path, made: dict[str, Any], force: bool) -
     Raises:
         RepairError: what was written does not read back as the model that was measured.
     """
-    bench = ground.bench
-    ends = bench.ends
-    bench.reporter.stage(f"saving {place}")
+    measurer = context.measurer
+    endpoints = measurer.endpoints
+    measurer.reporter.stage(f"saving {place}")
     with _written_whole(place, force) as folder:
-        if ends.form == "adapter":
-            _adapter(ends, ground.adapter, ground.base, folder)
+        if endpoints.form == "adapter":
+            _adapter(endpoints, context.adapter, context.base, folder)
         else:
-            _model(ends, folder)
-        clip = ends.clip or ground.base.clip
-        if clip is not None and _is_transformers(ends.model):
+            _model(endpoints, folder)
+        clip = endpoints.clip or context.base.clip
+        if clip is not None and _is_transformers(endpoints.model):
             _companions(clip, folder)
-        if bench.head is not None:
-            if bench.refresh is not None:
-                bench.refresh(bench.head)
-            save_file(_on_cpu(bench.head.state_dict()), folder / HEAD)
-        base, tuned = ground.sides
+        if measurer.head is not None:
+            if measurer.refresh is not None:
+                measurer.refresh(measurer.head)
+            save_file(_on_cpu(measurer.head.state_dict()), folder / HEAD)
+        base, tuned = context.sides
         told = {**made, "base": base.name, "tuned": tuned.name}
         (folder / "repair.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
@@ -90,23 +90,23 @@ def _written_whole(place: Path, force: bool) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _model(ends: Ends, folder: Path) -> None:
-    own = ends.model.state_dict()
-    if _is_transformers(ends.model):
+def _model(endpoints: Endpoints, folder: Path) -> None:
+    own = endpoints.model.state_dict()
+    if _is_transformers(endpoints.model):
         with quiet():
-            ends.model.save_pretrained(folder)
-            back = type(ends.model).from_pretrained(folder, dtype=ends.model.dtype).state_dict()
+            endpoints.model.save_pretrained(folder)
+            back = type(endpoints.model).from_pretrained(folder, dtype=endpoints.model.dtype).state_dict()
     else:
         save_file(_on_cpu(own), folder / OPEN_CLIP)
         back = load_file(folder / OPEN_CLIP)
     _same(own, back, folder)
 
 
-def _adapter(ends: Ends, source: str, base: Opened, folder: Path) -> None:
+def _adapter(endpoints: Endpoints, source: str, base: OpenedModel, folder: Path) -> None:
     """The adapter's own files, with what was moved at its new values."""
     files = {name: _file(source, name) for name in ("adapter_config.json", "adapter_model.safetensors")}
     state = load_file(files["adapter_model.safetensors"])
-    for name, move in ends.moves.items():
+    for name, move in endpoints.moves.items():
         key = next((key for key in _keys(name) if key in state), None)
         if key is None or state[key].shape != move.tensor.shape:
             raise RepairError(f"{source}: {name} is moved and has no place in the adapter's file")
@@ -115,7 +115,7 @@ def _adapter(ends: Ends, source: str, base: Opened, folder: Path) -> None:
     save_file(_on_cpu(state), folder / "adapter_model.safetensors", metadata={"format": "pt"})
     assert base.clip is not None  # an adapter is scaled on a Clip alone
     back = attach_adapter(copied_clip(base.clip), folder)
-    _same(effective_weights(ends.model), effective_weights(back.model), folder)
+    _same(effective_weights(endpoints.model), effective_weights(back.model), folder)
 
 
 def _keys(name: str) -> Iterator[str]:

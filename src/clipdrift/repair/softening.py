@@ -11,9 +11,9 @@ import torch
 from clipdrift.comparison.models import ModelLike
 from clipdrift.model.weights import effective_weights
 from clipdrift.repair import Repaired, RepairError, parse_factors
-from clipdrift.repair.intruders import Intruded, count_by_kind, find
-from clipdrift.repair.job import Work
-from clipdrift.repair.opening import open_ground
+from clipdrift.repair.intruders import IntrudedMatrix, count_by_kind, find
+from clipdrift.repair.job import RepairJob
+from clipdrift.repair.opening import open_context
 from clipdrift.repair.options import Options
 from clipdrift.repair.rewinding import TUNED
 from clipdrift.repair.saving import place_for, save_model
@@ -63,13 +63,13 @@ def soften(
     if out is not None and len(factors) > 1:
         raise RepairError(f"--out saves one model: give one --scale, not {len(factors)}")
     place = None if out is None else place_for(Path(out), force)
-    ground = open_ground(model, tuned, options, merged=True)
-    work = Work("soften", ground, out)
-    ends, reporter = ground.bench.ends, ground.bench.reporter
+    context = open_context(model, tuned, options, merged=True)
+    work = RepairJob("soften", context, out)
+    endpoints, reporter = context.measurer.endpoints, context.measurer.reporter
 
-    def look_for(said: str) -> dict[str, Intruded]:
+    def look_for(said: str) -> dict[str, IntrudedMatrix]:
         reporter.stage(f"looking for intruder dimensions, {said}")
-        now = effective_weights(ends.model)
+        now = effective_weights(endpoints.model)
         return find(work.observer.weights, now, threshold=threshold, top=top, progress=reporter.advance)
 
     intruded = look_for("before")
@@ -82,14 +82,14 @@ def soften(
         )
         return work.result(steps, chosen=None, reason=said, saved=None)
     for factor in factors:
-        _write(ends.model, {name: found.scaled(factor) for name, found in intruded.items()})
+        _write(endpoints.model, {name: found.scaled(factor) for name, found in intruded.items()})
         left = count_by_kind(look_for(f"scaled by {factor:g}"))
         steps.append(work.observer.look(f"scale {factor:g}", factor=factor, intruders=left))
     chosen = 1 if len(factors) == 1 else None
     if chosen and place is not None:
         steps[chosen] = work.observer.tested_at(steps[chosen])
         made = {"repair": "soften", "scale": factors[0], "threshold": threshold, "top": top}
-        save_model(ground, place, made, force)
+        save_model(context, place, made, force)
     return work.result(steps, chosen=chosen, saved=place)
 
 

@@ -17,8 +17,8 @@ from clipdrift.measures import Internals, accuracy, read_internals, zero_shot_ac
 from clipdrift.model.clip import Clip
 from clipdrift.model.weights import effective_weights
 from clipdrift.model.zero_shot import class_features
-from clipdrift.repair import Step, Tested
-from clipdrift.repair.endpoints import Ends
+from clipdrift.repair import Step, TransferTest
+from clipdrift.repair.endpoints import Endpoints
 from clipdrift.runs.record import Transfer
 from clipdrift.runs.reporter import Reporter
 from clipdrift.shapes import ClassFeatures
@@ -41,7 +41,7 @@ class ZeroShot:
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class StepMeasurer:
     """A live model and everything that it is read on.
 
     Attributes:
@@ -57,7 +57,7 @@ class Bench:
         flow: rollout and patch entropy too, which need whole attention maps.
     """
 
-    ends: Ends
+    endpoints: Endpoints
     probe: Batches
     texts: Clip | None
     sets: Mapping[str, ZeroShot]
@@ -71,12 +71,12 @@ class Bench:
 
     @property
     def device(self) -> torch.device:
-        place: Any = next(self.ends.model.parameters()).device
+        place: Any = next(self.endpoints.model.parameters()).device
         return torch.device(place)
 
     def read(self) -> Internals:
         return read_internals(
-            self.ends.model, self.probe, self.batch_size, flow=self.flow, progress=self.reporter.advance
+            self.endpoints.model, self.probe, self.batch_size, flow=self.flow, progress=self.reporter.advance
         )
 
     def accuracy(self, deck: Deck | None) -> float | None:
@@ -85,7 +85,7 @@ class Bench:
             return None
         if self.refresh is not None:
             self.refresh(self.head)
-        return accuracy(self.ends.model, self.head, deck, self.batch_size)
+        return accuracy(self.endpoints.model, self.head, deck, self.batch_size)
 
     def features(self, name: str) -> ClassFeatures:
         assert self.texts is not None  # without a tokenizer there are no transfer sets
@@ -94,47 +94,47 @@ class Bench:
     def zero_shot(self, name: str, features: ClassFeatures) -> float:
         """Percent."""
         deck = replace(self.sets[name].deck, device=self.device)
-        return zero_shot_accuracy(self.ends.model, features.to(self.device), deck, self.batch_size)
+        return zero_shot_accuracy(self.endpoints.model, features.to(self.device), deck, self.batch_size)
 
 
 @dataclass(frozen=True, eq=False)
-class Observer:
+class StepComparer:
     """A bench, and what the backbone gave on it: the other side of every comparison."""
 
-    bench: Bench
+    measurer: StepMeasurer
     internals: Internals
     weights: Mapping[str, Tensor]
     features: Mapping[str, ClassFeatures]
     before: Mapping[str, float]
 
     @classmethod
-    def of(cls, bench: Bench) -> Observer:
+    def of(cls, measurer: StepMeasurer) -> StepComparer:
         """Read the backbone; the live model is the tuned one again afterwards."""
-        bench.reporter.stage("reading the backbone")
-        bench.ends.put(0)
+        measurer.reporter.stage("reading the backbone")
+        measurer.endpoints.put(0)
         try:
-            features = {name: bench.features(name) for name in bench.sets}
+            features = {name: measurer.features(name) for name in measurer.sets}
             return cls(
-                bench=bench,
-                internals=bench.read(),
-                weights={name: w.clone() for name, w in effective_weights(bench.ends.model).items()},
+                measurer=measurer,
+                internals=measurer.read(),
+                weights={name: w.clone() for name, w in effective_weights(measurer.endpoints.model).items()},
                 features=features,
-                before={name: bench.zero_shot(name, found) for name, found in features.items()},
+                before={name: measurer.zero_shot(name, found) for name, found in features.items()},
             )
         finally:
-            bench.ends.put(1)
+            measurer.endpoints.put(1)
 
     @property
-    def tested(self) -> dict[str, Tested]:
+    def tested(self) -> dict[str, TransferTest]:
         """The transfer sets, with what the backbone reaches."""
         return {
-            name: Tested(
+            name: TransferTest(
                 images=len(found.deck),
                 classes=len(found.classes),
                 prompts=found.prompts,
                 before=self.before[name],
             )
-            for name, found in self.bench.sets.items()
+            for name, found in self.measurer.sets.items()
         }
 
     def look(self, label: str, **setting: Any) -> Step:
@@ -143,25 +143,25 @@ class Observer:
         Raises:
             NotMovedError, MeasureError: what is measured is not the model, or a measure is undefined.
         """
-        bench = self.bench
-        bench.reporter.stage(f"reading {label}")
+        measurer = self.measurer
+        measurer.reporter.stage(f"reading {label}")
         measures = self._measures(label)
         transfer = {}
         for name, before in self.before.items():
             # where the text tower moves too, the class texts are made anew
-            features = bench.features(name) if bench.ends.moves_texts else self.features[name]
-            now = bench.zero_shot(name, features)
+            features = measurer.features(name) if measurer.endpoints.moves_texts else self.features[name]
+            now = measurer.zero_shot(name, features)
             transfer[name] = Transfer(accuracy=now, retention=100 * now / before if before else None)
-        right = bench.accuracy(bench.labelled)
+        right = measurer.accuracy(measurer.labelled)
         return Step(label=label, accuracy=right, measures=measures, transfer=transfer, **setting)
 
     def tested_at(self, step: Step) -> Step:
         """The step with test accuracy, for the setting at which the live model is now."""
-        return step.model_copy(update={"test_accuracy": self.bench.accuracy(self.bench.test)})
+        return step.model_copy(update={"test_accuracy": self.measurer.accuracy(self.measurer.test)})
 
     def _measures(self, label: str) -> dict[str, Compared]:
-        now = self.bench.read()
-        moved = weight_tables(self.weights, effective_weights(self.bench.ends.model))
+        now = self.measurer.read()
+        moved = weight_tables(self.weights, effective_weights(self.measurer.endpoints.model))
         change = max(found.value or 0.0 for found in moved.values())
         if change > _ROUNDING and torch.equal(now.embedding, self.internals.embedding):
             raise NotMovedError(

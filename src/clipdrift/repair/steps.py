@@ -10,10 +10,10 @@ from clipdrift.comparison import Compared
 from clipdrift.config.base import Frozen
 from clipdrift.runs.record import Transfer
 
-Kind = Literal["interpolate", "rewind", "soften"]
+RepairKind = Literal["interpolate", "rewind", "soften"]
 
 
-class Tested(Frozen):
+class TransferTest(Frozen):
     """A transfer set: how many images and classes, the prompts, the backbone's accuracy in percent."""
 
     images: int

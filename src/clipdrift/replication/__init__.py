@@ -7,11 +7,11 @@ beside it; a verdict follows from the rule alone.
 from __future__ import annotations
 
 from clipdrift.replication import ability, attention, settings
-from clipdrift.replication.answers import Answers, Cast, ClaimsError, cast_of
-from clipdrift.replication.checks import Check, Finding, Source
+from clipdrift.replication.answers import Answers, ClaimsError, TargetRoles, target_roles
+from clipdrift.replication.checks import Check, EvidenceRow, Finding
 from clipdrift.study.tables import Tables
 
-__all__ = ["Cast", "Check", "ClaimsError", "Finding", "Source", "replicate"]
+__all__ = ["Check", "ClaimsError", "EvidenceRow", "Finding", "TargetRoles", "replicate"]
 
 
 def replicate(tables: Tables, land_use: str | None = None, fine: str | None = None) -> list[Finding]:
@@ -27,6 +27,6 @@ def replicate(tables: Tables, land_use: str | None = None, fine: str | None = No
     Raises:
         ClaimsError: several backbones, no retention, or no run with a named target.
     """
-    answers = Answers(tables, cast_of(tables, land_use, fine))
+    answers = Answers(tables, target_roles(tables, land_use, fine))
     found = [finding for part in (attention, ability, settings) for finding in part.findings(answers)]
     return sorted(found, key=lambda finding: finding.number)

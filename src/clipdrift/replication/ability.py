@@ -29,7 +29,7 @@ def lora_keeps_more(answers: Answers) -> Finding:
 
 
 def lora_underfits(answers: Answers) -> Finding:
-    place = answers.cast.fine or ""
+    place = answers.roles.fine or ""
     rates = sorted(set(answers.rates(place, "full_ft")) & set(answers.rates(place, "lora")))
     checks, shown = [], []
     for rate in rates[:1]:

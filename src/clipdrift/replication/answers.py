@@ -9,7 +9,7 @@ from typing import Any
 
 from clipdrift.analysis.runs import accuracy, retentions
 from clipdrift.errors import ClipdriftError
-from clipdrift.replication.checks import Source
+from clipdrift.replication.checks import EvidenceRow
 from clipdrift.study.tables import Tables
 
 LAND_USE = ("eurosat", "land-use-7")
@@ -22,7 +22,7 @@ class ClaimsError(ClipdriftError):
 
 
 @dataclass(frozen=True)
-class Cast:
+class TargetRoles:
     """Which target plays which part in the published findings; None where the study has none.
 
     Attributes:
@@ -41,13 +41,13 @@ class Answers:
     enter the others nor enlarge their families of tests.
     """
 
-    def __init__(self, tables: Tables, cast: Cast) -> None:
+    def __init__(self, tables: Tables, roles: TargetRoles) -> None:
         if tables.runs["backbone"].nunique() > 1:
             names = ", ".join(map(str, dict.fromkeys(tables.runs["backbone"])))
             raise ClaimsError(f"the runs have several backbones ({names}); findings are judged for one")
         ready = tables.prepared
         rates = ready.groupby("arm")["log_rate"].transform("nunique")
-        self.cast = cast
+        self.roles = roles
         self._parts = {"study": tables, "sweep": tables.keep(ready.loc[rates > 1, "run"])}
         self._swept = ready[rates > 1]
         self._ready = ready
@@ -85,7 +85,7 @@ class Answers:
         arms = self._ready[(self._ready["place"] == place) & (self._ready["method"] == method)]
         return sorted(set(arms["variant"].map(str)) - {method}, key=_by_value)
 
-    def row(self, part: str, question: str, group: str, statistic: str, test: str = "") -> Source:
+    def row(self, part: str, question: str, group: str, statistic: str, test: str = "") -> EvidenceRow:
         """A row of the analysis by its name; ``test`` may be its beginning."""
         if (part, question) not in self._found:
             rows = self._parts[part].rows(question).to_dict("records")
@@ -95,8 +95,8 @@ class Answers:
             }
         for name, row in self._found[part, question].items():
             if name[:2] == (group, statistic) and name[2].startswith(test):
-                return Source(part, question, group, statistic, name[2], row)
-        return Source(part, question, group, statistic, test)
+                return EvidenceRow(part, question, group, statistic, name[2], row)
+        return EvidenceRow(part, question, group, statistic, test)
 
 
 def _by_value(variant: str) -> tuple[str, float]:
@@ -108,7 +108,7 @@ def _by_value(variant: str) -> tuple[str, float]:
         return variant, 0.0
 
 
-def cast_of(tables: Tables, land_use: str | None = None, fine: str | None = None) -> Cast:
+def target_roles(tables: Tables, land_use: str | None = None, fine: str | None = None) -> TargetRoles:
     """Who plays which part: as named, else the known targets of the study.
 
     Raises:
@@ -118,7 +118,7 @@ def cast_of(tables: Tables, land_use: str | None = None, fine: str | None = None
     for name in (land_use, fine):
         if name is not None and name not in names:
             raise ClaimsError(f"no run has the target {name}; there are {', '.join(sorted(names))}")
-    return Cast(
+    return TargetRoles(
         land_use or next((n for n in LAND_USE if n in names), None),
         fine or next((n for n in FINE if n in names), None),
     )

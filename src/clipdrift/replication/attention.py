@@ -10,8 +10,8 @@ from clipdrift.replication import quoted
 from clipdrift.replication.answers import Answers
 from clipdrift.replication.checks import (
     Check,
+    EvidenceRow,
     Finding,
-    Source,
     above,
     below,
     rises,
@@ -23,7 +23,7 @@ APART = 0.5
 """Two measures are apart where their correlation lies within this of 0."""
 
 
-def mean(answers: Answers, place: str, method: str, rate: float, outcome: str) -> Source:
+def mean(answers: Answers, place: str, method: str, rate: float, outcome: str) -> EvidenceRow:
     """A cell's mean over seeds."""
     return answers.row("sweep", "rate", f"{place}: {method}, rate {rate:g}", f"mean of {outcome}")
 
@@ -32,7 +32,7 @@ def at_rate(place: str, method: str, rate: float) -> str:
     return f"{place}, {method} at {rate_text(rate)}"
 
 
-def paired(answers: Answers, place: str, matched: str, outcome: str) -> tuple[Source, Source]:
+def paired(answers: Answers, place: str, matched: str, outcome: str) -> tuple[EvidenceRow, EvidenceRow]:
     """full_ft minus lora over matched pairs: the row of the mean difference, and that of its paired t."""
     group = f"{place}: full_ft - lora, {matched}"
     size = answers.row("sweep", "methods", group, f"mean difference of {outcome}")
@@ -83,7 +83,7 @@ def broadens_then_contracts(answers: Answers) -> Finding:
 
 
 def lora_positive(answers: Answers) -> Finding:
-    place = answers.cast.land_use or ""
+    place = answers.roles.land_use or ""
     checks = tuple(
         above(mean(answers, place, "lora", rate, "entropy_drift"), at_rate(place, "lora", rate), "%")
         for rate in answers.rates(place, "lora")
@@ -115,7 +115,7 @@ def late_blocks(answers: Answers) -> Finding:
     )  # fmt: skip
 
 
-def _pair(answers: Answers, first: str, second: str) -> Source:
+def _pair(answers: Answers, first: str, second: str) -> EvidenceRow:
     """The correlation of two signals, whichever of them the analysis names first."""
     found = [
         answers.row("sweep", "measures", "all", f"Pearson of {a} with {b}")

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-Side = Literal["for", "against", "open"]
+CheckSide = Literal["for", "against", "open"]
 Verdict = Literal["holds", "holds in part", "does not hold", "cannot be told"]
 LEVEL = 0.05
 """Of p-values after Holm's correction."""
 
 
 @dataclass(frozen=True)
-class Source:
+class EvidenceRow:
     """A row of the analysis by its name.
 
     Attributes:
@@ -50,9 +50,9 @@ class Check:
     """
 
     of: str
-    source: Source
-    side: Side
-    tested: Source | None = None
+    source: EvidenceRow
+    side: CheckSide
+    tested: EvidenceRow | None = None
     unit: str = ""
 
 
@@ -81,7 +81,7 @@ class Finding:
         return verdict(check.side for check in self.checks)
 
 
-def verdict(sides: Iterable[Side]) -> Verdict:
+def verdict(sides: Iterable[CheckSide]) -> Verdict:
     """All for it: holds. Some: in part. None for, some against: does not hold. All open: cannot be told."""
     found = list(sides)
     if found and all(side == "for" for side in found):
@@ -91,7 +91,9 @@ def verdict(sides: Iterable[Side]) -> Verdict:
     return "does not hold" if "against" in found else "cannot be told"
 
 
-def above(source: Source, of: str, unit: str = "", tested: Source | None = None, than: float = 0) -> Check:
+def above(
+    source: EvidenceRow, of: str, unit: str = "", tested: EvidenceRow | None = None, than: float = 0
+) -> Check:
     """For the claim where the whole interval lies above ``than``, against it where it lies below.
 
     Args:
@@ -101,13 +103,15 @@ def above(source: Source, of: str, unit: str = "", tested: Source | None = None,
     return _judged(Check(of, source, "open", tested, unit), low > than, high < than)
 
 
-def below(source: Source, of: str, unit: str = "", tested: Source | None = None, than: float = 0) -> Check:
+def below(
+    source: EvidenceRow, of: str, unit: str = "", tested: EvidenceRow | None = None, than: float = 0
+) -> Check:
     """For the claim where the whole interval lies below ``than``, against it where it lies above."""
     low, high = source.number("low"), source.number("high")
     return _judged(Check(of, source, "open", tested, unit), high < than, low > than)
 
 
-def within(source: Source, margin: float, of: str, unit: str = "") -> Check:
+def within(source: EvidenceRow, margin: float, of: str, unit: str = "") -> Check:
     """For the claim where the interval lies within the margin around 0, against it where it lies outside."""
     low, high = source.number("low"), source.number("high")
     inside, outside = -margin < low and high < margin, low >= margin or high <= -margin
@@ -121,18 +125,18 @@ def _judged(check: Check, speaks_for: bool, speaks_against: bool) -> Check:
     return replace(check, side="for" if speaks_for else "against" if speaks_against else "open")
 
 
-def unresolved(tested: Source, of: str) -> Check:
+def unresolved(tested: EvidenceRow, of: str) -> Check:
     """For a claim that nothing is found: for it where the corrected p-value is not below :data:`LEVEL`."""
     p = tested.number("p_corrected")
-    side: Side = "open" if math.isnan(p) else "against" if p < LEVEL else "for"
+    side: CheckSide = "open" if math.isnan(p) else "against" if p < LEVEL else "for"
     return Check(of, tested, side, tested)
 
 
-def stated(source: Source, of: str, unit: str = "") -> Check:
+def stated(source: EvidenceRow, of: str, unit: str = "") -> Check:
     """A row that is shown and decides nothing."""
     return Check(of, source, "open", None, unit)
 
 
-def rises(sources: Sequence[Source]) -> bool:
+def rises(sources: Sequence[EvidenceRow]) -> bool:
     """Whether one row lies above the one before it, their intervals apart."""
     return any(after.number("low") > before.number("high") for before, after in itertools.pairwise(sources))

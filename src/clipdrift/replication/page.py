@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from clipdrift.pages.cells import number
-from clipdrift.replication.checks import Check, Finding, Source
+from clipdrift.replication.checks import Check, EvidenceRow, Finding
 
 COLUMNS = (
     "finding", "verdict", "of", "decides", "side", "part", "question", "group", "statistic", "test", "unit",
@@ -45,7 +45,7 @@ def _checks(finding: Finding) -> Iterator[tuple[Check, bool]]:
     yield from ((check, False) for check in finding.shown)
 
 
-def _sources(check: Check) -> Iterator[Source]:
+def _sources(check: Check) -> Iterator[EvidenceRow]:
     yield check.source
     if check.tested is not None and check.tested is not check.source:
         yield check.tested
@@ -108,7 +108,7 @@ def _numbers(check: Check) -> str:
     return text + (f", p = {number(p)}" if math.isfinite(p) else "")
 
 
-def _units(source: Source) -> str:
+def _units(source: EvidenceRow) -> str:
     assert source.row is not None
     unit = str(source.row["unit"])
     one, many = {"run": ("run", "runs"), "cell": ("cell", "cells"), "pair of runs": ("pair", "pairs")}.get(
@@ -117,6 +117,6 @@ def _units(source: Source) -> str:
     return one if str(source.row["n"]) == "1" else many
 
 
-def _name(source: Source) -> str:
+def _name(source: EvidenceRow) -> str:
     names = (f"`{source.group}`", f"`{source.statistic}`", source.test or "any test")
     return f"{source.part}: {source.question}; {'; '.join(names)}"

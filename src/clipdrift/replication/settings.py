@@ -6,18 +6,18 @@ from collections.abc import Iterator
 
 from clipdrift.replication import quoted
 from clipdrift.replication.answers import Answers
-from clipdrift.replication.checks import Check, Finding, Source, above, below, stated, unresolved, within
+from clipdrift.replication.checks import Check, EvidenceRow, Finding, above, below, stated, unresolved, within
 
 POINT = 1.0
 """Little is less than this: percentage points of accuracy, percent of entropy."""
 
 
-def _difference(answers: Answers, question: str, group: str, outcome: str) -> Source:
+def _difference(answers: Answers, question: str, group: str, outcome: str) -> EvidenceRow:
     return answers.row("study", question, f"{group}, matched rate", f"mean difference of {outcome}")
 
 
 def penalties(answers: Answers) -> Finding:
-    place = answers.cast.land_use or ""
+    place = answers.roles.land_use or ""
     lifts: list[Check] = []
     costs: list[Check] = []
     none: list[Check] = []
@@ -74,7 +74,7 @@ def _short(variant: str) -> str:
 
 
 def rank_and_matrices(answers: Answers) -> Finding:
-    place = answers.cast.land_use or ""
+    place = answers.roles.land_use or ""
     checks: list[Check] = []
     shown: list[Check] = []
     for variant in answers.variants(place, "lora"):
@@ -103,7 +103,7 @@ def rank_and_matrices(answers: Answers) -> Finding:
 
 
 def freezing(answers: Answers) -> Finding:
-    place = answers.cast.land_use or ""
+    place = answers.roles.land_use or ""
     checks: list[Check] = []
     shown: list[Check] = []
     for variant in answers.variants(place, "full_ft"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipdrift.figures.registry import FIGURES, Entry, draw, write
+from clipdrift.figures.registry import FIGURES, FigureEntry, draw, write
 from clipdrift.figures.source import NotDrawnError
 from clipdrift.pages.study import Shown
 from clipdrift.study.plan import QUESTIONS
@@ -19,11 +19,11 @@ from clipdrift.study.tables import Tables
 DPI = 150
 """Of the page's pictures: twice what a screen of usual sharpness shows."""
 
-Drawn = tuple[list[Path], str]
+DrawnFigure = tuple[list[Path], str]
 """The files, or none and why not."""
 
 
-def draw_one(tables: Tables, name: str, folder: Path, formats: tuple[str, ...]) -> Drawn:
+def draw_one(tables: Tables, name: str, folder: Path, formats: tuple[str, ...]) -> DrawnFigure:
     """One figure as PNG and in other formats."""
     try:
         figure = draw(name, tables)
@@ -46,7 +46,7 @@ class Drawing:
     ) -> None:
         self._tables, self._folder, self._formats = tables, folder, formats
         self._pool: ProcessPoolExecutor | None = None
-        self._begun: dict[str, Future[Drawn]] = {}
+        self._begun: dict[str, Future[DrawnFigure]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         if processes > 1:
             context = multiprocessing.get_context("spawn")
@@ -93,7 +93,7 @@ def figures_of(
         found.close()
 
 
-def _asks(entry: Entry) -> list[str]:
+def _asks(entry: FigureEntry) -> list[str]:
     """The questions whose rows a figure draws from."""
     return [name for name in entry.needs if name in QUESTIONS]
 
@@ -106,7 +106,9 @@ def _open(place: Path) -> None:
     _OPENED[:] = [Tables.open(place)]
 
 
-def _work(name: str, folder: Path, formats: tuple[str, ...], answers: Mapping[str, pd.DataFrame]) -> Drawn:
+def _work(
+    name: str, folder: Path, formats: tuple[str, ...], answers: Mapping[str, pd.DataFrame]
+) -> DrawnFigure:
     tables = _OPENED[0]
     for question, rows in answers.items():
         tables.answer(question, rows)

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from clipdrift.figures.words import rate_text
-from clipdrift.pages.cells import Cell, drift_text, number, percent_text
+from clipdrift.pages.cells import PageCell, drift_text, number, percent_text
 from clipdrift.runs.files import write_text
 
 KEY = "key"
@@ -97,15 +97,15 @@ class Printed:
         """The row as the page names it: ``TABLE.csv:KEY``."""
         return f"{self.name}.csv:{quote(str(row[KEY]), safe='')}"
 
-    def cell(self, row: Mapping[str, Any], column: Column) -> Cell | None:
+    def cell(self, row: Mapping[str, Any], column: Column) -> PageCell | None:
         """One value as the page prints it; None where there is none."""
         value = row.get(column.name)
         if _missing(value):
             return None
         place = f"{self.place(row)}/{column.name}"
-        return Cell(column.text(value), place, value if isinstance(value, int | float) else math.nan)
+        return PageCell(column.text(value), place, value if isinstance(value, int | float) else math.nan)
 
-    def spread(self, row: Mapping[str, Any], column: Column) -> Cell | None:
+    def spread(self, row: Mapping[str, Any], column: Column) -> PageCell | None:
         """The standard deviation beside a mean, to as many decimals."""
         if column.spread is None:
             return None
@@ -115,7 +115,7 @@ class Printed:
             return None
         text = mean.text.removesuffix(" %")
         decimals = len(text.partition(".")[2])
-        return Cell(
+        return PageCell(
             number(value) if "e" in text else f"{value:.{decimals}f}",
             f"{self.place(row)}/{column.spread}",
             float(value),
@@ -181,4 +181,15 @@ def _tex(text: str) -> str:
     return "".join(_TEX.get(letter, letter) for letter in text)
 
 
-__all__ = ["KEY", "Cell", "Column", "Printed", "change", "count", "p_value", "percent_text", "rate", "word"]
+__all__ = [
+    "KEY",
+    "Column",
+    "PageCell",
+    "Printed",
+    "change",
+    "count",
+    "p_value",
+    "percent_text",
+    "rate",
+    "word",
+]

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clipdrift.pages.cells import Cell, number
+from clipdrift.pages.cells import PageCell, number
 from clipdrift.reporting.printed import KEY, Printed
 
-Part = str | Cell
-Rows = Mapping[str, Printed]
+SentencePart = str | PageCell
+PrintedTables = Mapping[str, Printed]
 """The tables of tests by question."""
 
 
@@ -23,7 +23,7 @@ class Sentence:
         heading: what it is about.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[SentencePart, ...]
     resolved: bool | None = None
     heading: str = ""
 
@@ -46,9 +46,9 @@ def find(
     ]
 
 
-def cell_of(printed: Printed, row: dict[str, Any], column: str, text: str | None = None) -> Cell:
+def cell_of(printed: Printed, row: dict[str, Any], column: str, text: str | None = None) -> PageCell:
     value = float(row[column])
-    return Cell(text or number(value), f"{printed.name}.csv:{row[KEY]}/{column}", value)
+    return PageCell(text or number(value), f"{printed.name}.csv:{row[KEY]}/{column}", value)
 
 
 def signal_of(row: dict[str, Any]) -> str:

@@ -14,9 +14,17 @@ from typing import Any
 import pandas as pd
 
 from clipdrift.analysis.runs import PRIMARY, accuracy, retentions
-from clipdrift.pages.cells import Cell, percent_text
+from clipdrift.pages.cells import PageCell, percent_text
 from clipdrift.reporting.printed import KEY, Printed, p_value
-from clipdrift.reporting.sentences import Part, Rows, Sentence, cell_of, find, named, signal_of
+from clipdrift.reporting.sentences import (
+    PrintedTables,
+    Sentence,
+    SentencePart,
+    cell_of,
+    find,
+    named,
+    signal_of,
+)
 from clipdrift.study.tables import Tables
 
 LEVEL = 0.05
@@ -24,7 +32,7 @@ LEVEL = 0.05
 _MEAN = re.compile(r"mean difference (\S+?)(?:;|$)")
 
 
-def summary(tables: Tables, rows: Rows) -> list[Sentence]:
+def summary(tables: Tables, rows: PrintedTables) -> list[Sentence]:
     """The sentences of a study, most important first.
 
     Args:
@@ -94,16 +102,16 @@ def _contrast(printed: Printed, row: dict[str, Any], outcome: str, words: str, m
             (f"{place}, {words}: {first} and {second} cannot be compared in {differ} ({reason}).",), False
         )
     value = float(mean[1])
-    size = Cell(percent_text(abs(value)), f"{printed.name}.csv:{row[KEY]}/note", value)
+    size = PageCell(percent_text(abs(value)), f"{printed.name}.csv:{row[KEY]}/note", value)
     more = "less" if value < 0 else "more"
-    tail: tuple[Part, ...] = (
+    tail: tuple[SentencePart, ...] = (
         f" ({row['n']} pairs, paired t, p after Holm ",
         cell_of(printed, row, "p_corrected", p_value(row["p_corrected"])),
         *_interval(printed, row),
         ").",
     )
     if row["p_corrected"] >= LEVEL:
-        head: tuple[Part, ...] = (
+        head: tuple[SentencePart, ...] = (
             f"{place}, {words}: not resolved whether {first} and {second} differ in {differ}; ",
         )
         return Sentence((*head, "on average ", size, f" points {more} with {first}", *tail), False)
@@ -113,11 +121,11 @@ def _contrast(printed: Printed, row: dict[str, Any], outcome: str, words: str, m
     )
 
 
-def _interval(printed: Printed, row: dict[str, Any]) -> tuple[Part, ...]:
+def _interval(printed: Printed, row: dict[str, Any]) -> tuple[SentencePart, ...]:
     """``, d_z -1.20 [-1.9, -0.5]``, or without what there is not."""
     if pd.isna(row["effect"]):
         return ()
-    parts: tuple[Part, ...] = (f", {row['effect_name']} ", cell_of(printed, row, "effect"))
+    parts: tuple[SentencePart, ...] = (f", {row['effect_name']} ", cell_of(printed, row, "effect"))
     if pd.isna(row["low"]):
         return parts
     return (*parts, " [", cell_of(printed, row, "low"), ", ", cell_of(printed, row, "high"), "]")
@@ -176,7 +184,7 @@ def _predictors(tables: Tables, printed: Printed) -> Iterator[Sentence]:
         if not resolved:
             start = f"Over all cells, not resolved whether any declared signal goes {what}; the closest is "
             start += f"{first} ("
-        parts: list[Part] = [start, *_rho(printed, best), ")"]
+        parts: list[SentencePart] = [start, *_rho(printed, best), ")"]
         entropy = next((row for row in rows if signal_of(row) == "entropy drift"), None)
         if entropy is not None and entropy is not best:
             parts += ["; signed entropy drift: ", *_rho(printed, entropy)]
@@ -200,8 +208,8 @@ def _size(row: dict[str, Any]) -> tuple[float, float]:
     return (0.0 if low < 0 < high else small), large
 
 
-def _rho(printed: Printed, row: dict[str, Any]) -> tuple[Part, ...]:
-    parts: tuple[Part, ...] = ("Spearman ", cell_of(printed, row, "value"))
+def _rho(printed: Printed, row: dict[str, Any]) -> tuple[SentencePart, ...]:
+    parts: tuple[SentencePart, ...] = ("Spearman ", cell_of(printed, row, "value"))
     if pd.notna(row["low"]):
         parts += (" [", cell_of(printed, row, "low"), ", ", cell_of(printed, row, "high"), "]")
     if pd.notna(row["p_corrected"]):
@@ -236,7 +244,9 @@ def _penalties(printed: Printed) -> Iterator[Sentence]:
     if not tested:
         return
     found = [row for row in tested if row["p_corrected"] < LEVEL]
-    parts: list[Part] = [f"{len(found)} of {len(tested)} paired contrasts against none hold after Holm"]
+    parts: list[SentencePart] = [
+        f"{len(found)} of {len(tested)} paired contrasts against none hold after Holm"
+    ]
     for i, row in enumerate(found[:3]):
         group = str(row["group"]).removesuffix(", matched rate").removesuffix(" - none")
         outcome = str(row["statistic"]).rsplit(" ", 1)[-1]

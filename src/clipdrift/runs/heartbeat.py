@@ -16,7 +16,7 @@ EVERY = 2.0
 
 
 @dataclass(eq=False)
-class Pulse:
+class Heartbeat:
     """Passes everything on to ``inner``; what is being done is noted for the message of an interruption."""
 
     inner: Reporter

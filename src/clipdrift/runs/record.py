@@ -78,7 +78,7 @@ class Point(Frozen):
     transfer: dict[str, Transfer] = Field(default_factory=dict)
 
 
-class Images(Frozen):
+class ImageCounts(Frozen):
     """The images of one purpose: how many, which (content hash), what could not be read."""
 
     count: int
@@ -92,7 +92,7 @@ class DataFacts(Frozen):
     kind: str
     classes: tuple[str, ...]
     prompts: tuple[str, ...]
-    images: dict[str, Images]
+    images: dict[str, ImageCounts]
 
 
 class ModelFacts(Frozen):

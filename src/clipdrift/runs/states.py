@@ -15,7 +15,7 @@ from clipdrift.runs.layout import CHECKPOINT, CONFIG, FAILURE, METRICS, PULSE, R
 from clipdrift.runs.locks import held
 from clipdrift.runs.record import SCHEMA_VERSION
 
-Kind = Literal["planned", "running", "interrupted", "failed", "done", "diverged"]
+StateKind = Literal["planned", "running", "interrupted", "failed", "done", "diverged"]
 
 _HEAD = re.compile(
     rb'"schema_version":\s*(?P<schema>\d+),.*?"status":\s*"(?P<status>done|diverged)",\s*'
@@ -40,7 +40,7 @@ class RunState:
         epochs: how many there are to be; 0 where the configuration cannot be read.
     """
 
-    kind: Kind
+    kind: StateKind
     reason: str | None = None
     age_seconds: float | None = None
     epoch: int = 0
@@ -70,7 +70,7 @@ def _names(folder: Path) -> set[str]:
         return set()
 
 
-def _unfinished(folder: Path, names: set[str]) -> tuple[Kind, str | None]:
+def _unfinished(folder: Path, names: set[str]) -> tuple[StateKind, str | None]:
     if held(folder):
         return "running", None
     if FAILURE in names:
@@ -78,7 +78,7 @@ def _unfinished(folder: Path, names: set[str]) -> tuple[Kind, str | None]:
     return "interrupted", None
 
 
-def _recorded(path: Path) -> tuple[Kind | None, str | None]:
+def _recorded(path: Path) -> tuple[StateKind | None, str | None]:
     """Status and reason from the record's beginning; whole if it ends in the only line break that it has.
 
     Nothing else in it stands at the margin, so a record that was cut off anywhere is noticed.
@@ -95,7 +95,7 @@ def _recorded(path: Path) -> tuple[Kind | None, str | None]:
         return None, "its record is damaged"
     if int(found["schema"]) != SCHEMA_VERSION:
         return "failed", f"record schema {found['schema'].decode()}, made by another version of clipdrift"
-    status: Kind = "done" if found["status"] == b"done" else "diverged"
+    status: StateKind = "done" if found["status"] == b"done" else "diverged"
     with suppress(ValueError):
         return status, json.loads(found["reason"])
     return None, "its record is damaged"

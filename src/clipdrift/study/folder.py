@@ -19,7 +19,7 @@ class StudyError(ClipdriftError):
     """A folder that holds no study, another one, or a damaged list of runs."""
 
 
-class Entry(Frozen):
+class PlannedRun(Frozen):
     """A planned run."""
 
     key: str
@@ -34,7 +34,7 @@ class Manifest(Frozen):
     name: str
     title: str = ""
     questions: tuple[str, ...] = ()
-    runs: tuple[Entry, ...]
+    runs: tuple[PlannedRun, ...]
     command: str = Field("", description="What repeats it, without the folder.")
 
     @property
@@ -47,7 +47,7 @@ class Manifest(Frozen):
         return {entry.key: entry.label for entry in self.runs}
 
 
-def write_manifest(root: Path, manifest: Manifest) -> None:
+def write_study_manifest(root: Path, manifest: Manifest) -> None:
     """Put a study's plan into its folder; a plan of the same study that stood there is replaced.
 
     Raises:

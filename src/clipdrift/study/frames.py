@@ -15,13 +15,13 @@ from pydantic_core import from_json
 from clipdrift.runs.layout import RECORD
 from clipdrift.runs.record import OPTIONS, SCHEMA_VERSION, DamagedRecordError, RecordError
 
-Row = dict[str, Any]
+RowDict = dict[str, Any]
 
 TIMES = {"": "best", "last_": "last"}
 """Prefix of a column -> which moment of a record: without one, the epoch chosen on validation."""
 
 
-Record = Mapping[str, Any]
+RecordDict = Mapping[str, Any]
 """A record's content as plain data."""
 
 
@@ -29,7 +29,7 @@ def records_in(
     root: Path,
     keys: Iterable[str] | None = None,
     problem: Callable[[str], object] = lambda text: None,
-) -> Iterator[Record]:
+) -> Iterator[RecordDict]:
     """Every record below ``root``, or those of ``keys`` in their order; unfinished runs are left out.
 
     Records are not checked key by key, as :func:`clipdrift.runs.record.read_record` does: thousands load in
@@ -51,7 +51,7 @@ def records_in(
             yield record
 
 
-def _read(path: Path) -> Record:
+def _read(path: Path) -> RecordDict:
     try:
         data = from_json(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -64,7 +64,7 @@ def _read(path: Path) -> Record:
     return data
 
 
-def runs_frame(records: Iterable[Record], labels: Mapping[str, str] | None = None) -> pd.DataFrame:
+def runs_frame(records: Iterable[RecordDict], labels: Mapping[str, str] | None = None) -> pd.DataFrame:
     """One row per run.
 
     Columns: ``run``, ``label``, ``status``, ``target``, ``backbone``, ``method``, ``learning_rate``, ``seed``
@@ -77,11 +77,11 @@ def runs_frame(records: Iterable[Record], labels: Mapping[str, str] | None = Non
     return pd.DataFrame([_run_row(record, names.get(record["key"], "")) for record in records])
 
 
-def _run_row(record: Record, label: str) -> Row:
+def _run_row(record: RecordDict, label: str) -> RowDict:
     config = record["config"]
     method, optim, data = config["method"], config["optim"], config["data"]
     penalties = config.get("penalty") or ()  # absent in records older than the option
-    row: Row = {
+    row: RowDict = {
         "run": record["key"],
         "cell": _cell(config),
         "label": label,
@@ -149,8 +149,8 @@ def varied(cells: pd.DataFrame) -> list[str]:
     return [c for c in columns if c == "method" or by_method[c].nunique(dropna=False).max() > 1]
 
 
-def _point(point: Mapping[str, Any], prefix: str) -> Row:
-    row: Row = {
+def _point(point: Mapping[str, Any], prefix: str) -> RowDict:
+    row: RowDict = {
         "epoch": point["epoch"],
         "train_loss": point["train_loss"],
         "train_accuracy": point["train_accuracy"],
@@ -168,10 +168,10 @@ def _point(point: Mapping[str, Any], prefix: str) -> Row:
     return {f"{prefix}{name}": value for name, value in row.items()}
 
 
-def blocks_frame(records: Iterable[Record], moment: str = "best") -> pd.DataFrame:
+def blocks_frame(records: Iterable[RecordDict], moment: str = "best") -> pd.DataFrame:
     """One row per run, measure and block (from 1): ``value`` and ``drift`` (percent; nan where none)."""
 
-    def rows(record: Record, values: Mapping[str, Mapping[str, Any]]) -> Iterator[Row]:
+    def rows(record: RecordDict, values: Mapping[str, Mapping[str, Any]]) -> Iterator[RowDict]:
         for name, found in values.items():
             drifts = found["drift_blocks"] or [math.nan] * len(found["blocks"])
             for block, (value, drift) in enumerate(zip(found["blocks"], drifts, strict=True), start=1):
@@ -183,7 +183,7 @@ def blocks_frame(records: Iterable[Record], moment: str = "best") -> pd.DataFram
     )
 
 
-def history_frame(records: Iterable[Record]) -> pd.DataFrame:
+def history_frame(records: Iterable[RecordDict]) -> pd.DataFrame:
     """One row per run and moment of its training; measures as in :func:`runs_frame`."""
     return pd.DataFrame(
         [
@@ -195,7 +195,7 @@ def history_frame(records: Iterable[Record]) -> pd.DataFrame:
     )
 
 
-def history_blocks_frame(records: Iterable[Record], measure: str) -> pd.DataFrame:
+def history_blocks_frame(records: Iterable[RecordDict], measure: str) -> pd.DataFrame:
     """One row per run, moment and block: ``value`` and ``drift`` (percent) of one measure."""
     pick: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] = lambda p: p["measures"].get(measure)  # noqa: E731
     return pd.DataFrame(

@@ -45,7 +45,7 @@ QUESTIONS: dict[str, str] = {
 }
 
 
-class Cell(Frozen):
+class StudyCell(Frozen):
     """Part of a study: axes of its own over changes to the base."""
 
     label: str | None = Field(None, description="For people; no part of a run's key.")
@@ -54,7 +54,7 @@ class Cell(Frozen):
     seeds: tuple[int, ...] | None = Field(None, description="Instead of the study's.")
 
 
-class Plan(Frozen):
+class StudyFile(Frozen):
     """A study's file.
 
     An axis is named by a configuration key, as in ``"optim.learning_rate" = [1e-5, 1e-4]``. An axis of any
@@ -68,7 +68,7 @@ class Plan(Frozen):
     seeds: tuple[int, ...] = Field((42,), min_length=1)
     base: dict[str, Any] = Field({}, description="Configuration keys of every run, dotted or nested.")
     axes: dict[str, tuple[Any, ...]] = Field({}, description="Configuration key -> its values.")
-    cells: tuple[Cell, ...] = ()
+    cells: tuple[StudyCell, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,10 @@ def load_study(name: str | Path, overrides: Iterable[str] = ()) -> Study:
 def study_of(data: Mapping[str, Any], overrides: Iterable[str] = ()) -> Study:
     """:func:`load_study` for the file's content."""
     data, changes = _override_plan(copy.deepcopy(dict(data)), overrides)
-    plan = parse_config(data, Plan)
+    plan = parse_config(data, StudyFile)
     parse_config(_merged({}, plan.base, "base"), RunConfig)
     changed = [key for key, _ in changes]
-    cells = [("axes", Cell(axes=plan.axes))] if plan.axes or not plan.cells else []
+    cells = [("axes", StudyCell(axes=plan.axes))] if plan.axes or not plan.cells else []
     cells += [(f"cells.{i}", cell) for i, cell in enumerate(plan.cells, start=1)]
     # each cell's runs by seed; then seed by seed, so that a plan cut short has every cell
     columns = [list(_cell_runs(plan, where, cell, changes)) for where, cell in cells]
@@ -193,7 +193,9 @@ def _axes_of(data: Mapping[str, Any]) -> str:
     return f"it has {', '.join(names)}" if names else "it has none"
 
 
-def _cell_runs(plan: Plan, where: str, cell: Cell, changes: list[tuple[str, Any]]) -> Iterator[list[Planned]]:
+def _cell_runs(
+    plan: StudyFile, where: str, cell: StudyCell, changes: list[tuple[str, Any]]
+) -> Iterator[list[Planned]]:
     """A cell's runs, those of one seed together."""
     overlap = sorted(set(cell.axes) & set(_flat(cell.change)))
     if overlap:

@@ -21,7 +21,7 @@ from clipdrift.runs.maps import Maps, read_maps
 from clipdrift.runs.states import read_state
 from clipdrift.study.folder import MANIFEST, Manifest, read_manifest
 from clipdrift.study.frames import (
-    Record,
+    RecordDict,
     blocks_frame,
     cells_frame,
     history_blocks_frame,
@@ -245,14 +245,14 @@ class Tables:
             blocks = self.blocks if by_block & set(asked) else None
             history = self.history if {"onset", "convergence"} & set(asked) else None
             paths = self.paths if "interpolation" in asked else None
-        given = analysis.Tables(self.prepared, blocks, history, paths)
+        given = analysis.QuestionTables(self.prepared, blocks, history, paths)
         self._answers |= analysis.answered(given, asked)
 
     def answer(self, question: str, rows: pd.DataFrame) -> None:
         """Take the analysis' answer to a question from somewhere else."""
         self._answers[question] = rows
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[RecordDict]:
         """Every finished run's record, read anew each time: thousands need no memory between."""
         if self.folder is None:
             return iter(())

@@ -24,18 +24,18 @@ from clipdrift.runs.record import Point, Record, environment
 from clipdrift.runs.reporter import Reporter
 from clipdrift.runs.signals import Stops
 from clipdrift.runs.store import RunFolder
-from clipdrift.training.attention_samples import Album
+from clipdrift.training.attention_samples import AttentionSamples
 from clipdrift.training.checkpoint import CheckpointError
-from clipdrift.training.course import Course, Keeper, Rhythm
+from clipdrift.training.course import CheckpointSchedule, CheckpointWriter, Course
 from clipdrift.training.fitting import fit
 from clipdrift.training.loop import Diverged
 from clipdrift.training.memory import named
-from clipdrift.training.observer import Observer
-from clipdrift.training.preparation import Stage, prepare
+from clipdrift.training.observer import RunObserver
+from clipdrift.training.preparation import RunInputs, prepare
 
 
 @dataclass(frozen=True)
-class Job:
+class AttemptOptions:
     """All that a run is given besides what it is."""
 
     folder: RunFolder
@@ -45,10 +45,10 @@ class Job:
     asked: Stops
     save: bool
     keep_checkpoint: bool
-    rhythm: Rhythm
+    schedule: CheckpointSchedule
 
 
-def attempt(config: RunConfig, job: Job) -> Record:
+def attempt(config: RunConfig, job: AttemptOptions) -> Record:
     """Do the run from where its checkpoint stands to its record.
 
     Raises:
@@ -58,17 +58,17 @@ def attempt(config: RunConfig, job: Job) -> Record:
     folder, reporter = job.folder, job.reporter
     clock = _Clock()
     with clock("prepare"):
-        stage = prepare(config, job.cache, job.device, reporter)
+        inputs = prepare(config, job.cache, job.device, reporter)
     course = _course(config, job)
     with clock("backbone"), named(config, job.device, "measuring"):
         reporter.stage("measuring the backbone")
-        observer = Observer.of(stage, config)
+        observer = RunObserver.of(inputs, config)
         backbone = observer.backbone()
-        album = Album.of(stage, config.evaluation.shown_images)
-    classes, prompts = stage.target.classes, stage.target.prompts[:1]
-    features = class_features(stage.clip, classes, prompts) if config.penalty else None  # the backbone's
+        samples = AttentionSamples.of(inputs, config.evaluation.shown_images)
+    classes, prompts = inputs.target.classes, inputs.target.prompts[:1]
+    features = class_features(inputs.clip, classes, prompts) if config.penalty else None  # the backbone's
     texts = tuple(prompts[0].format(name) for name in classes)
-    adapted = adapt(stage.clip, config.method, len(classes), config.seed, texts)
+    adapted = adapt(inputs.clip, config.method, len(classes), config.seed, texts)
     penalties = None
     if features is not None:
         entropies = tuple(observer.internals.blocks("entropy").tolist())
@@ -79,23 +79,23 @@ def attempt(config: RunConfig, job: Job) -> Record:
     best: Point | None = None
     last: Point | None = None
     artefacts: dict[str, str] = {}
-    keeper = Keeper(folder.path / CHECKPOINT, course, job.rhythm, job.asked)
+    keeper = CheckpointWriter(folder.path / CHECKPOINT, course, job.schedule, job.asked)
     try:
         with clock("train", course.seconds):
-            fit(stage, config, adapted, observer, penalties, keeper, folder, reporter)
+            fit(inputs, config, adapted, observer, penalties, keeper, folder, reporter)
     except (Diverged, MeasureError) as error:  # the backbone could be measured: training broke the model
         status, reason = "diverged", str(error)
     else:
         with clock("final"), named(config, job.device, "measuring"):
             reporter.stage("testing the last and the chosen epoch")
-            best, last = _test(stage, config, adapted, observer, course)
+            best, last = _test(inputs, config, adapted, observer, course)
         with clock("save"):
             if job.save:
                 reporter.stage("saving")
                 artefacts = _save(adapted, folder)
-            if album is not None:
+            if samples is not None:
                 adapted.eval()
-                album.save(adapted.clip, folder.path / MAPS)
+                samples.save(adapted.clip, folder.path / MAPS)
     record = Record(
         key=config.key,
         status=status,
@@ -103,8 +103,8 @@ def attempt(config: RunConfig, job: Job) -> Record:
         config=config,
         environment=environment(_device_name(job.device)),
         model=observer.facts(adapted),
-        target=stage.target,
-        transfer={name: t.facts for name, t in stage.transfer.items()},
+        target=inputs.target,
+        transfer={name: t.facts for name, t in inputs.transfer.items()},
         units={name: entry.unit for name, entry in MEASURES.items()},
         backbone=backbone,
         history=tuple(course.history),
@@ -117,7 +117,7 @@ def attempt(config: RunConfig, job: Job) -> Record:
     return record
 
 
-def _course(config: RunConfig, job: Job) -> Course:
+def _course(config: RunConfig, job: AttemptOptions) -> Course:
     """Where the run goes on, its folder brought to the same place; or its start."""
     folder, reporter = job.folder, job.reporter
     course = None
@@ -134,7 +134,7 @@ def _course(config: RunConfig, job: Job) -> Course:
 
 
 def _test(
-    stage: Stage, config: RunConfig, adapted: Adapted, observer: Observer, course: Course
+    inputs: RunInputs, config: RunConfig, adapted: Adapted, observer: RunObserver, course: Course
 ) -> tuple[Point, Point]:
     """The chosen and the last epoch, tested; the model is then that of the chosen one."""
     history = course.history
@@ -144,7 +144,7 @@ def _test(
     if chosen.epoch != last.epoch:
         adapted.restore(course.snapshot)
         best = observer.final(adapted, chosen)
-    tested = accuracy(adapted.clip.model, adapted.head, stage.test, config.evaluation.batch_size)
+    tested = accuracy(adapted.clip.model, adapted.head, inputs.test, config.evaluation.batch_size)
     return best.model_copy(update={"test_accuracy": tested}), last
 
 

@@ -13,11 +13,11 @@ from clipdrift.data.deck import Deck
 from clipdrift.measures.shown import attention_shares, spread
 from clipdrift.model.clip import Clip
 from clipdrift.runs.maps import Maps
-from clipdrift.training.preparation import Stage
+from clipdrift.training.preparation import RunInputs
 
 
 @dataclass(frozen=True, eq=False)
-class Album:
+class AttentionSamples:
     """Some probe images with the backbone's attention, read before anything is adapted.
 
     Attributes:
@@ -31,13 +31,13 @@ class Album:
     before: NDArray[np.float32]
 
     @classmethod
-    def of(cls, stage: Stage, count: int) -> Album | None:
+    def of(cls, inputs: RunInputs, count: int) -> AttentionSamples | None:
         """``count`` images of the probe set, of as many classes as there are; None for no images."""
         if count == 0:
             return None
-        chosen = stage.probe.subset(spread(stage.probe.labels, count))
-        titles = tuple(stage.target.classes[label] for label in chosen.labels)
-        return cls(chosen, titles, attention_shares(stage.clip.model, chosen.images(slice(None))))
+        chosen = inputs.probe.subset(spread(inputs.probe.labels, count))
+        titles = tuple(inputs.target.classes[label] for label in chosen.labels)
+        return cls(chosen, titles, attention_shares(inputs.clip.model, chosen.images(slice(None))))
 
     def save(self, clip: Clip, path: Path) -> None:
         """Write the images with attention before and now.

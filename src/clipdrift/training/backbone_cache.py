@@ -31,7 +31,7 @@ _PATIENCE = 0.5
 
 
 @dataclass(frozen=True)
-class Shared:
+class BackboneCache:
     """Results about one backbone, kept in a cache folder.
 
     Attributes:
@@ -44,7 +44,7 @@ class Shared:
     reporter: Reporter
 
     @classmethod
-    def of(cls, cache: Path, clip: Clip, device: torch.device, reporter: Reporter) -> Shared:
+    def of(cls, cache: Path, clip: Clip, device: torch.device, reporter: Reporter) -> BackboneCache:
         """For ``clip`` as it is now, before anything is adapted."""
         parts = [_code(), torch.__version__, _processor(device), repr(clip.preprocess), weights_hash(clip)]
         return cls(cache / _FOLDER, _digest(parts), reporter)

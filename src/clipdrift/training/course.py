@@ -23,7 +23,7 @@ _SHARE = 20
 
 
 @dataclass(frozen=True)
-class Rhythm:
+class CheckpointSchedule:
     """How often a checkpoint is written. Never part of what a run is.
 
     Attributes:
@@ -74,7 +74,7 @@ class Course:
 
     @classmethod
     def read(cls, path: Path, key: str) -> Course | None:
-        """What :class:`Keeper` wrote for the run ``key``, or None where there is no file.
+        """What :class:`CheckpointWriter` wrote for the run ``key``, or None where there is no file.
 
         Raises:
             CheckpointError: it is damaged, of another run, or of another version of clipdrift.
@@ -96,12 +96,12 @@ class Course:
 
 
 @dataclass(eq=False)
-class Keeper:
+class CheckpointWriter:
     """Writes a run's checkpoint in time, and when somebody asks the run to stop."""
 
     path: Path
     course: Course
-    rhythm: Rhythm
+    schedule: CheckpointSchedule
     asked: Stops
     _begun: float = field(default_factory=lambda: time.monotonic())
     _written: float = field(default_factory=lambda: time.monotonic())
@@ -113,18 +113,18 @@ class Keeper:
         Raises:
             Interrupted: asked to stop; the checkpoint is written.
         """
-        step, every = self.course.progress.step, self.rhythm.steps
+        step, every = self.course.progress.step, self.schedule.steps
         if self.asked.number is not None:
             self.write()
             what = "of the head alone" if self.course.phase == "head" else f"(epoch {-(-step // per_epoch)})"
             message = f"stopped at step {step} of {steps} {what}; the same command goes on"
             raise Interrupted(message, self.asked.number)
-        if self._time(self.rhythm.seconds) or (every and step % every == 0):
+        if self._time(self.schedule.seconds) or (every and step % every == 0):
             self.write()
 
     def looked(self, ends_epoch: bool) -> None:
         """After a look, whose result is part of the course."""
-        if ends_epoch and self._time(self.rhythm.epoch_seconds):
+        if ends_epoch and self._time(self.schedule.epoch_seconds):
             self.write()
 
     def waits(self) -> None:

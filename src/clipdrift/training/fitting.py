@@ -11,21 +11,21 @@ from clipdrift.adapt import Adapted, Penalties
 from clipdrift.config import OptimConfig, RunConfig
 from clipdrift.runs.reporter import Reporter
 from clipdrift.runs.store import RunFolder
-from clipdrift.training.course import Keeper
-from clipdrift.training.loop import train
+from clipdrift.training.course import CheckpointWriter
+from clipdrift.training.loop import train_model
 from clipdrift.training.memory import named
-from clipdrift.training.observer import Observer, prove_trained
-from clipdrift.training.preparation import Stage
+from clipdrift.training.observer import RunObserver, prove_trained
+from clipdrift.training.preparation import RunInputs
 from clipdrift.training.progress import Moment, Progress
 
 
 def fit(
-    stage: Stage,
+    inputs: RunInputs,
     config: RunConfig,
     adapted: Adapted,
-    observer: Observer,
+    observer: RunObserver,
     penalties: Penalties | None,
-    keeper: Keeper,
+    keeper: CheckpointWriter,
     folder: RunFolder,
     reporter: Reporter,
 ) -> None:
@@ -39,41 +39,41 @@ def fit(
         Interrupted: asked to stop; there is a checkpoint.
         OutOfMemoryError: what to set is in its message.
     """
-    with keeper.asked.soon(), named(config, stage.device, "training"):
+    with keeper.asked.soon(), named(config, inputs.device, "training"):
         if keeper.course.phase == "head":
-            _head_alone(stage, config, adapted, keeper, reporter)
+            _head_alone(inputs, config, adapted, keeper, reporter)
             keeper.course.phase, keeper.course.progress = "all", Progress()
-        _all(stage, config, adapted, observer, penalties, keeper, folder, reporter)
+        _all(inputs, config, adapted, observer, penalties, keeper, folder, reporter)
 
 
 def _head_alone(
-    stage: Stage, config: RunConfig, adapted: Adapted, keeper: Keeper, reporter: Reporter
+    inputs: RunInputs, config: RunConfig, adapted: Adapted, keeper: CheckpointWriter, reporter: Reporter
 ) -> None:
     """For lp_ft: the head alone, on embeddings of the untouched tower, before all is trained."""
-    if adapted.probe_first is None:
+    if adapted.head_first is None:
         return
-    epochs, rate = adapted.probe_first
+    epochs, rate = adapted.head_first
     reporter.stage(f"the head alone, {epochs} epochs")
     optim = config.optim.model_copy(update={"epochs": epochs, "learning_rate": rate})
     with adapted.head_alone():
-        for _ in _moments(stage, config, optim, adapted, keeper, reporter):
+        for _ in _moments(inputs, config, optim, adapted, keeper, reporter):
             pass
 
 
 def _all(
-    stage: Stage,
+    inputs: RunInputs,
     config: RunConfig,
     adapted: Adapted,
-    observer: Observer,
+    observer: RunObserver,
     penalties: Penalties | None,
-    keeper: Keeper,
+    keeper: CheckpointWriter,
     folder: RunFolder,
     reporter: Reporter,
 ) -> None:
     reporter.stage("training")
     course, per_epoch = keeper.course, config.evaluation.per_epoch
-    for moment in _moments(stage, config, config.optim, adapted, keeper, reporter, per_epoch, penalties):
-        with named(config, stage.device, "measuring"):
+    for moment in _moments(inputs, config, config.optim, adapted, keeper, reporter, per_epoch, penalties):
+        with named(config, inputs.device, "measuring"):
             point = observer.look(adapted, moment)
         course.history.append(point)
         folder.note(point)
@@ -85,29 +85,29 @@ def _all(
 
 
 def _moments(
-    stage: Stage,
+    inputs: RunInputs,
     config: RunConfig,
     optim: OptimConfig,
     adapted: Adapted,
-    keeper: Keeper,
+    keeper: CheckpointWriter,
     reporter: Reporter,
     moments: int = 1,
     penalties: Penalties | None = None,
 ) -> Iterator[Moment]:
-    per_epoch = math.ceil(len(stage.train) / optim.batch_size)
+    per_epoch = math.ceil(len(inputs.train) / optim.batch_size)
     steps = per_epoch * optim.epochs
 
     def keeping(done: int, total: int) -> None:
         reporter.advance(done, total)
         keeper.waits()
 
-    return train(
+    return train_model(
         adapted,
-        stage.train,
+        inputs.train,
         optim,
         seed=config.seed,
         flip=config.data.flip,
-        bf16=uses_bf16(config, stage.device),
+        bf16=uses_bf16(config, inputs.device),
         moments=moments,
         on_step=lambda step, loss: reporter.step(step, steps, loss),
         on_keep=keeping,

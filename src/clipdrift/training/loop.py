@@ -18,7 +18,7 @@ from clipdrift.config import OptimConfig
 from clipdrift.data.deck import Deck
 from clipdrift.training.progress import Moment, Progress
 
-__all__ = ["Diverged", "Moment", "Progress", "learning_rate", "train"]
+__all__ = ["Diverged", "Moment", "Progress", "learning_rate", "train_model"]
 
 
 class Diverged(Exception):  # noqa: N818 - an outcome, not a mistake
@@ -39,7 +39,7 @@ def learning_rate(step: int, steps: int, optim: OptimConfig) -> float:
     return optim.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def train(
+def train_model(
     adapted: Adapted,
     deck: Deck,
     optim: OptimConfig,

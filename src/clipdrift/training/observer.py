@@ -30,7 +30,7 @@ from clipdrift.measures.packing import pack, unpack
 from clipdrift.model.towers import tower_of
 from clipdrift.model.zero_shot import class_features
 from clipdrift.runs.record import Backbone, ModelFacts, Point, Transfer, Values
-from clipdrift.training.preparation import Stage
+from clipdrift.training.preparation import RunInputs
 from clipdrift.training.progress import Moment
 
 _ROUNDING = 1e-10
@@ -42,10 +42,10 @@ class InactiveAdapterError(ClipdriftError):
 
 
 @dataclass(frozen=True, eq=False)
-class Observer:
+class RunObserver:
     """Looks at the model during one run; holds the backbone's side of every comparison."""
 
-    stage: Stage
+    inputs: RunInputs
     config: RunConfig
     internals: Internals
     weights: dict[str, Tensor]
@@ -53,25 +53,25 @@ class Observer:
     part_zero_shot: dict[str, float]
 
     @classmethod
-    def of(cls, stage: Stage, config: RunConfig) -> Observer:
+    def of(cls, inputs: RunInputs, config: RunConfig) -> RunObserver:
         """Measure the backbone, or find it measured; to be called before anything is adapted."""
-        model, size = stage.clip.model, config.evaluation.batch_size
-        probe = stage.target.images["probe"]
-        packed = stage.shared.tensors(
+        model, size = inputs.clip.model, config.evaluation.batch_size
+        probe = inputs.target.images["probe"]
+        packed = inputs.backbone_cache.tensors(
             "measurement",
             [probe.fingerprint, probe.count, size],
-            lambda: pack(read_internals(model, stage.probe, size, flow=True)),
+            lambda: pack(read_internals(model, inputs.probe, size, flow=True)),
         )
         internals = unpack(packed, tower_of(model).reader)
         representation(internals, internals)  # what is undefined already now is no matter of training
         return cls(
-            stage=stage,
+            inputs=inputs,
             config=config,
             internals=internals,
             weights={k: v.detach().to("cpu", copy=True) for k, v in effective_weights(model).items()},
-            zero_shot=_baseline(stage, size),
+            zero_shot=_baseline(inputs, size),
             part_zero_shot=_baseline(
-                stage, size, config.evaluation.epoch_transfer_per_class, config.data.seed
+                inputs, size, config.evaluation.epoch_transfer_per_class, config.data.seed
             ),
         )
 
@@ -80,7 +80,7 @@ class Observer:
         return Backbone(measures=values, zero_shot=self.zero_shot)
 
     def facts(self, adapted: Adapted) -> ModelFacts:
-        clip = self.stage.clip
+        clip = self.inputs.clip
         return ModelFacts(
             blocks=clip.blocks,
             heads=clip.heads,
@@ -97,7 +97,7 @@ class Observer:
         part: dict[str, Transfer] = {}
         adapted.eval()
         if moment.ends_epoch:
-            validation = accuracy(adapted.clip.model, adapted.head, self.stage.validation, size)
+            validation = accuracy(adapted.clip.model, adapted.head, self.inputs.validation, size)
             per_class = self.config.evaluation.epoch_transfer_per_class
             now = self._zero_shot_now(adapted, per_class)
             part = _retention(now, self.part_zero_shot)
@@ -115,14 +115,14 @@ class Observer:
 
     def _zero_shot_now(self, adapted: Adapted, per_class: int | None = None) -> dict[str, float]:
         """Zero-shot accuracy by set, with class texts made anew where the text tower is trained."""
-        stage = self.stage
+        inputs = self.inputs
         if adapted.trains_texts:
             fresh = {
-                name: replace(t, features=class_features(stage.clip, t.facts.classes, t.facts.prompts))
-                for name, t in stage.transfer.items()
+                name: replace(t, features=class_features(inputs.clip, t.facts.classes, t.facts.prompts))
+                for name, t in inputs.transfer.items()
             }
-            stage = replace(stage, transfer=fresh)
-        return _zero_shot(stage, self.config.evaluation.batch_size, per_class, self.config.data.seed)
+            inputs = replace(inputs, transfer=fresh)
+        return _zero_shot(inputs, self.config.evaluation.batch_size, per_class, self.config.data.seed)
 
     def measure(self, adapted: Adapted, flow: bool = False) -> dict[str, Values]:
         """Every measure of the model as it is now, with its drift; proves that adapters are active.
@@ -130,7 +130,7 @@ class Observer:
         Those that need whole attention maps only with ``flow``.
         """
         size = self.config.evaluation.batch_size
-        now = read_internals(adapted.clip.model, self.stage.probe, size, flow=flow)
+        now = read_internals(adapted.clip.model, self.inputs.probe, size, flow=flow)
         effective = effective_weights(adapted.clip.model)
         moved = weights(self.weights, effective)
         change = max(moved["weight_drift"][0], moved["weight_drift_projection"][0])
@@ -174,26 +174,26 @@ def prove_trained(adapted: Adapted, trained: Collection[str]) -> None:
 
 
 def _zero_shot(
-    stage: Stage, batch_size: int | None, per_class: int | None = None, seed: int = 0
+    inputs: RunInputs, batch_size: int | None, per_class: int | None = None, seed: int = 0
 ) -> dict[str, float]:
     """Accuracy by set, through the model as it is; on all images, or a fixed balanced part (0: none)."""
     out = {}
-    for name, transfer in stage.transfer.items():
+    for name, transfer in inputs.transfer.items():
         deck = transfer.deck
         if per_class == 0:
             continue
         if per_class is not None:
             deck = deck.subset(balanced(deck.labels, per_class, seed, classes=transfer.facts.classes))
-        out[name] = zero_shot_accuracy(stage.clip.model, transfer.features, deck, batch_size)
+        out[name] = zero_shot_accuracy(inputs.clip.model, transfer.features, deck, batch_size)
     return out
 
 
 def _baseline(
-    stage: Stage, batch_size: int | None, per_class: int | None = None, seed: int = 0
+    inputs: RunInputs, batch_size: int | None, per_class: int | None = None, seed: int = 0
 ) -> dict[str, float]:
     """:func:`_zero_shot` of the untouched backbone, kept for the next run."""
     out = {}
-    for name, transfer in stage.transfer.items():
+    for name, transfer in inputs.transfer.items():
         if per_class == 0:
             continue
         images = transfer.facts.images["test"]
@@ -202,8 +202,8 @@ def _baseline(
         given += [batch_size]
         if per_class is not None:
             given += [per_class, seed]
-        work = partial(_zero_shot, replace(stage, transfer={name: transfer}), batch_size, per_class, seed)
-        out[name] = stage.shared.number("zero-shot", given, lambda: work()[name])  # noqa: B023
+        work = partial(_zero_shot, replace(inputs, transfer={name: transfer}), batch_size, per_class, seed)
+        out[name] = inputs.backbone_cache.number("zero-shot", given, lambda: work()[name])  # noqa: B023
     return out
 
 

@@ -19,10 +19,10 @@ from clipdrift.data.splits import balanced, divide
 from clipdrift.data.worlds import WORLDS
 from clipdrift.model.clip import SHIPPED, Clip, fingerprint_model, load, shipped_folder
 from clipdrift.model.zero_shot import class_features
-from clipdrift.runs.record import DataFacts, Images
+from clipdrift.runs.record import DataFacts, ImageCounts
 from clipdrift.runs.reporter import Reporter
 from clipdrift.shapes import ClassFeatures
-from clipdrift.training.backbone_cache import Shared
+from clipdrift.training.backbone_cache import BackboneCache
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class TransferSet:
 
 
 @dataclass(frozen=True, eq=False)
-class Stage:
+class RunInputs:
     """All that a run works on, before anything is adapted."""
 
     clip: Clip
@@ -46,7 +46,7 @@ class Stage:
     target: DataFacts
     transfer: dict[str, TransferSet]
     device: torch.device
-    shared: Shared
+    backbone_cache: BackboneCache
 
 
 class Resolver:
@@ -116,7 +116,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Reporter) -> Stage:
+def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Reporter) -> RunInputs:
     """Load, divide, decode. ``config`` is a resolved one.
 
     Raises:
@@ -127,16 +127,18 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
     check_method(clip, config.method)
     check_penalties(config.penalty, clip.blocks)
     clip.model.to(device)
-    shared = Shared.of(cache, clip, device, reporter)
-    shop = Shop(clip.preprocess, cache, device, reporter, config.data.seed, config.data.skip_bad_images)
+    backbone_cache = BackboneCache.of(cache, clip, device, reporter)
+    factory = DeckFactory(
+        clip.preprocess, cache, device, reporter, config.data.seed, config.data.skip_bad_images
+    )
     source, wanted = _divided(config.data, clip.image_size)
-    decks = {purpose: shop.deck(images, f"{source.name} {purpose}") for purpose, images in wanted.items()}
+    decks = {purpose: factory.deck(images, f"{source.name} {purpose}") for purpose, images in wanted.items()}
     transfer = {}
     for spec in config.data.transfer:
         opened = open_source(spec, image_size=clip.image_size, parts=("test",))
         ensemble = config.evaluation.prompt_ensemble
-        transfer[spec.name] = shop.transfer(clip, spec, opened, ensemble, shared)
-    return Stage(
+        transfer[spec.name] = factory.transfer(clip, spec, opened, ensemble, backbone_cache)
+    return RunInputs(
         clip=clip,
         train=decks["train"][0],
         validation=decks["validation"][0],
@@ -145,7 +147,7 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
         target=_facts(source, {purpose: images for purpose, (_, images) in decks.items()}),
         transfer=transfer,
         device=device,
-        shared=shared,
+        backbone_cache=backbone_cache,
     )
 
 
@@ -199,7 +201,7 @@ def _asked_of_world(data: DataConfig) -> int | None:
 
 
 @dataclass(frozen=True, eq=False)
-class Shop:
+class DeckFactory:
     """Makes decks by one model's preprocessing on one machine; ``seed`` draws parts of sets."""
 
     preprocess: Preprocess
@@ -209,7 +211,7 @@ class Shop:
     seed: int = 0
     skip_bad: bool = False
 
-    def deck(self, images: ImageSet, title: str) -> tuple[Deck, Images]:
+    def deck(self, images: ImageSet, title: str) -> tuple[Deck, ImageCounts]:
         self.reporter.stage(f"decoding {title}")
         pixels = load_pixels(
             images,
@@ -220,9 +222,9 @@ class Shop:
             warn=self.reporter.warn,
         )
         deck = Deck.of(pixels, self.preprocess, self.device)
-        return deck, Images(count=len(deck), fingerprint=pixels.fingerprint[:16], bad=pixels.bad)
+        return deck, ImageCounts(count=len(deck), fingerprint=pixels.fingerprint[:16], bad=pixels.bad)
 
-    def part(self, spec: DataSet, source: Source) -> tuple[Deck, Images]:
+    def part(self, spec: DataSet, source: Source) -> tuple[Deck, ImageCounts]:
         """The test images of a transfer set: all, or so many of each class as ``spec`` says."""
         if source.test is None:
             raise DataError(f"{spec.name}: a transfer set needs a test split")
@@ -232,13 +234,13 @@ class Shop:
         return self.deck(images, f"{source.name} test")
 
     def transfer(
-        self, clip: Clip, spec: DataSet, source: Source, ensemble: bool, shared: Shared
+        self, clip: Clip, spec: DataSet, source: Source, ensemble: bool, backbone_cache: BackboneCache
     ) -> TransferSet:
         """A set to be tested zero-shot; its text features are those of the backbone ``shared`` is about."""
         deck, counted = self.part(spec, source)
         prompts = source.prompts if ensemble else source.prompts[:1]
         self.reporter.stage(f"text features of {source.name}")
-        found = shared.tensors(
+        found = backbone_cache.tensors(
             "texts",
             [source.classes, prompts],
             lambda: {"features": class_features(clip, source.classes, prompts).cpu()},
@@ -247,7 +249,9 @@ class Shop:
         return TransferSet(deck, features, _facts(source, {"test": counted}, prompts))
 
 
-def _facts(source: Source, images: dict[str, Images], prompts: tuple[str, ...] | None = None) -> DataFacts:
+def _facts(
+    source: Source, images: dict[str, ImageCounts], prompts: tuple[str, ...] | None = None
+) -> DataFacts:
     return DataFacts(
         kind=source.kind, classes=source.classes, prompts=prompts or source.prompts[:1], images=images
     )

@@ -11,19 +11,19 @@ import torch
 
 from clipdrift.config import RunConfig, load_config, parse_config
 from clipdrift.errors import OutOfMemoryError
-from clipdrift.runs.heartbeat import Pulse
+from clipdrift.runs.heartbeat import Heartbeat
 from clipdrift.runs.layout import PULSE
 from clipdrift.runs.record import DamagedRecordError, Record
 from clipdrift.runs.reporter import Reporter, Silent
 from clipdrift.runs.signals import stops
 from clipdrift.runs.store import RunFolder, Store, cache_folder
-from clipdrift.training.attempt import Job, attempt
-from clipdrift.training.course import Rhythm
+from clipdrift.training.attempt import AttemptOptions, attempt
+from clipdrift.training.course import CheckpointSchedule
 from clipdrift.training.memory import halved
 from clipdrift.training.preparation import pick_device, resolve
 from clipdrift.training.trackers import Tracked, known
 
-__all__ = ["Rhythm", "run", "train"]
+__all__ = ["CheckpointSchedule", "run", "train"]
 
 
 def run(
@@ -37,7 +37,7 @@ def run(
     again: bool = False,
     keep_checkpoint: bool = False,
     auto_batch: bool = False,
-    rhythm: Rhythm | None = None,
+    schedule: CheckpointSchedule | None = None,
     track: Sequence[str] = (),
 ) -> tuple[Record, RunFolder]:
     """Do one run, go on with one that was interrupted, or return its record where it is done already.
@@ -83,8 +83,10 @@ def run(
             if again and folder.finished:
                 folder.forget_checkpoint()  # of the run that is to be repeated
             tracked = Tracked.of(reporter, trackers, config, folder.path)
-            pulse = Pulse(tracked, folder.path / PULSE, asked)
-            job = Job(folder, cache, place, pulse, asked, save, keep_checkpoint, rhythm or Rhythm())
+            pulse = Heartbeat(tracked, folder.path / PULSE, asked)
+            job = AttemptOptions(
+                folder, cache, place, pulse, asked, save, keep_checkpoint, schedule or CheckpointSchedule()
+            )
             try:
                 record = _until_it_fits(config, job, auto_batch)
                 tracked.end(record)
@@ -111,7 +113,7 @@ def _done(folder: RunFolder, reporter: Reporter) -> Record | None:
     return record
 
 
-def _until_it_fits(config: RunConfig, job: Job, auto_batch: bool) -> Record:
+def _until_it_fits(config: RunConfig, job: AttemptOptions, auto_batch: bool) -> Record:
     """Do the run; where that is wanted and possible, with fewer images at a time until they fit."""
     while True:
         try:

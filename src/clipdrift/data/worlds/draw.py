@@ -269,7 +269,7 @@ def camera(rng: np.random.Generator, n: int, size: int) -> View:
 
 
 @dataclass(frozen=True)
-class Cells:
+class Lattice:
     """A lattice over the ground: ``a``, ``b`` (n, S, S) in [-0.5, 0.5] within the cell, in cell units;
     ``random``, k arrays (n, S, S) of uniform numbers, one per cell; ``pixels`` (n, 1, 1) per cell unit."""
 
@@ -279,7 +279,7 @@ class Cells:
     pixels: Array
 
 
-def cells(view: View, u: Array, v: Array, spacing: Array, k: int, aspect: Array | float = 1.0) -> Cells:
+def cells(view: View, u: Array, v: Array, spacing: Array, k: int, aspect: Array | float = 1.0) -> Lattice:
     """Cut the plane (u, v) into cells ``spacing`` wide and ``spacing * aspect`` high."""
     side = 32  # the numbers repeat after 32 cells, more than a picture shows
     a = u / spacing + view.uniform(0, 8)
@@ -289,4 +289,4 @@ def cells(view: View, u: Array, v: Array, spacing: Array, k: int, aspect: Array 
     index = (i.astype(np.int32) & (side - 1)) * side + (j.astype(np.int32) & (side - 1))
     index += (np.arange(view.n, dtype=np.int32) * side * side)[:, None, None]
     random = [np.take(table, index, mode="clip") for table in tables]  # "clip" skips the check of bounds
-    return Cells(a - i - 0.5, b - j - 0.5, random, view.pixels * spacing)
+    return Lattice(a - i - 0.5, b - j - 0.5, random, view.pixels * spacing)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipdrift.data.worlds import draw
-from clipdrift.data.worlds.draw import Array, Cells, Colours, View, box, cells
+from clipdrift.data.worlds.draw import Array, Colours, Lattice, View, box, cells
 
 TEMPLATES = (
     "an aerial photo of {}", "a satellite image of {}", "a photo of {} seen from above",
@@ -62,7 +62,7 @@ def _mottle(view: View, image: Array, bumps: int, strength: float) -> None:
     image *= 1 + strength * view.noise(bumps, 3)[:, None]
 
 
-def _plots(view: View, spacing: Array, palette: Colours) -> tuple[Array, Cells]:
+def _plots(view: View, spacing: Array, palette: Colours) -> tuple[Array, Lattice]:
     """A patchwork of plots in different tones: the picture and its lattice (k = 4)."""
     bend = view.noise(2, 1) * 0.25
     cell = cells(view, view.u + bend, view.v + bend * 0.5, spacing, 4, view.uniform(0.6, 1.3))
@@ -138,7 +138,7 @@ def _highway(view: View) -> Array:
     return image
 
 
-def _roofs(view: View, image: Array, cell: Cells, half_a: Array, half_b: Array, there: NDArray[np.bool_],
+def _roofs(view: View, image: Array, cell: Lattice, half_a: Array, half_b: Array, there: NDArray[np.bool_],
            roof: Array, drop: float) -> Array:  # fmt: skip
     """Paint boxes with their shadows; returns the cover (n, S, S) of the roofs."""
     sun_a, sun_b = draw.column(view.sun[:, 0]) * drop, draw.column(view.sun[:, 1]) * drop

@@ -28,6 +28,6 @@ def pick_engine(
         if said:
             raise ConfigError(f"{said[0]}: has a meaning with --engine ray alone")
         return run_here
-    from clipdrift.study.engines.on_ray import OnRay
+    from clipdrift.study.engines.on_ray import RayEngine
 
-    return OnRay(address, gpus_per_run or 0.0, 1.0 if cpus_per_run is None else cpus_per_run)
+    return RayEngine(address, gpus_per_run or 0.0, 1.0 if cpus_per_run is None else cpus_per_run)

@@ -19,8 +19,8 @@ from clipdrift.measures import embed, read_internals
 from clipdrift.model.clip import Clip, load
 from clipdrift.model.zero_shot import class_features
 from clipdrift.runs.reporter import Reporter
-from clipdrift.study.engines.jobs import Job
-from clipdrift.training.loop import train
+from clipdrift.study.engines.jobs import StudyJob
+from clipdrift.training.loop import train_model
 from clipdrift.training.preparation import count_images, pick_device
 
 Found = TypeVar("Found")
@@ -91,7 +91,7 @@ class _Kind:
     rest: int
 
 
-def estimate(jobs: tuple[Job, ...], device: str, reporter: Reporter) -> Estimate:
+def estimate(jobs: tuple[StudyJob, ...], device: str, reporter: Reporter) -> Estimate:
     """Time a few steps of each kind of run on random images, and count what each works on.
 
     Nothing is decoded or written; models are loaded and data sets opened, which may download them.
@@ -161,7 +161,7 @@ def _time(config: RunConfig, place: torch.device) -> _Kind:
         entropies = tuple(read_internals(clip.model, deck).blocks("entropy").tolist())
         penalties = build(config.penalty, Setting(adapted, entropies, class_features(clip, classes, ("{}",))))
     optim = config.optim.model_copy(update={"epochs": 2, "warmup": 0.0, "batch_size": len(deck)})
-    moments = train(adapted, deck, optim, seed=0, flip=config.data.flip, penalties=penalties)
+    moments = train_model(adapted, deck, optim, seed=0, flip=config.data.flip, penalties=penalties)
     next(moments)  # the first epoch also computes what frozen blocks keep
     step = _clock(lambda: next(moments)) / len(deck)
     numbers = {name: p.numel() for name, p in adapted.parameters()}

@@ -6,40 +6,40 @@ import time
 
 from clipdrift.errors import BusyError, Interrupted
 from clipdrift.runs.store import Store
-from clipdrift.study.engines.jobs import How, Job, Outcome, Watcher
-from clipdrift.training.runner import Rhythm, run
+from clipdrift.study.engines.jobs import JobOutcome, StudyJob, StudyOptions, StudyWatcher
+from clipdrift.training.runner import CheckpointSchedule, run
 
 
-def run_here(jobs: tuple[Job, ...], how: How, watcher: Watcher) -> tuple[Outcome, ...]:
+def run_here(jobs: tuple[StudyJob, ...], how: StudyOptions, watcher: StudyWatcher) -> tuple[JobOutcome, ...]:
     """Do the jobs in their order; what others are at is asked for again at the end.
 
     Raises:
         Interrupted: a signal asked to stop; the same study goes on from there.
     """
     watcher.plan(jobs)
-    found: dict[str, Outcome] = {}
+    found: dict[str, JobOutcome] = {}
     for job in jobs:
-        found[job.key] = attempt(job, how, watcher)
+        found[job.key] = attempt_job(job, how, watcher)
     for job in jobs:
         if found[job.key].ending == "elsewhere":
-            found[job.key] = attempt(job, how, watcher)
+            found[job.key] = attempt_job(job, how, watcher)
     return tuple(found[job.key] for job in jobs)
 
 
-def attempt(job: Job, how: How, watcher: Watcher) -> Outcome:
+def attempt_job(job: StudyJob, how: StudyOptions, watcher: StudyWatcher) -> JobOutcome:
     """Do one job, or find it done; whatever goes wrong in it is its outcome."""
     state = Store(how.out).folder(job.key).state()
     if state.kind in ("done", "diverged"):
-        outcome = Outcome(job.key, state.kind, state.reason, known=True)
+        outcome = JobOutcome(job.key, state.kind, state.reason, known=True)
     elif state.kind == "failed" and not how.retry_failed:
-        outcome = Outcome(job.key, "failed", state.reason, known=True)
+        outcome = JobOutcome(job.key, "failed", state.reason, known=True)
     else:
         outcome = _do(job, how, watcher)
     watcher.ends(job, outcome)
     return outcome
 
 
-def _do(job: Job, how: How, watcher: Watcher) -> Outcome:
+def _do(job: StudyJob, how: StudyOptions, watcher: StudyWatcher) -> JobOutcome:
     start = time.perf_counter()
     try:
         record, _ = run(
@@ -51,14 +51,14 @@ def _do(job: Job, how: How, watcher: Watcher) -> Outcome:
             save=how.keep_weights,
             keep_checkpoint=how.keep_checkpoint,
             auto_batch=how.auto_batch,
-            rhythm=Rhythm(seconds=how.checkpoint_every),
+            schedule=CheckpointSchedule(seconds=how.checkpoint_every),
             track=how.track,
         )
     except BusyError as error:
-        return Outcome(job.key, "elsewhere", str(error))
+        return JobOutcome(job.key, "elsewhere", str(error))
     except (Interrupted, KeyboardInterrupt):
         raise
     except Exception as error:  # one run's failure, noted in its folder, stops no other
         said = " ".join(str(error).split()) or type(error).__name__
-        return Outcome(job.key, "failed", said, time.perf_counter() - start)
-    return Outcome(job.key, record.status, record.reason, time.perf_counter() - start)
+        return JobOutcome(job.key, "failed", said, time.perf_counter() - start)
+    return JobOutcome(job.key, record.status, record.reason, time.perf_counter() - start)

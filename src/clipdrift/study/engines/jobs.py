@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from clipdrift.config import ConfigError, RunConfig
 from clipdrift.runs.reporter import Reporter, Silent
-from clipdrift.study.folder import Entry, Manifest
+from clipdrift.study.folder import Manifest, PlannedRun
 from clipdrift.study.plan import Study
 from clipdrift.training.preparation import Resolver
 
@@ -18,7 +18,7 @@ Ending = Literal["done", "diverged", "failed", "elsewhere"]
 
 
 @dataclass(frozen=True)
-class Job:
+class StudyJob:
     """A run to be done: names and copies of models and data found, so that its key is final."""
 
     config: RunConfig
@@ -31,7 +31,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """How a job ended; ``known``: it was found done."""
 
     key: str
@@ -42,7 +42,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class How:
+class StudyOptions:
     """What all runs of a study share; nothing here changes a result."""
 
     out: Path
@@ -56,46 +56,46 @@ class How:
     track: tuple[str, ...] = ()
 
 
-class Watcher(Protocol):
+class StudyWatcher(Protocol):
     """Told how a study goes on."""
 
-    def plan(self, jobs: tuple[Job, ...]) -> None:
+    def plan(self, jobs: tuple[StudyJob, ...]) -> None:
         """These are the jobs."""
 
-    def begins(self, job: Job) -> Reporter:
+    def begins(self, job: StudyJob) -> Reporter:
         """A job begins; what is returned is told how it goes."""
 
-    def ends(self, job: Job, outcome: Outcome) -> None:
+    def ends(self, job: StudyJob, outcome: JobOutcome) -> None:
         """A job has ended."""
 
 
-class Unwatched:
+class SilentWatcher:
     """A watcher that says nothing."""
 
-    def plan(self, jobs: tuple[Job, ...]) -> None:
+    def plan(self, jobs: tuple[StudyJob, ...]) -> None:
         pass
 
-    def begins(self, job: Job) -> Reporter:
+    def begins(self, job: StudyJob) -> Reporter:
         return Silent()
 
-    def ends(self, job: Job, outcome: Outcome) -> None:
+    def ends(self, job: StudyJob, outcome: JobOutcome) -> None:
         pass
 
 
-Engine = Callable[[tuple[Job, ...], How, Watcher], tuple[Outcome, ...]]
+Engine = Callable[[tuple[StudyJob, ...], StudyOptions, StudyWatcher], tuple[JobOutcome, ...]]
 """Does all jobs, each at most once, and tells how each ended, in their order."""
 
 
-def jobs_of(study: Study) -> tuple[Job, ...]:
+def jobs_of(study: Study) -> tuple[StudyJob, ...]:
     """The study's runs with models and data found on this machine.
 
     Raises:
         ConfigError: a path that is not there; two runs whose local copies turn out to be the same.
     """
     resolver = Resolver()
-    jobs: dict[str, Job] = {}
+    jobs: dict[str, StudyJob] = {}
     for planned in study.runs:
-        job = Job(resolver(planned.config), planned.label, planned.cell)
+        job = StudyJob(resolver(planned.config), planned.label, planned.cell)
         if job.key in jobs:
             raise ConfigError(
                 f"{study.name}: {job.label} of {job.cell} and {jobs[job.key].label} of {jobs[job.key].cell} "
@@ -105,15 +105,15 @@ def jobs_of(study: Study) -> tuple[Job, ...]:
     return tuple(jobs.values())
 
 
-def manifest_of(study: Study, jobs: tuple[Job, ...], command: str = "") -> Manifest:
+def manifest_of(study: Study, jobs: tuple[StudyJob, ...], command: str = "") -> Manifest:
     """What the study's folder says of it."""
-    entries = tuple(Entry(key=job.key, label=job.label, cell=job.cell) for job in jobs)
+    entries = tuple(PlannedRun(key=job.key, label=job.label, cell=job.cell) for job in jobs)
     return Manifest(
         name=study.name, title=study.title, questions=study.questions, runs=entries, command=command
     )
 
 
-def counted(outcomes: tuple[Outcome, ...]) -> Mapping[Ending, int]:
+def counted(outcomes: tuple[JobOutcome, ...]) -> Mapping[Ending, int]:
     """How many jobs ended how."""
     found: dict[Ending, int] = {}
     for outcome in outcomes:

@@ -9,8 +9,8 @@ from typing import Any
 
 from clipdrift.config import ConfigError, DataSet, ModelConfig, RunConfig
 from clipdrift.errors import Interrupted
-from clipdrift.study.engines.here import attempt
-from clipdrift.study.engines.jobs import How, Job, Outcome, Unwatched, Watcher
+from clipdrift.study.engines.here import attempt_job
+from clipdrift.study.engines.jobs import JobOutcome, SilentWatcher, StudyJob, StudyOptions, StudyWatcher
 
 RETRIES = 3
 """How often a run goes on elsewhere after its worker or machine died."""
@@ -20,7 +20,7 @@ _POLL = 1.0
 
 
 @dataclass(frozen=True)
-class OnRay:
+class RayEngine:
     """An engine. The store and the cache must lie on a path that all machines share and that has locks.
 
     Attributes:
@@ -34,7 +34,9 @@ class OnRay:
     gpus: float = 0.0
     cpus: float = 1.0
 
-    def __call__(self, jobs: tuple[Job, ...], how: How, watcher: Watcher) -> tuple[Outcome, ...]:
+    def __call__(
+        self, jobs: tuple[StudyJob, ...], how: StudyOptions, watcher: StudyWatcher
+    ) -> tuple[JobOutcome, ...]:
         """Do all jobs; what others are at is asked for again at the end.
 
         Raises:
@@ -65,7 +67,9 @@ class OnRay:
                     f"{name} in all"
                 )
 
-    def _all(self, ray: Any, jobs: Iterable[Job], how: How, watcher: Watcher) -> dict[str, Outcome]:
+    def _all(
+        self, ray: Any, jobs: Iterable[StudyJob], how: StudyOptions, watcher: StudyWatcher
+    ) -> dict[str, JobOutcome]:
         options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": RETRIES}
         task = ray.remote(**options)(_work)
         open_ = {task.remote(absolute(job), how, max(1, int(self.cpus))): job for job in jobs}
@@ -100,24 +104,24 @@ def _connect(ray: Any, address: str | None) -> None:
         raise ConfigError(f"--address {address}: no Ray cluster there ({said})") from None
 
 
-def _outcome(ray: Any, ref: Any, job: Job) -> Outcome:
+def _outcome(ray: Any, ref: Any, job: StudyJob) -> JobOutcome:
     try:
-        outcome: Outcome = ray.get(ref)
+        outcome: JobOutcome = ray.get(ref)
     except ray.exceptions.RayError as error:  # the worker died more often than it is tried again
         said = " ".join(str(error).split())[:300]
-        return Outcome(job.key, "failed", f"its worker died: {said}")
+        return JobOutcome(job.key, "failed", f"its worker died: {said}")
     return outcome
 
 
-def _work(job: Job, how: How, threads: int) -> Outcome:
+def _work(job: StudyJob, how: StudyOptions, threads: int) -> JobOutcome:
     """In a worker: do one job."""
     import torch
 
     torch.set_num_threads(threads)
-    return attempt(job, how, Unwatched())
+    return attempt_job(job, how, SilentWatcher())
 
 
-def absolute(job: Job) -> Job:
+def absolute(job: StudyJob) -> StudyJob:
     """The job with its local copies by absolute paths: a worker starts in another folder."""
 
     def found(part: Any) -> Any:

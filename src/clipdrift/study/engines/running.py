@@ -9,8 +9,15 @@ import pandas as pd
 
 from clipdrift.runs.store import cache_folder
 from clipdrift.study.engines.here import run_here
-from clipdrift.study.engines.jobs import Engine, How, Unwatched, Watcher, jobs_of, manifest_of
-from clipdrift.study.folder import write_manifest
+from clipdrift.study.engines.jobs import (
+    Engine,
+    SilentWatcher,
+    StudyOptions,
+    StudyWatcher,
+    jobs_of,
+    manifest_of,
+)
+from clipdrift.study.folder import write_study_manifest
 from clipdrift.study.frames import records_in, runs_frame
 from clipdrift.study.plan import Study, load_study
 from clipdrift.training.trackers import known
@@ -27,7 +34,7 @@ def run_study(
     retry_failed: bool = False,
     track: Sequence[str] = (),
     engine: Engine = run_here,
-    watcher: Watcher | None = None,
+    watcher: StudyWatcher | None = None,
 ) -> pd.DataFrame:
     """Do every run of a study, or go on with it, as ``clipdrift study run`` does.
 
@@ -55,8 +62,10 @@ def run_study(
     root = Path(out)
     jobs = jobs_of(found)
     manifest = manifest_of(found, jobs)
-    write_manifest(root, manifest)
+    write_study_manifest(root, manifest)
     place = cache_folder(None if cache is None else Path(cache))
-    how = How(root, place, device, keep_weights=keep_weights, retry_failed=retry_failed, track=known(track))
-    engine(jobs, how, watcher or Unwatched())
+    how = StudyOptions(
+        root, place, device, keep_weights=keep_weights, retry_failed=retry_failed, track=known(track)
+    )
+    engine(jobs, how, watcher or SilentWatcher())
     return runs_frame(records_in(root, manifest.keys), manifest.labels)
