@@ -14,7 +14,7 @@ from clipdrift.config import ConfigError, RunConfig
 from clipdrift.model.clip import MINI
 from clipdrift.runs.reporter import Silent
 from clipdrift.training.preparation import prepare, resolve
-from small_runs import CLASSES, config_for
+from small_runs import CLASSES, Lab, config_for
 
 CPU = torch.device("cpu")
 

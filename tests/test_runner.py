@@ -32,7 +32,7 @@ from clipdrift.runs.record import Point, Record, RecordError
 from clipdrift.runs.reporter import Silent
 from clipdrift.runs.store import RunFolder, Store
 from clipdrift.training.preparation import prepare
-from small_runs import CLASSES, COUNTS, numbers
+from small_runs import CLASSES, COUNTS, Lab, numbers
 
 CPU = torch.device("cpu")
 METHODS = ("full_ft", "lora", "linear_probe")

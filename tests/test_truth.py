@@ -23,6 +23,7 @@ from clipdrift.runs.reporter import Silent
 from clipdrift.runs.store import Store
 from clipdrift.training.observer import InactiveAdapterError
 from clipdrift.training.preparation import prepare
+from small_runs import Lab
 
 CPU = torch.device("cpu")
 
