@@ -16,30 +16,17 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from clipdrift.config import (
-    Apr,
-    BiasOnly,
     DataConfig,
     DataSet,
-    Dora,
-    EntropyFloor,
     EvaluationConfig,
-    Flyp,
-    FullFineTuning,
-    L2Sp,
-    LastBlocks,
-    Ldifs,
-    LinearProbe,
-    Lora,
-    LoraPlus,
-    LpFt,
     ModelConfig,
-    NormOnly,
     OptimConfig,
     PretrainConfig,
-    RsLora,
     RunConfig,
-    ZeroShotKl,
+    methods,
+    penalties,
 )
+from clipdrift.config.base import name_of
 from clipdrift.data.catalog import CATALOG
 from clipdrift.data.worlds import WORLDS
 from clipdrift.listing import MEASURES, METHODS, MODELS, PENALTIES
@@ -52,22 +39,8 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("model", ModelConfig),
     ("data", DataConfig),
     ("data.target, data.transfer", DataSet),
-    ("method = full_ft", FullFineTuning),
-    ("method = lora", Lora),
-    ("method = rslora", RsLora),
-    ("method = dora", Dora),
-    ("method = lora_plus", LoraPlus),
-    ("method = linear_probe", LinearProbe),
-    ("method = last_blocks", LastBlocks),
-    ("method = bias_only", BiasOnly),
-    ("method = norm_only", NormOnly),
-    ("method = lp_ft", LpFt),
-    ("method = flyp", Flyp),
-    ("penalty = apr", Apr),
-    ("penalty = entropy_floor", EntropyFloor),
-    ("penalty = l2_sp", L2Sp),
-    ("penalty = ldifs", Ldifs),
-    ("penalty = zero_shot_kl", ZeroShotKl),
+    *((f"method = {name_of(options)}", options) for options in methods.BUILT_IN),
+    *((f"penalty = {name_of(options)}", options) for options in penalties.BUILT_IN),
     ("optim", OptimConfig),
     ("evaluation", EvaluationConfig),
 )

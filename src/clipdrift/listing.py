@@ -1,11 +1,17 @@
 """Names and descriptions of methods, penalties, measures and models. Loads no torch.
 
+Methods and penalties are described where their options are; other packages' entries are added to each table.
 Contract tests hold these tables equal to those that do the work.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from clipdrift.config import methods, penalties
+from clipdrift.config.base import MethodOptions, PenaltyOptions, name_of
+from clipdrift.extensions import Found, extensions
 
 
 @dataclass(frozen=True)
@@ -19,29 +25,20 @@ class Entry:
     range: str = ""
 
 
-METHODS: dict[str, Entry] = {
-    "full_ft": Entry("train image tower, projection and head", "Radford et al. 2021"),
-    "lora": Entry("train low-rank adapters in the image tower, projection and head", "Hu et al. 2022"),
-    "rslora": Entry("lora scaled by alpha/sqrt(rank)", "Kalajdzievski 2023"),
-    "dora": Entry("lora with the length of each weight vector trained apart", "Liu et al. 2024"),
-    "lora_plus": Entry("lora with a higher learning rate for B", "Hayou et al. 2024"),
-    "linear_probe": Entry("train the head alone", "Radford et al. 2021"),
-    "last_blocks": Entry("train the last blocks, projection and head", "Howard and Ruder 2018"),
-    "bias_only": Entry("train the image tower's biases and the head", "Ben Zaken et al. 2022"),
-    "norm_only": Entry("train the image tower's layer norms and the head", "Frankle et al. 2021"),
-    "lp_ft": Entry("the head alone first, then as full_ft", "Kumar et al. 2022"),
-    "flyp": Entry("contrastive loss against the texts of the classes", "Goyal et al. 2023"),
-}
+def _described(
+    built_in: Iterable[type[MethodOptions] | type[PenaltyOptions]], found: Found
+) -> dict[str, Entry]:
+    own = {name_of(options): Entry(options.summary, options.reference) for options in built_in}
+    theirs = {
+        name: Entry(f"{extension.spec.summary} (from {extension.distribution})", extension.spec.reference)
+        for name, extension in found.usable.items()
+    }
+    return own | theirs
 
-PENALTIES: dict[str, Entry] = {
-    "apr": Entry("KL of CLS-to-patch attention from the backbone's", "attention preservation"),
-    "entropy_floor": Entry("hinge on attention entropy below a share of the backbone's"),
-    "l2_sp": Entry("squared distance of the weights from the backbone's", "Li et al. 2018"),
-    "ldifs": Entry("squared distance of CLS states and embedding from the backbone's", "Mukhoti et al. 2023"),
-    "zero_shot_kl": Entry(
-        "KL of the zero-shot distribution over the target's classes from the backbone's", "Li and Hoiem 2016"
-    ),
-}
+
+METHODS: dict[str, Entry] = _described(methods.BUILT_IN, methods.EXTENSIONS)
+
+PENALTIES: dict[str, Entry] = _described(penalties.BUILT_IN, penalties.EXTENSIONS)
 
 MEASURES: dict[str, Entry] = {
     "entropy": Entry(
@@ -196,6 +193,37 @@ MEASURES: dict[str, Entry] = {
         "from 0",
     ),
 }
+
+MEASURE_EXTENSIONS = extensions("measures", frozenset(MEASURES))
+"""Measures of other packages."""
+
+MEASURES |= {
+    name: Entry(
+        f"{extension.spec.summary} (from {extension.distribution})",
+        extension.spec.reference,
+        extension.spec.unit,
+        extension.spec.family,
+        extension.spec.range,
+    )
+    for name, extension in MEASURE_EXTENSIONS.usable.items()
+}
+
+
+def installed_extensions() -> dict[str, str]:
+    """Every usable extension and its distribution with version, for records: ``method tall: pkg 1.0``."""
+    groups = (
+        ("method", methods.EXTENSIONS),
+        ("penalty", penalties.EXTENSIONS),
+        ("measure", MEASURE_EXTENSIONS),
+    )
+    return {f"{kind} {name}": e.distribution for kind, found in groups for name, e in found.usable.items()}
+
+
+def broken_extensions() -> tuple[str, ...]:
+    """One line for each extension that is installed and cannot be used."""
+    groups = (methods.EXTENSIONS, penalties.EXTENSIONS, MEASURE_EXTENSIONS)
+    return tuple(line for found in groups for line in found.broken.values())
+
 
 MODELS: dict[str, Entry] = {
     "clipdrift/mini": Entry("shipped: 6 blocks, 4 heads, 49 patches of 56x56 pixels; knows coloured shapes"),

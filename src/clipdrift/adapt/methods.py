@@ -1,4 +1,4 @@
-"""The methods' table. To add one: options in ``config``, a function here, a line in ``METHODS``."""
+"""The methods' table. To add one: options in ``config/methods.py``, a function and a line here."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from clipdrift.config import (
     Method,
     NormOnly,
 )
+from clipdrift.config.methods import EXTENSIONS
+from clipdrift.extensions import ExtensionError, loaded
 from clipdrift.model.clip import Clip, ModelError
 from clipdrift.model.quiet import quiet
 from clipdrift.model.towers import tower_of
@@ -169,7 +171,21 @@ METHODS: dict[str, Callable[[Clip, Any, Sequence[str]], MethodPlan]] = {
     "lp_ft": _lp_ft,
     "flyp": _flyp,
 }
-"""What prepares the model, by name; described in ``clipdrift.listing``. Everything is frozen beforehand."""
+"""What prepares the model, by name; options and words are in ``config/methods.py``. All is frozen before."""
+
+
+def _prepared(clip: Clip, options: Method, texts: Sequence[str]) -> MethodPlan:
+    """By a method of this package or of another one."""
+    if options.name in METHODS:
+        return METHODS[options.name](clip, options, texts)
+    extension = EXTENSIONS.usable[options.name]
+    plan = loaded(extension, extension.spec.prepare)(clip, options, texts)
+    if not isinstance(plan, MethodPlan):
+        raise ExtensionError(
+            f"method {options.name} of {extension.distribution}: {extension.spec.prepare} returned "
+            f"{type(plan).__name__}, not a MethodPlan"
+        )
+    return plan
 
 
 def adapt(clip: Clip, options: Method, classes: int, seed: int, texts: Sequence[str] = ()) -> Adapted:
@@ -189,7 +205,7 @@ def adapt(clip: Clip, options: Method, classes: int, seed: int, texts: Sequence[
     check_method(clip, options)
     torch.manual_seed(seed)  # peft draws its adapters from the global generator
     clip.model.requires_grad_(False)
-    plan = METHODS[options.name](clip, options, texts)
+    plan = _prepared(clip, options, texts)
     head = _head(clip, classes, seed)
     if isinstance(plan.objective, Contrastive):
         head.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The penalties' table. To add one: options in ``config``, a class here, a line in ``PENALTIES``.
+"""The penalties' table. To add one: options in ``config/penalties.py``, a class and a line here.
 
 Each is computed in float32 on the CLS rows, states, embedding or weights of the batch's own forward pass.
 """
@@ -20,6 +20,8 @@ from clipdrift import formulas
 from clipdrift.adapt.adapted import Adapted
 from clipdrift.adapt.reference import BackboneBatch, Wants
 from clipdrift.config import Apr, ConfigError, EntropyFloor, Ldifs, Penalty
+from clipdrift.config.penalties import EXTENSIONS
+from clipdrift.extensions import ExtensionError, loaded
 from clipdrift.model.towers import tower_of
 from clipdrift.model.trace import Traced
 
@@ -193,7 +195,22 @@ PENALTIES: dict[str, Callable[[Any, Setting], Term]] = {
         setting.class_features, float(setting.adapted.clip.model.logit_scale.detach().exp())
     ),
 }
-"""What makes a term of its options, by name; described in ``clipdrift.listing``."""
+"""What makes a term of its options, by name; options and words are in ``clipdrift.config.penalties``."""
+
+
+def _term(options: Penalty, setting: Setting) -> Term:
+    """Of a penalty of this package or of another one."""
+    if options.name in PENALTIES:
+        return PENALTIES[options.name](options, setting)
+    extension = EXTENSIONS.usable[options.name]
+    term = loaded(extension, extension.spec.term)(options, setting)
+    if not (callable(term) and isinstance(getattr(term, "wants", None), Wants)):
+        raise ExtensionError(
+            f"penalty {options.name} of {extension.distribution}: {extension.spec.term} returned "
+            f"{type(term).__name__}; a term is callable and has wants"
+        )
+    made: Term = term
+    return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +241,7 @@ def build(options: Sequence[Penalty], setting: Setting) -> Penalties:
         ConfigError: a block that the model does not have.
     """
     check_penalties(options, len(setting.entropies))
-    return Penalties(tuple((one.weight, PENALTIES[one.name](one, setting)) for one in options))
+    return Penalties(tuple((one.weight, _term(one, setting)) for one in options))
 
 
 def check_penalties(options: Sequence[Penalty], blocks: int) -> None:

@@ -19,16 +19,14 @@ from clipdrift.comparison.models import ModelLike, OpenedModel, PairError
 from clipdrift.comparison.pairs import ModelPair, open_pair
 from clipdrift.comparison.tables import (
     ability,
-    attention,
+    compared,
     heads,
-    representations,
     spectrum_row,
     subsets,
-    weight_tables,
 )
 from clipdrift.config import DataSet, parse_config
 from clipdrift.data.preprocess import Preprocess
-from clipdrift.measures import Internals, cka_matrix, read_internals, spectra
+from clipdrift.measures import Internals, cka_matrix, read_internals, readings, spectra
 from clipdrift.model.towers import tower_of
 from clipdrift.runs.record import environment
 from clipdrift.runs.reporter import Reporter, Silent
@@ -99,8 +97,7 @@ def compare(
     after = _read(pair.tuned, probe, batch_size, flow, reporter)
     clock("tuned_read")
     reporter.stage("comparing representations")
-    measures = attention(before, after) | representations(before, after)
-    measures |= weight_tables(pair.before, pair.after)
+    measures = compared(readings(before, after, pair.before, pair.after))
     matrix = tuple(tuple(row) for row in cka_matrix(before, after).tolist())
     clock("compared")
     rows = {}

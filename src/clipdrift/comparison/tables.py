@@ -7,70 +7,39 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from clipdrift import formulas
 from clipdrift.comparison import Compared, HeadDrift, Sensitivity, SpectrumRow, Subsets, TransferRow
 from clipdrift.data.errors import DataError
 from clipdrift.data.splits import balanced_subsets
-from clipdrift.listing import MEASURES
-from clipdrift.measures import (
-    Internals,
-    Spectrum,
-    cka_minibatch,
-    drift,
-    representation,
-    weights,
-    weights_by_kind,
-)
+from clipdrift.listing import MEASURES, Entry
+from clipdrift.measures import Internals, Reading, Spectrum
 
 SUBSETS, SUBSET_SIZE = 5, 200
 """How many disjoint subsets the sensitivity is taken over, and of how many images at most."""
 
 
-def attention(before: Internals, after: Internals) -> dict[str, Compared]:
-    """Measures that either side has on its own, with their drift."""
-    out = {}
-    for name in before.measures:
-        old, new = before.blocks(name), after.blocks(name)
-        change = drift(old, new)
-        several = len(old) > 1
-        out[name] = Compared(
-            family=MEASURES[name].family,
-            unit=MEASURES[name].unit,
-            before=float(old.mean()),
-            after=float(new.mean()),
-            before_blocks=tuple(old.tolist()) if several else (),
-            after_blocks=tuple(new.tolist()) if several else (),
-            drift=change.mean,
-            drift_blocks=change.blocks if several else (),
-            absolute=change.absolute,
+def compared(found: Mapping[str, Reading]) -> dict[str, Compared]:
+    """Readings as rows of a comparison, with family and unit."""
+    return {name: _compared(MEASURES[name], reading) for name, reading in found.items()}
+
+
+def _compared(entry: Entry, reading: Reading) -> Compared:
+    if reading.before is None or reading.drift is None:
+        return Compared(
+            family=entry.family, unit=entry.unit, value=reading.value, value_blocks=reading.blocks
         )
-    return out
-
-
-def representations(before: Internals, after: Internals) -> dict[str, Compared]:
-    """Measures of how alike the two sides' states and embeddings are."""
-    found = representation(before, after) | {"cka_minibatch": cka_minibatch(before, after)}
-    return {name: _value(name, values) for name, values in found.items()}
-
-
-def weight_tables(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Compared]:
-    """How far the weights have moved: whole, by block, by kind of matrix."""
-    found = weights(before, after)
-    out = {"weight_drift": _value("weight_drift", found["weight_drift_blocks"], found["weight_drift"][0])}
-    if "weight_drift_projection" in found:
-        out["weight_drift_projection"] = _value("weight_drift_projection", found["weight_drift_projection"])
-    for kind, (whole, blocks) in weights_by_kind(before, after).items():
-        out[f"weight_drift_{kind}"] = _value(f"weight_drift_{kind}", blocks, whole)
-    return out
-
-
-def _value(name: str, blocks: Sequence[float], whole: float | None = None) -> Compared:
-    mean = float(np.mean(blocks)) if whole is None else whole
-    entry = MEASURES[name]
-    shown = tuple(blocks) if len(blocks) > 1 or whole is not None else ()
-    return Compared(family=entry.family, unit=entry.unit, value=mean, value_blocks=shown)
+    return Compared(
+        family=entry.family,
+        unit=entry.unit,
+        before=reading.before.value,
+        after=reading.value,
+        before_blocks=reading.before.blocks,
+        after_blocks=reading.blocks,
+        drift=reading.drift.mean,
+        drift_blocks=reading.drift.blocks,
+        absolute=reading.drift.absolute,
+    )
 
 
 def heads(before: Internals, after: Internals) -> tuple[HeadDrift, ...]:

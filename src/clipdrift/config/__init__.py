@@ -1,5 +1,6 @@
 """Configuration of runs and pretrainings: frozen, typed, hashed. Loads no torch."""
 
+from clipdrift.config.base import MethodOptions, PenaltyOptions
 from clipdrift.config.load import (
     ConfigError,
     legal_keys,
@@ -55,10 +56,12 @@ __all__ = [
     "LoraPlus",
     "LpFt",
     "Method",
+    "MethodOptions",
     "ModelConfig",
     "NormOnly",
     "OptimConfig",
     "Penalty",
+    "PenaltyOptions",
     "PretrainConfig",
     "RsLora",
     "RunConfig",

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from clipdrift.config import methods, penalties
 from clipdrift.config.models import RunConfig
 from clipdrift.errors import ClipdriftError
 
@@ -130,7 +131,11 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         key = ".".join(p for p in path if not p.isdigit())
     if kind == "union_tag_invalid":
         context = first.get("ctx", {})
-        return f"{key}.name = {context.get('tag')!r}: unknown; legal: {context.get('expected_tags')}"
+        tag = context.get("tag")
+        broken = methods.EXTENSIONS.broken | penalties.EXTENSIONS.broken  # type: ignore[operator]
+        if tag in broken:
+            return f"{key}.name = {tag!r}: {broken[tag]}"
+        return f"{key}.name = {tag!r}: unknown; legal: {context.get('expected_tags')}"
     if kind == "union_tag_not_found":
         return f'{key} = {value!r}: give it a name, for example {key}.name = "lora"'
     if kind == "missing":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from clipdrift.config.base import Frozen
+from clipdrift.config.base import MethodOptions, name_of
+from clipdrift.extensions import extensions
 
 FROZEN_BLOCKS = Field(0, ge=0, description="Blocks from the first on that are not trained.")
 FREEZE_EMBEDDINGS = Field(
@@ -16,10 +19,12 @@ FREEZE_EMBEDDINGS = Field(
 )
 
 
-class FullFineTuning(Frozen):
+class FullFineTuning(MethodOptions):
     """Image tower, visual projection and head are trained."""
 
     name: Literal["full_ft"]
+    summary: ClassVar[str] = "train image tower, projection and head"
+    reference: ClassVar[str] = "Radford et al. 2021"
     frozen_blocks: int = FROZEN_BLOCKS
     freeze_embeddings: bool = FREEZE_EMBEDDINGS
 
@@ -27,7 +32,7 @@ class FullFineTuning(Frozen):
 Target = Literal["q", "k", "v", "out", "mlp"]
 
 
-class LoraOptions(Frozen):
+class LoraOptions(MethodOptions):
     """What all variants of LoRA share."""
 
     rank: int = Field(8, ge=1, description="Rank r of the adapters.")
@@ -50,89 +55,121 @@ class Lora(LoraOptions):
     """Low-rank adapters (peft) in the image tower; its own weights stay as they are."""
 
     name: Literal["lora"]
+    summary: ClassVar[str] = "train low-rank adapters in the image tower, projection and head"
+    reference: ClassVar[str] = "Hu et al. 2022"
 
 
 class RsLora(LoraOptions):
     """LoRA whose update is scaled by alpha/sqrt(r), so that a larger rank does not learn more slowly."""
 
     name: Literal["rslora"]
+    summary: ClassVar[str] = "lora scaled by alpha/sqrt(rank)"
+    reference: ClassVar[str] = "Kalajdzievski 2023"
 
 
 class Dora(LoraOptions):
     """LoRA that trains the length of each weight column apart from its direction."""
 
     name: Literal["dora"]
+    summary: ClassVar[str] = "lora with the length of each weight vector trained apart"
+    reference: ClassVar[str] = "Liu et al. 2024"
 
 
 class LoraPlus(LoraOptions):
     """LoRA with a higher learning rate for B than for A."""
 
     name: Literal["lora_plus"]
+    summary: ClassVar[str] = "lora with a higher learning rate for B"
+    reference: ClassVar[str] = "Hayou et al. 2024"
     rate_ratio: float = Field(16.0, gt=0, description="Learning rate of B over that of A and all else.")
 
 
-class LinearProbe(Frozen):
+class LinearProbe(MethodOptions):
     """Only the head is trained."""
 
     name: Literal["linear_probe"]
+    summary: ClassVar[str] = "train the head alone"
+    reference: ClassVar[str] = "Radford et al. 2021"
 
 
-class LastBlocks(Frozen):
+class LastBlocks(MethodOptions):
     """The last blocks, the final layer norm, visual projection and head are trained."""
 
     name: Literal["last_blocks"]
+    summary: ClassVar[str] = "train the last blocks, projection and head"
+    reference: ClassVar[str] = "Howard and Ruder 2018"
     blocks: int = Field(1, ge=1, description="How many blocks, from the last back.")
 
 
-class BiasOnly(Frozen):
+class BiasOnly(MethodOptions):
     """Only the biases of the image tower (those of layer norms among them) and the head are trained."""
 
     name: Literal["bias_only"]
+    summary: ClassVar[str] = "train the image tower's biases and the head"
+    reference: ClassVar[str] = "Ben Zaken et al. 2022"
     frozen_blocks: int = FROZEN_BLOCKS
     freeze_embeddings: bool = FREEZE_EMBEDDINGS
 
 
-class NormOnly(Frozen):
+class NormOnly(MethodOptions):
     """Only the layer norms of the image tower and the head are trained."""
 
     name: Literal["norm_only"]
+    summary: ClassVar[str] = "train the image tower's layer norms and the head"
+    reference: ClassVar[str] = "Frankle et al. 2021"
     frozen_blocks: int = FROZEN_BLOCKS
     freeze_embeddings: bool = FREEZE_EMBEDDINGS
 
 
-class LpFt(Frozen):
+class LpFt(MethodOptions):
     """First the head alone, then as full_ft from there."""
 
     name: Literal["lp_ft"]
+    summary: ClassVar[str] = "the head alone first, then as full_ft"
+    reference: ClassVar[str] = "Kumar et al. 2022"
     probe_epochs: int = Field(5, ge=1, description="Epochs of the head alone, before optim.epochs of all.")
     probe_learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate of the head alone.")
     frozen_blocks: int = FROZEN_BLOCKS
     freeze_embeddings: bool = FREEZE_EMBEDDINGS
 
 
-class Flyp(Frozen):
+class Flyp(MethodOptions):
     """Fine-tune like you pretrain: the contrastive loss of images against the texts of their classes.
 
     The head is the class texts themselves, so validation and test are zero-shot accuracy on the target.
     """
 
     name: Literal["flyp"]
+    summary: ClassVar[str] = "contrastive loss against the texts of the classes"
+    reference: ClassVar[str] = "Goyal et al. 2023"
     train_texts: bool = Field(True, description="Train the text tower too; else its class texts stay fixed.")
     frozen_blocks: int = FROZEN_BLOCKS
     freeze_embeddings: bool = FREEZE_EMBEDDINGS
 
 
-Method = Annotated[
-    FullFineTuning
-    | Lora
-    | RsLora
-    | Dora
-    | LoraPlus
-    | LinearProbe
-    | LastBlocks
-    | BiasOnly
-    | NormOnly
-    | LpFt
-    | Flyp,
-    Field(discriminator="name"),
-]
+BUILT_IN: tuple[type[MethodOptions], ...] = (
+    FullFineTuning,
+    Lora,
+    RsLora,
+    Dora,
+    LoraPlus,
+    LinearProbe,
+    LastBlocks,
+    BiasOnly,
+    NormOnly,
+    LpFt,
+    Flyp,
+)
+"""Every method of this package, in the order of listings."""
+
+
+EXTENSIONS = extensions("methods", frozenset(name_of(options) for options in BUILT_IN))
+"""Those of other packages."""
+
+if TYPE_CHECKING:
+    Method = MethodOptions
+else:
+    Method = Annotated[
+        reduce(or_, (*BUILT_IN, *(found.spec.options for found in EXTENSIONS.usable.values()))),
+        Field(discriminator="name"),
+    ]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from clipdrift.config.base import Frozen
+from clipdrift.config.base import PenaltyOptions, name_of
+from clipdrift.extensions import extensions
 
-WEIGHT = Field(0.1, gt=0, description="What the term is multiplied by.")
 BLOCKS = Field(None, description="Blocks, from 1, that it is taken over; none: all.")
 
 
-class _OverBlocks(Frozen):
-    weight: float = WEIGHT
+class _OverBlocks(PenaltyOptions):
     blocks: tuple[int, ...] | None = BLOCKS
 
     @model_validator(mode="after")
@@ -30,35 +31,55 @@ class Apr(_OverBlocks):
     images, mean over blocks, heads and images."""
 
     name: Literal["apr"]
+    summary: ClassVar[str] = "KL of CLS-to-patch attention from the backbone's"
+    reference: ClassVar[str] = "attention preservation"
 
 
 class EntropyFloor(_OverBlocks):
     """Hinge on CLS-to-patch entropy below a share of the backbone's mean, summed over blocks."""
 
     name: Literal["entropy_floor"]
+    summary: ClassVar[str] = "hinge on attention entropy below a share of the backbone's"
     ratio: float = Field(
         0.7, gt=0, description="The floor, relative to the backbone's mean on the probe set."
     )
 
 
-class L2Sp(Frozen):
+class L2Sp(PenaltyOptions):
     """Squared distance of the image tower's effective weights from the backbone's."""
 
     name: Literal["l2_sp"]
-    weight: float = WEIGHT
+    summary: ClassVar[str] = "squared distance of the weights from the backbone's"
+    reference: ClassVar[str] = "Li et al. 2018"
 
 
 class Ldifs(_OverBlocks):
     """Squared distance of the CLS states after several blocks, and of the embedding, from the backbone's."""
 
     name: Literal["ldifs"]
+    summary: ClassVar[str] = "squared distance of CLS states and embedding from the backbone's"
+    reference: ClassVar[str] = "Mukhoti et al. 2023"
 
 
-class ZeroShotKl(Frozen):
+class ZeroShotKl(PenaltyOptions):
     """KL of the zero-shot distribution over the target's classes from the backbone's, on the batch."""
 
     name: Literal["zero_shot_kl"]
-    weight: float = WEIGHT
+    summary: ClassVar[str] = "KL of the zero-shot distribution over the target's classes from the backbone's"
+    reference: ClassVar[str] = "Li and Hoiem 2016"
 
 
-Penalty = Annotated[Apr | EntropyFloor | L2Sp | Ldifs | ZeroShotKl, Field(discriminator="name")]
+BUILT_IN: tuple[type[PenaltyOptions], ...] = (Apr, EntropyFloor, L2Sp, Ldifs, ZeroShotKl)
+"""Every penalty of this package, in the order of listings."""
+
+
+EXTENSIONS = extensions("penalties", frozenset(name_of(options) for options in BUILT_IN))
+"""Those of other packages."""
+
+if TYPE_CHECKING:
+    Penalty = PenaltyOptions
+else:
+    Penalty = Annotated[
+        reduce(or_, (*BUILT_IN, *(found.spec.options for found in EXTENSIONS.usable.values()))),
+        Field(discriminator="name"),
+    ]

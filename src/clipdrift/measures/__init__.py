@@ -6,6 +6,7 @@ from clipdrift.measures.drift import Blocks, Drift, drift
 from clipdrift.measures.errors import MeasureError
 from clipdrift.measures.flow import FLOW
 from clipdrift.measures.internals import Internals, read_internals
+from clipdrift.measures.readings import Reading, own_readings, readings, weight_readings
 from clipdrift.measures.representation import REPRESENTATION, cka_matrix, cka_minibatch, representation
 from clipdrift.measures.weights import KINDS, Spectrum, spectra, weights, weights_by_kind
 
@@ -18,15 +19,19 @@ __all__ = [
     "Drift",
     "Internals",
     "MeasureError",
+    "Reading",
     "Spectrum",
     "accuracy",
     "cka_matrix",
     "cka_minibatch",
     "drift",
     "embed",
+    "own_readings",
     "read_internals",
+    "readings",
     "representation",
     "spectra",
+    "weight_readings",
     "weights",
     "weights_by_kind",
     "zero_shot_accuracy",

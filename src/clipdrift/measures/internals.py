@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from clipdrift.data.deck import Batches
 from clipdrift.measures.attention import ATTENTION, OF_TOKEN, BlockRows, erf, erf_name
 from clipdrift.measures.errors import MeasureError
 from clipdrift.measures.flow import Flow
+from clipdrift.measures.others import read_others
 from clipdrift.measures.states import KeptStates
 from clipdrift.measures.still import in_float32, still
 from clipdrift.model.towers import Tower, tower_of
@@ -239,7 +240,7 @@ class _Reading:
         of_mean = self.guard(
             "head_diversity_of_mean", 0, formulas.head_diversity, self.mean_rows / self.images
         )
-        return Internals(
+        found = Internals(
             attention=self.values,
             heads={name: (total / self.images).numpy() for name, total in self.sums.items()},
             whole={"head_diversity_of_mean": of_mean.numpy()},
@@ -248,3 +249,4 @@ class _Reading:
             reader=self.tower.reader,
             detail=self.details,
         )
+        return replace(found, whole=found.whole | read_others(found))

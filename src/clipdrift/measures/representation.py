@@ -12,6 +12,7 @@ from torch import Tensor
 from clipdrift import formulas
 from clipdrift.measures.errors import MeasureError
 from clipdrift.measures.internals import Internals
+from clipdrift.measures.others import compare_others
 from clipdrift.measures.states import KeptStates
 
 REPRESENTATION = ("cka", "cka_biased", "cka_embedding", "embedding_drift")
@@ -24,6 +25,7 @@ def representation(backbone: Internals, adapted: Internals) -> dict[str, list[fl
     """Each measure's value per block, or a single value for those of the embedding.
 
     Exact for any number of images, in memory that does not grow with it.
+    Comparisons of other packages follow.
 
     Raises:
         MeasureError: where one is undefined, naming measure and block.
@@ -41,7 +43,7 @@ def representation(backbone: Internals, adapted: Internals) -> dict[str, list[fl
         out["embedding_drift"] = [float(formulas.embedding_drift(backbone.embedding, adapted.embedding))]
     except ValueError as error:
         raise MeasureError(f"embedding: {error}") from None
-    return out
+    return out | compare_others(backbone, adapted)
 
 
 def cka_minibatch(backbone: Internals, adapted: Internals, size: int = 100) -> list[float]:

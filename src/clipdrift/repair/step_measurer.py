@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from clipdrift.comparison import Compared
-from clipdrift.comparison.tables import attention, representations, weight_tables
+from clipdrift.comparison.tables import compared
 from clipdrift.data.deck import Batches, Deck
 from clipdrift.errors import ClipdriftError
-from clipdrift.measures import Internals, accuracy, read_internals, zero_shot_accuracy
+from clipdrift.measures import Internals, accuracy, read_internals, readings, zero_shot_accuracy
 from clipdrift.model.clip import Clip
 from clipdrift.model.weights import effective_weights
 from clipdrift.model.zero_shot import class_features
@@ -161,11 +161,11 @@ class StepComparer:
 
     def _measures(self, label: str) -> dict[str, Compared]:
         now = self.measurer.read()
-        moved = weight_tables(self.weights, effective_weights(self.measurer.endpoints.model))
-        change = max(found.value or 0.0 for found in moved.values())
+        found = readings(self.internals, now, self.weights, effective_weights(self.measurer.endpoints.model))
+        change = max(reading.value for name, reading in found.items() if name.startswith("weight_drift"))
         if change > _ROUNDING and torch.equal(now.embedding, self.internals.embedding):
             raise NotMovedError(
                 f"{label}: weights differ from the backbone's and no embedding does; what is measured is "
                 "not the model at this setting"
             )
-        return attention(self.internals, now) | representations(self.internals, now) | moved
+        return compared(found)

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 from clipdrift.config.base import Frozen
 from clipdrift.config.models import RunConfig
 from clipdrift.errors import ClipdriftError
+from clipdrift.listing import installed_extensions
 
 SCHEMA_VERSION = 1
 
@@ -189,6 +190,7 @@ def _loaded() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": packages,
+        **({"extensions": found} if (found := installed_extensions()) else {}),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if (state := _git("status", "--porcelain")) is None else bool(state),
     }

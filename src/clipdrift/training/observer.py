@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,14 +15,13 @@ from clipdrift.config import RunConfig
 from clipdrift.data.splits import balanced
 from clipdrift.errors import ClipdriftError
 from clipdrift.measures import (
-    Blocks,
     Internals,
+    Reading,
     accuracy,
-    drift,
+    own_readings,
     read_internals,
+    readings,
     representation,
-    weights,
-    weights_by_kind,
     zero_shot_accuracy,
 )
 from clipdrift.measures.packing import pack, unpack
@@ -76,7 +74,7 @@ class RunObserver:
         )
 
     def backbone(self) -> Backbone:
-        values = {name: _values(self.internals.blocks(name)) for name in self.internals.measures}
+        values = {name: _values(reading) for name, reading in own_readings(self.internals).items()}
         return Backbone(measures=values, zero_shot=self.zero_shot)
 
     def facts(self, adapted: Adapted) -> ModelFacts:
@@ -131,24 +129,19 @@ class RunObserver:
         """
         size = self.config.evaluation.batch_size
         now = read_internals(adapted.clip.model, self.inputs.probe, size, flow=flow)
-        effective = effective_weights(adapted.clip.model)
-        moved = weights(self.weights, effective)
-        change = max(moved["weight_drift"][0], moved["weight_drift_projection"][0])
+        found = readings(
+            self.internals, now, self.weights, effective_weights(adapted.clip.model), minibatch=False
+        )
+        change = max(
+            found[name].value for name in ("weight_drift", "weight_drift_projection") if name in found
+        )
         same = torch.equal(now.embedding, self.internals.embedding)
         if change > _ROUNDING if same else change == 0:
             what = "changed but no embedding did" if same else "did not change but embeddings did"
             raise InactiveAdapterError(
                 f"the image tower's weights {what}: what is measured is not the model that was trained"
             )
-        values = {name: _values(now.blocks(name), self.internals.blocks(name)) for name in now.measures}
-        values |= {name: _values(found) for name, found in representation(self.internals, now).items()}
-        values["weight_drift"] = Values(
-            mean=moved["weight_drift"][0], blocks=tuple(moved["weight_drift_blocks"])
-        )
-        values["weight_drift_projection"] = Values(mean=moved["weight_drift_projection"][0])
-        for kind, (whole, blocks) in weights_by_kind(self.weights, effective).items():
-            values[f"weight_drift_{kind}"] = Values(mean=whole, blocks=tuple(blocks))
-        return values
+        return {name: _values(reading) for name, reading in found.items()}
 
     def final(self, adapted: Adapted, point: Point) -> Point:
         """The point with zero-shot accuracy on the whole of every transfer set, and with all measures."""
@@ -214,18 +207,14 @@ def _retention(now: Mapping[str, float], before: Mapping[str, float]) -> dict[st
     }
 
 
-def _values(blocks: Blocks, backbone: Blocks | None = None) -> Values:
-    """Blocks' values with their mean; with the backbone's, their drift. One value stands for no blocks."""
-    found = tuple(float(v) for v in blocks)
-    mean = math.fsum(found) / len(found)
-    shown = found if len(found) > 1 else ()
-    if backbone is None:
-        return Values(mean=mean, blocks=shown)
-    change = drift(backbone, found)
+def _values(reading: Reading) -> Values:
+    change = reading.drift
+    if change is None:
+        return Values(mean=reading.value, blocks=reading.blocks)
     return Values(
-        mean=mean,
-        blocks=shown,
+        mean=reading.value,
+        blocks=reading.blocks,
         drift=change.mean,
-        drift_blocks=change.blocks if shown else (),
+        drift_blocks=change.blocks,
         absolute=change.absolute,
     )
