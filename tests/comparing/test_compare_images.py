@@ -359,7 +359,8 @@ def test_preprocessing_of_another_family_is_understood(
     pixels = processor([photo.resize((30, 16)) for photo in photos], return_tensors="pt")["pixel_values"]
     wide = [photo.resize((30, 16)) for photo in photos]
     found = compare(*pair, wide, preprocess=processor, flow=False, spectrum=False)
-    assert worst(found, compare(*pair, pixels, flow=False, spectrum=False)) < 1e-6
+    # the two normalise in another order, so pixels differ in the last bit of single precision
+    assert worst(found, compare(*pair, pixels, flow=False, spectrum=False)) < 5e-6
 
 
 @pytest.mark.parametrize("given", [3, "clip", lambda image: image])
