@@ -10,8 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from clipdrift.runs.layout import RECORD
-from clipdrift.runs.store import cache_folder
+from clipdrift.runs.layout import RECORD, cache_folder
 from clipdrift.study.engines.jobs import jobs_of
 from clipdrift.study.frames import records_in, runs_frame
 from clipdrift.study.plan import load_study

@@ -17,7 +17,7 @@ from clipdrift.cli.replicating import replicate
 from clipdrift.cli.reporting import report
 from clipdrift.cli.studying import study
 from clipdrift.errors import ClipdriftError, Interrupted
-from clipdrift.runs.store import cache_folder
+from clipdrift.runs.layout import cache_folder
 
 app = typer.Typer(
     name="clipdrift",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clipdrift.cli.options import Cache, Device, SkipBad
-from clipdrift.runs.store import cache_folder
+from clipdrift.runs.layout import cache_folder
 
 
 def compare(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipdrift.runs.store import cache_folder
+from clipdrift.runs.layout import cache_folder
 
 ModelOption = Annotated[
     str,

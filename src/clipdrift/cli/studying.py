@@ -113,7 +113,7 @@ def run(
 
     from clipdrift.cli.show import console
     from clipdrift.cli.show_study import StudyDisplay, ending_text, study_table
-    from clipdrift.runs.store import cache_folder
+    from clipdrift.runs.layout import cache_folder
     from clipdrift.study.engines import pick_engine
     from clipdrift.study.engines.jobs import StudyOptions, counted, jobs_of, manifest_of
     from clipdrift.study.folder import write_study_manifest

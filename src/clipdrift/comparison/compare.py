@@ -28,9 +28,9 @@ from clipdrift.config import DataSet, parse_config
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.measures import Internals, cka_matrix, read_internals, readings, spectra
 from clipdrift.model.towers import tower_of
+from clipdrift.runs.layout import cache_folder
 from clipdrift.runs.record import environment
 from clipdrift.runs.reporter import Reporter, Silent
-from clipdrift.runs.store import cache_folder
 from clipdrift.training.preparation import DeckFactory
 
 TransferLike = str | Path | DataSet | Mapping[str, Any]

@@ -19,8 +19,8 @@ from clipdrift.comparison.pairs import shape_of
 from clipdrift.listing import MEASURES
 from clipdrift.measures import Internals, read_internals
 from clipdrift.model.towers import tower_of
+from clipdrift.runs.layout import cache_folder
 from clipdrift.runs.reporter import Reporter, Silent
-from clipdrift.runs.store import cache_folder
 from clipdrift.training.preparation import DeckFactory, pick_device
 
 LIMIT = 500

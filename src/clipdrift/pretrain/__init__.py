@@ -34,8 +34,8 @@ from clipdrift.model.tokens import train_tokenizer
 from clipdrift.pretrain.examiner import Examiner
 from clipdrift.pretrain.learning import contrastive_loss, optimizers_of, patches_dropped, rate_at
 from clipdrift.runs.files import write_text
+from clipdrift.runs.layout import cache_folder
 from clipdrift.runs.reporter import Reporter, Silent
-from clipdrift.runs.store import cache_folder
 from clipdrift.training.checkpoint import CheckpointError, load_state, save_state
 
 __all__ = ["STATE", "contrastive_loss", "pretrain"]

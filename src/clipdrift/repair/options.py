@@ -9,8 +9,8 @@ from typing import TypedDict
 from clipdrift.comparison.compare import TransferLike, transfer_sets
 from clipdrift.comparison.images import ImagesLike
 from clipdrift.config import DataSet
+from clipdrift.runs.layout import cache_folder
 from clipdrift.runs.reporter import Reporter, Silent
-from clipdrift.runs.store import cache_folder
 
 
 class Options(TypedDict, total=False):

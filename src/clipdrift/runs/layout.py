@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 CONFIG = "config.json"
 """What the run is; written first."""
 METRICS = "metrics.jsonl"
@@ -24,3 +27,10 @@ OWNER = "owner.json"
 """Who that is, for people."""
 PULSE = "pulse"
 """Touched while the work goes on."""
+
+
+def cache_folder(given: Path | None) -> Path:
+    """Where what runs share is kept: as given, $CLIPDRIFT_CACHE, or ~/.cache/clipdrift."""
+    if given is not None:
+        return given
+    return Path(os.environ.get("CLIPDRIFT_CACHE") or Path.home() / ".cache" / "clipdrift")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import traceback
 from collections.abc import Iterator, Sequence
@@ -33,13 +32,6 @@ from clipdrift.runs.locks import claim
 from clipdrift.runs.manifest import damaged
 from clipdrift.runs.record import Point, Record, read_record
 from clipdrift.runs.states import RunState, read_state
-
-
-def cache_folder(given: Path | None) -> Path:
-    """Where what runs share is kept: as given, $CLIPDRIFT_CACHE, or ~/.cache/clipdrift."""
-    if given is not None:
-        return given
-    return Path(os.environ.get("CLIPDRIFT_CACHE") or Path.home() / ".cache" / "clipdrift")
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import torch
 from clipdrift.config import RunConfig, load_config, parse_config
 from clipdrift.errors import OutOfMemoryError
 from clipdrift.runs.heartbeat import Heartbeat
-from clipdrift.runs.layout import PULSE
+from clipdrift.runs.layout import PULSE, cache_folder
 from clipdrift.runs.record import DamagedRecordError, Record
 from clipdrift.runs.reporter import Reporter, Silent
 from clipdrift.runs.signals import stops
-from clipdrift.runs.store import RunFolder, Store, cache_folder
+from clipdrift.runs.store import RunFolder, Store
 from clipdrift.training.attempt import AttemptOptions, attempt
 from clipdrift.training.course import CheckpointSchedule
 from clipdrift.training.memory import halved

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipdrift.runs.store import cache_folder
+from clipdrift.runs.layout import cache_folder
 from clipdrift.study.engines.here import run_here
 from clipdrift.study.engines.jobs import (
     Engine,
