@@ -7,8 +7,10 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ from clipdrift.config.methods import BUILT_IN as METHODS
 from clipdrift.config.penalties import BUILT_IN as PENALTIES
 from clipdrift.extensions import extensions
 from clipdrift.listing import broken_extensions, installed_extensions
+from clipdrift.runs.record import DamagedRecordError, RecordError, read_record
 
 PAGE = Path(__file__).parents[1] / "docs" / "extend.md"
 SCRIPT = """
@@ -59,7 +62,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     install(
         folder, "greedy", "2.0", {"clipdrift.methods": {"lora": "clip_extras:PROJECTION_ONLY"},
                                   "clipdrift.penalties": {"norm_keeper": "clip_extras:NORM_KEEPER"},
-                                  "clipdrift.measures": {"wrong_kind": "clip_extras:NORM_KEEPER"}},
+                                  "clipdrift.measures": {"wrong_kind": "clip_extras:NORM_KEEPER",
+                                                         "seed": "clip_extras:EMBEDDING_NORM",
+                                                         "last_norm": "clip_extras:EMBEDDING_NORM"}},
     )  # fmt: skip
     return folder
 
@@ -152,13 +157,15 @@ print(json.dumps([sorted(METHODS), sorted(PENALTIES), sorted(MEASURES), broken_e
     assert "wrong_kind" not in measures
     assert {"embedding_norm", "state_angle"} < set(measures)
     told = "\n".join(broken)
-    assert "'lora' of greedy 2.0: clipdrift has one of that name" in told
+    assert "'lora' of greedy 2.0: clipdrift uses that name itself" in told
     assert re.search(r"'norm_keeper' of greedy 2\.0: clip-extras 1\.2\.0 brings one of that name too", told)
     assert (
         "'wrong_kind' of greedy 2.0 cannot be used (TypeError: clip_extras:NORM_KEEPER is a PenaltySpec"
         in told
     )
-    assert len(broken) == 4
+    for name in ("seed", "last_norm"):
+        assert f"'{name}' of greedy 2.0: clipdrift uses that name itself" in told
+    assert len(broken) == 6
 
 
 def test_nothing_is_installed_here_and_built_in_names_are_those_of_the_tables() -> None:
@@ -167,3 +174,27 @@ def test_nothing_is_installed_here_and_built_in_names_are_those_of_the_tables() 
     for group in ("methods", "penalties", "measures"):
         assert not extensions(group, frozenset({"x"})).usable  # type: ignore[arg-type]
     assert len({name_of(o) for o in (*METHODS, *PENALTIES)}) == len(METHODS) + len(PENALTIES)
+
+
+def test_a_record_of_a_package_that_is_gone_says_which(tmp_path: Path) -> None:
+    """It is whole, so it is not called damaged, and the run is not repeated."""
+    path = tmp_path / "record.json"
+    data: Any = small_record()
+    data["config"]["method"] = {"name": "projection_only", "with_final_norm": True}
+    data["environment"]["extensions"] = {"method projection_only": "clip-extras 1.2.0"}
+    path.write_text(json.dumps(data))
+    with pytest.raises(
+        RecordError, match=r"method 'projection_only' is of a package that is not installed here"
+    ) as told:
+        read_record(path)
+    assert "method projection_only by clip-extras 1.2.0" in str(told.value)
+    assert not isinstance(told.value, DamagedRecordError)
+
+
+def small_record() -> dict[str, object]:
+    """A whole record of an earlier version."""
+    with tarfile.open(Path(__file__).parent / "made_before" / "runs.tar.xz") as packed:
+        member = packed.extractfile("./expected/finished.json")
+        assert member is not None
+        found: dict[str, object] = json.load(member)
+    return found

@@ -19,7 +19,7 @@ from clipdrift.model.zero_shot import class_features
 from clipdrift.runs.reporter import Silent
 from clipdrift.training.course import CheckpointSchedule
 from clipdrift.training.loop import train_model
-from clipdrift.training.memory import halved, is_out_of_memory, named
+from clipdrift.training.memory import halved, is_out_of_memory, out_of_memory_guard
 from clipdrift.training.observer import RunObserver
 from small_runs import Lab
 
@@ -120,13 +120,13 @@ def test_out_of_memory_by_any_name(error: Exception, known: bool) -> None:
     """Of the device, of the machine, of a library: all that torch has for it."""
     assert is_out_of_memory(error) is known
     wanted = OutOfMemoryError if known else type(error)
-    with pytest.raises(wanted), named(RunConfig(), CPU, "training"):
+    with pytest.raises(wanted), out_of_memory_guard(RunConfig(), CPU, "training"):
         raise error
 
 
 def test_a_real_one() -> None:
     """More than any machine has."""
-    with pytest.raises(OutOfMemoryError), named(RunConfig(), CPU, "training"):
+    with pytest.raises(OutOfMemoryError), out_of_memory_guard(RunConfig(), CPU, "training"):
         torch.empty(2**60)
 
 
@@ -150,7 +150,7 @@ def test_what_to_set(data: dict[str, Any], part: Any, said: str) -> None:
     """The key and a value that is worth trying; in one line."""
     with (
         pytest.raises(OutOfMemoryError, match=said) as caught,
-        named(parse_config(data, RunConfig), CPU, part),
+        out_of_memory_guard(parse_config(data, RunConfig), CPU, part),
     ):
         raise MemoryError
     assert "\n" not in str(caught.value)

@@ -118,8 +118,8 @@ def extensions(group: Group, taken: frozenset[str] = frozenset()) -> Found:
     broken: dict[str, str] = {}
     for point in sorted(entry_points(group=f"clipdrift.{group}"), key=lambda p: (p.name, _distribution(p))):
         said = f"{group} extension {point.name!r} of {_distribution(point)}"
-        if point.name in taken:
-            broken[point.name] = f"{said}: clipdrift has one of that name; rename the extension"
+        if point.name in taken or _read_otherwise(point.name):
+            broken[point.name] = f"{said}: clipdrift uses that name itself; rename the extension"
         elif point.name in usable or point.name in broken:
             first = usable.pop(point.name, None)
             others = first.distribution if first else "another distribution"
@@ -131,6 +131,12 @@ def extensions(group: Group, taken: frozenset[str] = frozenset()) -> Found:
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
                 broken[point.name] = f"{said} cannot be used ({reason})"
     return Found(usable, broken)
+
+
+def _read_otherwise(name: str) -> bool:
+    """Whether tables would take it for something else, as ``last_...`` or ``..._drift``."""
+    prefixes = ("last_", "best_", "epoch1_", "backbone_", "retention_", "zero_shot_")
+    return not name.isidentifier() or name.startswith(prefixes) or name.endswith(("_drift", "_sd"))
 
 
 def _distribution(point: EntryPoint) -> str:

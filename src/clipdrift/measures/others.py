@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from clipdrift.extensions import Extension, loaded
@@ -40,7 +41,11 @@ def _called(extension: Extension, place: str, *internals: Any) -> NDArray[np.flo
     function = loaded(extension, place)
     try:
         values = np.atleast_1d(np.asarray(function(*internals), dtype=np.float64))
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception as error:  # whatever a stranger's function raises
+        if "memory" in str(error):  # torch tells of a full main memory by a RuntimeError
+            raise
         raise MeasureError(f"{said}: {' '.join(f'{type(error).__name__}: {error}'.split())}") from None
     blocks = len(internals[0].states)
     if values.shape not in ((1,), (blocks,)):

@@ -165,6 +165,13 @@ def read_record(path: Path) -> Record:
         return Record.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "union_tag_invalid" and first["loc"][:1] == ("config",):
+            brought = data.get("environment", {}).get("extensions", {})
+            said = ", ".join(f"{what} by {who}" for what, who in brought.items()) or "by nothing it names"
+            raise RecordError(
+                f"{path}: {first['loc'][1]} {first['ctx']['tag']!r} is of a package that is not installed "
+                f"here (the record was made with {said}); install it to read this run"
+            ) from None
         raise DamagedRecordError(
             f"{path}: damaged at {'.'.join(map(str, first['loc']))}: {first['msg']}"
         ) from None

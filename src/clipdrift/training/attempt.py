@@ -29,7 +29,7 @@ from clipdrift.training.checkpoint import CheckpointError
 from clipdrift.training.course import CheckpointSchedule, CheckpointWriter, Course
 from clipdrift.training.fitting import fit
 from clipdrift.training.loop import Diverged
-from clipdrift.training.memory import named
+from clipdrift.training.memory import out_of_memory_guard
 from clipdrift.training.observer import RunObserver
 from clipdrift.training.preparation import RunInputs, prepare
 
@@ -60,7 +60,7 @@ def attempt(config: RunConfig, job: AttemptOptions) -> Record:
     with clock("prepare"):
         inputs = prepare(config, job.cache, job.device, reporter)
     course = _course(config, job)
-    with clock("backbone"), named(config, job.device, "measuring"):
+    with clock("backbone"), out_of_memory_guard(config, job.device, "measuring"):
         reporter.stage("measuring the backbone")
         observer = RunObserver.of(inputs, config)
         backbone = observer.backbone()
@@ -86,7 +86,7 @@ def attempt(config: RunConfig, job: AttemptOptions) -> Record:
     except (Diverged, MeasureError) as error:  # the backbone could be measured: training broke the model
         status, reason = "diverged", str(error)
     else:
-        with clock("final"), named(config, job.device, "measuring"):
+        with clock("final"), out_of_memory_guard(config, job.device, "measuring"):
             reporter.stage("testing the last and the chosen epoch")
             best, last = _test(inputs, config, adapted, observer, course)
         with clock("save"):

@@ -13,7 +13,7 @@ from clipdrift.runs.reporter import Reporter
 from clipdrift.runs.store import RunFolder
 from clipdrift.training.course import CheckpointWriter
 from clipdrift.training.loop import train_model
-from clipdrift.training.memory import named
+from clipdrift.training.memory import out_of_memory_guard
 from clipdrift.training.observer import RunObserver, prove_trained
 from clipdrift.training.preparation import RunInputs
 from clipdrift.training.progress import Moment, Progress
@@ -39,7 +39,7 @@ def fit(
         Interrupted: asked to stop; there is a checkpoint.
         OutOfMemoryError: what to set is in its message.
     """
-    with keeper.asked.soon(), named(config, inputs.device, "training"):
+    with keeper.asked.soon(), out_of_memory_guard(config, inputs.device, "training"):
         if keeper.course.phase == "head":
             _head_alone(inputs, config, adapted, keeper, reporter)
             keeper.course.phase, keeper.course.progress = "all", Progress()
@@ -73,7 +73,7 @@ def _all(
     reporter.stage("training")
     course, per_epoch = keeper.course, config.evaluation.per_epoch
     for moment in _moments(inputs, config, config.optim, adapted, keeper, reporter, per_epoch, penalties):
-        with named(config, inputs.device, "measuring"):
+        with out_of_memory_guard(config, inputs.device, "measuring"):
             point = observer.look(adapted, moment)
         course.history.append(point)
         folder.note(point)

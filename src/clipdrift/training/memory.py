@@ -35,7 +35,9 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 @contextmanager
-def named(config: RunConfig, device: torch.device, part: Literal["training", "measuring"]) -> Iterator[None]:
+def out_of_memory_guard(
+    config: RunConfig, device: torch.device, part: Literal["training", "measuring"]
+) -> Iterator[None]:
     """Around work on many images at once.
 
     Raises:
