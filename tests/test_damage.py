@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,14 +18,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from clipdrift.cli import main
 from clipdrift.errors import StorageError
 from clipdrift.runs.files import storage, sweep, write_text
 from clipdrift.runs.manifest import damaged, write_manifest
 from clipdrift.runs.record import Record
 from clipdrift.runs.reporter import Silent
+from clipdrift.runs.states import read_state
 from clipdrift.runs.store import RunFolder
+from clipdrift.study.frames import records_in
 from clipdrift.training.checkpoint import CheckpointError, load_state, save_state
 from clipdrift.training.course import CheckpointSchedule, Course
+from clipdrift.training.preparation import resolve
 from small_runs import Lab
 
 METHOD = "norm_only"
@@ -386,3 +391,32 @@ def test_a_failure_is_noted_and_forgotten(lab: Lab, monkeypatch: pytest.MonkeyPa
         lab.run(config, out, reporter=Hears(1))
     assert not (path / "failure.json").exists()
     assert RunFolder(path).state().kind == "interrupted"
+
+
+def test_another_runs_record_is_no_result_of_this_one(
+    lab: Lab, done: tuple[Record, RunFolder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Copied there by hand, or by a script that went wrong: it is named, and the run is done."""
+    record, folder = done
+    other = resolve(lab.config(METHOD, seed=7))
+    copy = folder.path.parent / other.key
+    shutil.copytree(folder.path, copy)
+    state = read_state(copy)
+    assert (state.kind, record.key in (state.reason or "")) == ("interrupted", True)
+    with pytest.raises(SystemExit):
+        main(["status", str(folder.path.parent)])
+    listed = capsys.readouterr().out
+    assert re.search(rf"{other.key} +damaged: .*the record of another run \({record.key}\)", listed)
+    assert re.search(rf"^{record.key} +done", listed, re.M)
+    problems: list[str] = []
+    assert [r["key"] for r in records_in(folder.path.parent, problem=problems.append)] == [record.key]
+    assert len(problems) == 1
+    assert str(copy) in problems[0]
+
+    hears = Hears()
+    made, where = lab.run(other, folder.path.parent, reporter=hears)
+    assert (made.key, where.path) == (other.key, copy)
+    assert any("the record of another run" in text and str(copy) in text for text in hears.warnings)
+    assert made.config.seed == 7
+    assert read_state(copy).kind == "done"
+    assert read_state(folder.path).kind == "done"  # the other is as it was

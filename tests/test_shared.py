@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import time
+import tomllib
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,9 @@ from clipdrift.measures import read_internals
 from clipdrift.measures.packing import pack, unpack
 from clipdrift.model.clip import Clip
 from clipdrift.model.towers import tower_of
+from clipdrift.runs.kept import DamagedFileError, keep, read_kept
 from clipdrift.runs.reporter import Silent
-from clipdrift.training.backbone_cache import BackboneCache, weights_hash
+from clipdrift.training.backbone_cache import BackboneCache, ingredients, weights_hash
 from small_runs import Lab
 
 CPU = torch.device("cpu")
@@ -64,9 +68,6 @@ def test_other_weights_texts_or_threads_share_nothing(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     assert BackboneCache.of(tmp_path, tiny_clip, CPU, Silent()).content != first
     monkeypatch.undo()
-    monkeypatch.setattr(sharing, "_code", lambda: "other code")
-    assert BackboneCache.of(tmp_path, tiny_clip, CPU, Silent()).content != first
-    monkeypatch.undo()
     with torch.no_grad():
         next(iter(tiny_clip.model.parameters())).view(-1)[0].add_(1e-6)
     assert BackboneCache.of(tmp_path, tiny_clip, CPU, Silent()).content != first
@@ -86,13 +87,113 @@ def test_a_damaged_file_is_said_and_made_anew(tiny_clip: Clip, tmp_path: Path, d
     heard, times = Heard(), []
     backbone_cache = BackboneCache.of(tmp_path, tiny_clip, CPU, heard)
     backbone_cache.number("x", [], counted(times))
-    (path,) = tmp_path.rglob("*.safetensors")
+    (path,) = tmp_path.rglob("*.kept")
     path.write_bytes(damage(path.read_bytes()))
     assert backbone_cache.number("x", [], counted(times)) == 1.5
     assert len(times) == 2
     assert any("damaged" in text and path.name in text for text in heard.said)
     assert backbone_cache.number("x", [], counted(times)) == 1.5
     assert len(times) == 2
+
+
+def test_each_ingredient_changes_the_key(
+    tiny_clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a kept result rests on: weights, preprocessing, code, libraries, extensions, processor."""
+    package = Path(sharing.__file__).parents[1]
+    copy = tmp_path / "clipdrift"
+    shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+    first = ingredients(tiny_clip, CPU)
+    assert sharing._code(copy) == first["code"]
+
+    def changed() -> set[str]:
+        now = ingredients(tiny_clip, CPU)
+        return {name for name in first if now[name] != first[name]}
+
+    assert changed() == set()
+    for library in ("torch", "transformers", "numpy", "pillow"):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                sharing, "version", lambda name, other=library: "0" if name == other else version(name)
+            )
+            assert changed() == {"libraries"}
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: 7)
+        assert changed() == {"processor"}
+    with monkeypatch.context() as patch:
+        patch.setattr(sharing, "_extensions", lambda: {"mine": "pkg 1.0"})
+        assert changed() == {"extensions"}
+    with torch.no_grad():
+        next(iter(tiny_clip.model.parameters())).view(-1)[0].add_(1e-6)
+    assert changed() == {"weights"}
+    # every file that training can import counts, those of data/ and of rooms to come among them
+    for name in (
+        "data/decode.py",
+        "measures/drift.py",
+        "formulas/weights.py",
+        "model/trace.py",
+        "listing.py",
+        "new.py",
+    ):
+        file = copy / name
+        kept = file.read_bytes() if file.exists() else b""
+        file.write_bytes(kept + b"# other\n")
+        sharing._code.cache_clear()
+        assert sharing._code(copy) != first["code"], name
+        file.write_bytes(kept) if kept else file.unlink()
+    (copy / "cli" / "show.py").write_text("# other")
+    sharing._code.cache_clear()
+    assert sharing._code(copy) == first["code"]
+
+
+def test_what_training_imports_is_in_the_key() -> None:
+    """The rooms that are left out are those that the layers put above training."""
+    layers = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    order = layers["tool"]["importlinter"]["contracts"][0]["layers"]
+    above = {room.strip() for line in order[: order.index("training")] for room in line.split("|")}
+    assert above - sharing._ABOVE == set()
+    below = {room.strip() for line in order[order.index("training") :] for room in line.split("|")}
+    assert sharing._ABOVE & below <= {"analysis"}  # beside training: it loads no model
+
+
+def test_one_flipped_byte_in_any_kept_file_is_said_and_changes_no_number(lab: Lab) -> None:
+    config, own = lab.config("full_ft"), replace(lab, cache=lab.tmp())
+    first = own.run(config)[0]
+    kept = sorted((own.cache / "shared").glob("*.kept"))
+    assert len(kept) >= 3  # measurement, texts, zero-shot
+    for path in kept:
+        raw = bytearray(path.read_bytes())
+        raw[len(raw) * 2 // 3] ^= 1
+        path.write_bytes(raw)
+    heard = Heard()
+    assert own.run(config, reporter=heard)[0].without_times() == first.without_times()
+    for path in kept:
+        assert any(
+            path.name in text and "damaged" in text and "computed again" in text for text in heard.said
+        )
+        read_kept(path)  # made again
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda raw: raw[:-1], lambda raw: raw + b"x", lambda raw: b"", lambda raw: raw[1:]]
+)
+def test_a_kept_file_is_read_as_it_was_written_or_not_at_all(tmp_path: Path, damage: Any) -> None:
+    path = tmp_path / "a" / "x.kept"
+    keep(path, b"content\nof two lines")
+    assert read_kept(path) == b"content\nof two lines"
+    raw = path.read_bytes()
+    path.write_bytes(damage(raw))
+    with pytest.raises(DamagedFileError, match=r"x\.kept: damaged"):
+        read_kept(path)
+    for position in range(len(raw)):
+        flipped = bytearray(raw)
+        flipped[position] ^= 4
+        path.write_bytes(flipped)
+        with pytest.raises(DamagedFileError):
+            read_kept(path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        read_kept(path)
 
 
 def test_an_error_leaves_nothing_behind(tiny_clip: Clip, tmp_path: Path) -> None:

@@ -278,14 +278,22 @@ def test_damaged_records_are_left_out_and_named(
 ) -> None:
     out, jobs = done
     text = (out / jobs[0].key / RECORD).read_text()
-    for name, content in (("a", text), ("b", text[:-40]), ("c", '{"schema_version": 7}'), ("d", "")):
+    whole = jobs[0].key
+    for name, content in (
+        (whole, text),
+        ("b", text[:-40]),
+        ("c", '{"schema_version": 7}'),
+        ("d", ""),
+        ("e", text),
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / RECORD).write_text(content)
     problems: list[str] = []
     frame = runs_frame(records_in(tmp_path, problem=problems.append))
     assert list(frame["run"]) == [jobs[0].key]
-    assert [problem.split("/record.json")[0][-1] for problem in problems] == ["b", "c", "d"]
+    assert [problem.split("/record.json")[0][-1] for problem in problems] == ["b", "c", "d", "e"]
     assert "schema 7" in problems[1]
+    assert f"the record of another run ({whole})" in problems[3]  # copied there, or a folder that was renamed
 
 
 # --- the command

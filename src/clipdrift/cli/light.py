@@ -10,7 +10,9 @@ from rich.table import Table
 from clipdrift.config import ConfigError
 from clipdrift.figures.words import rate_text
 from clipdrift.listing import MEASURES, METHODS, MODELS, PENALTIES, Entry
+from clipdrift.runs.layout import RECORD
 from clipdrift.runs.record import Record, RecordError
+from clipdrift.runs.states import foreign_record
 from clipdrift.runs.store import Store
 
 _KINDS = ("models", "datasets", "methods", "penalties", "measures", "studies", "figures")
@@ -120,9 +122,14 @@ def run_list(root: Path) -> None:
             )
             continue
         try:
-            table.add_row(*_row(folder.record()))
+            record = folder.record()
         except RecordError as error:
             table.add_row(folder.path.name, f"damaged: {error}")
+            continue
+        if record.key != folder.path.name:
+            table.add_row(folder.path.name, f"damaged: {foreign_record(folder.path / RECORD, record.key)}")
+            continue
+        table.add_row(*_row(record))
     print_table(table)
 
 

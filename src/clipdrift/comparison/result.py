@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr
 
 from clipdrift.comparison.facts import (
     Compared,
@@ -25,6 +25,7 @@ from clipdrift.config.base import Frozen
 from clipdrift.errors import ClipdriftError
 from clipdrift.listing import MEASURES
 from clipdrift.runs.files import write_text
+from clipdrift.runs.frozen import Wording, read_model
 from clipdrift.runs.maps import Maps
 from clipdrift.views import view
 
@@ -180,6 +181,15 @@ def _transfer_rows(name: str, found: TransferRow) -> Iterator[dict[str, Any]]:
             yield _row("ability", measure, name, None, MEASURES[measure].unit, value=value)
 
 
+_WORDING = Wording(
+    schema=SCHEMA_VERSION,
+    error=ComparisonError,
+    missing="no comparison here; `clipdrift compare ... --out` makes one",
+    foreign=f"not a comparison of schema {SCHEMA_VERSION}; compare again",
+    again="compare again",
+)
+
+
 def read_comparison(path: str | Path) -> Comparison:
     """Read ``comparison.json``, or that of a folder.
 
@@ -187,21 +197,4 @@ def read_comparison(path: str | Path) -> Comparison:
         ComparisonError: missing, damaged, or of a schema that this version does not know.
     """
     file = Path(path)
-    file = file / "comparison.json" if file.is_dir() else file
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ComparisonError(
-            f"{file}: no comparison here; `clipdrift compare ... --out` makes one"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ComparisonError(f"{file}: damaged ({error}); compare again") from None
-    if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION:
-        raise ComparisonError(f"{file}: not a comparison of schema {SCHEMA_VERSION}; compare again")
-    try:
-        return Comparison.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ComparisonError(
-            f"{file}: damaged at {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        ) from None
+    return read_model(file / "comparison.json" if file.is_dir() else file, Comparison, _WORDING)

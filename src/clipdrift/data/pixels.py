@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -21,6 +20,8 @@ from clipdrift.data.decoding import refused, write_decoded
 from clipdrift.data.errors import BadImage, DataError
 from clipdrift.data.images import ImageSet
 from clipdrift.data.preprocess import Preprocess
+from clipdrift.errors import StorageError
+from clipdrift.runs.files import write_atomically, write_text
 
 __all__ = ["BadImage", "Pixels", "Preprocess", "decode", "load_pixels", "normalise", "to_rgb"]
 
@@ -92,9 +93,11 @@ def load_pixels(
                     warn(f"{entry.pixels}: damaged; decoded again")
                 entry.make(images, preprocess, skip_bad, workers, progress)
                 pixels = entry.load(images, skip_bad)
-    except OSError as error:
+    except (OSError, StorageError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        reason = getattr(cause, "strerror", None) or error
         raise DataError(
-            f"{entry.folder}: the pixel cache cannot be written ({error.strerror or error}); free some space "
+            f"{entry.folder}: the pixel cache cannot be written ({reason}); free some space "
             "or choose another cache folder"
         ) from error
     if pixels is None:
@@ -188,35 +191,25 @@ class _Entry:
         """Decodes all images into a file of its own, then moves it into place."""
         for left in self.folder.glob(f".{self.key}.*.tmp"):
             left.unlink(missing_ok=True)  # of a process that was killed: whoever has the lock is alone
-        temporary = self.folder / f".{self.key}.{os.getpid()}.tmp"
         bad: dict[int, str] = {}
-        try:
-            with temporary.open("w+b") as file:
-                shape, crc = write_decoded(
-                    file, images, preprocess, bad if skip_bad else None, workers, progress
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.pixels)
-        finally:
-            temporary.unlink(missing_ok=True)
+        made: dict[str, Any] = {}
+
+        def decode_into(file: BinaryIO) -> None:
+            made["shape"], made["crc32"] = write_decoded(
+                file, images, preprocess, bad if skip_bad else None, workers, progress
+            )
+
+        write_atomically(self.pixels, decode_into)
         stat = self.pixels.stat()
         note = {
             "format": _FORMAT,
-            "shape": list(shape),
+            "shape": list(made["shape"]),
             "bytes": stat.st_size,
             "mtime_ns": stat.st_mtime_ns,
-            "crc32": crc,
+            "crc32": made["crc32"],
             "bad": sorted(bad.items()),
         }
-        try:
-            with temporary.open("w", encoding="utf-8") as side:
-                json.dump(note, side)
-                side.flush()
-                os.fsync(side.fileno())
-            os.replace(temporary, self.sidecar)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text(self.sidecar, json.dumps(note))
 
 
 def _checksum(data: NDArray[np.uint8]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from clipdrift.comparison import Compared, ProbeImages, Shape, Side
 from clipdrift.config.base import Frozen
@@ -16,6 +16,7 @@ from clipdrift.listing import MEASURES
 from clipdrift.repair.arguments import RepairError, blocks_text
 from clipdrift.repair.steps import RepairKind, Step, TransferTest
 from clipdrift.runs.files import write_text
+from clipdrift.runs.frozen import Wording, read_model
 from clipdrift.views import view
 
 SCHEMA_VERSION = 1
@@ -139,6 +140,15 @@ def _row(
     return {"family": family, "measure": measure, "set": of, "block": block, "unit": unit, **blank, **values}
 
 
+_WORDING = Wording(
+    schema=SCHEMA_VERSION,
+    error=RepairError,
+    missing="no repair here; `clipdrift interpolate ... --out` makes one, as do rewind and soften",
+    foreign=f"not a repair of schema {SCHEMA_VERSION}; make it again",
+    again="make it again",
+)
+
+
 def read_repaired(path: str | Path) -> Repaired:
     """Read ``repaired.json``, or that of a folder.
 
@@ -146,19 +156,4 @@ def read_repaired(path: str | Path) -> Repaired:
         RepairError: missing, damaged, or of a schema that this version does not know.
     """
     file = Path(path)
-    file = file / FILE if file.is_dir() else file
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RepairError(
-            f"{file}: no repair here; `clipdrift interpolate ... --out` makes one, as do rewind and soften"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise RepairError(f"{file}: damaged ({error}); make it again") from None
-    if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION:
-        raise RepairError(f"{file}: not a repair of schema {SCHEMA_VERSION}; make it again")
-    try:
-        return Repaired.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise RepairError(f"{file}: damaged at {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return read_model(file / FILE if file.is_dir() else file, Repaired, _WORDING)

@@ -26,6 +26,7 @@ from clipdrift.repair.context import RepairContext
 from clipdrift.repair.endpoints import Endpoints
 from clipdrift.repair.heads import HEAD
 from clipdrift.repair.merging import copied_clip
+from clipdrift.runs.files import replace_folder
 from clipdrift.runs.layout import WEIGHTS
 
 OPEN_CLIP = "open_clip_model.safetensors"
@@ -84,8 +85,7 @@ def _written_whole(place: Path, force: bool) -> Iterator[Path]:
         yield temporary
         if place.exists():
             place_for(place.parent, force)  # somebody else may have written it since it was asked for
-            shutil.rmtree(place)
-        temporary.rename(place)
+        replace_folder(place, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -62,7 +63,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("wb") as stream:
+            with temporary.open("w+b") as stream:
                 write(stream)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -80,6 +81,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """:func:`write_bytes` for text, as UTF-8."""
     write_bytes(path, text.encode())
+
+
+def replace_folder(place: Path, made: Path) -> None:
+    """Move a complete folder to ``place``, over an older one; both lie on one disk."""
+    if place.exists():
+        shutil.rmtree(place)
+    made.rename(place)
+    sync_folder(place.parent)
 
 
 def sync_folder(folder: Path) -> None:

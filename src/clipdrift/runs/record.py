@@ -6,7 +6,6 @@ import copy
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +17,7 @@ from clipdrift.config.base import Frozen
 from clipdrift.config.models import RunConfig
 from clipdrift.errors import ClipdriftError
 from clipdrift.listing import installed_extensions
+from clipdrift.runs.frozen import Wording, damage_at, read_json
 
 SCHEMA_VERSION = 1
 
@@ -149,18 +149,7 @@ def read_record(path: Path) -> Record:
     Raises:
         RecordError: missing, not JSON, cut off, or of a schema that this version does not know.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecordError(f"{path}: no record; the run has not finished") from None
-    except (OSError, ValueError) as error:
-        raise DamagedRecordError(f"{path}: damaged ({error}); delete it and run again") from None
-    found = data.get("schema_version") if isinstance(data, Mapping) else None
-    if found != SCHEMA_VERSION:
-        raise RecordError(
-            f"{path}: record schema {found}, this version of clipdrift reads {SCHEMA_VERSION}; "
-            "use the version that wrote it, or run again"
-        )
+    data = read_json(path, _WORDING)
     try:
         return Record.model_validate(data)
     except ValidationError as error:
@@ -172,9 +161,18 @@ def read_record(path: Path) -> Record:
                 f"{path}: {first['loc'][1]} {first['ctx']['tag']!r} is of a package that is not installed "
                 f"here (the record was made with {said}); install it to read this run"
             ) from None
-        raise DamagedRecordError(
-            f"{path}: damaged at {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        ) from None
+        raise damage_at(path, error, _WORDING) from None
+
+
+_WORDING = Wording(
+    schema=SCHEMA_VERSION,
+    error=RecordError,
+    missing="no record; the run has not finished",
+    foreign=f"record schema {{found}}, this version of clipdrift reads {SCHEMA_VERSION}; use the version "
+    "that wrote it, or run again",
+    again="delete it and run again",
+    damaged=DamagedRecordError,
+)
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from clipdrift.runs.record import SCHEMA_VERSION
 StateKind = Literal["planned", "running", "interrupted", "failed", "done", "diverged"]
 
 _HEAD = re.compile(
-    rb'"schema_version":\s*(?P<schema>\d+),.*?"status":\s*"(?P<status>done|diverged)",\s*'
+    rb'"schema_version":\s*(?P<schema>\d+),\s*"key":\s*"(?P<key>[^"]*)",.*?"status":\s*"(?P<status>done|diverged)",\s*'
     rb'"reason":\s*(?P<reason>null|"(?:[^"\\]|\\.)*")',
     re.DOTALL,
 )
@@ -95,10 +95,17 @@ def _recorded(path: Path) -> tuple[StateKind | None, str | None]:
         return None, "its record is damaged"
     if int(found["schema"]) != SCHEMA_VERSION:
         return "failed", f"record schema {found['schema'].decode()}, made by another version of clipdrift"
+    if found["key"].decode() != path.parent.name:
+        return None, foreign_record(path, found["key"].decode())
     status: StateKind = "done" if found["status"] == b"done" else "diverged"
     with suppress(ValueError):
         return status, json.loads(found["reason"])
     return None, "its record is damaged"
+
+
+def foreign_record(path: Path, key: str) -> str:
+    """What to say of a record in a folder of runs that is another run's: a copy, or a renamed folder."""
+    return f"{path}: the record of another run ({key}), so this one counts as not done"
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from clipdrift.config.base import Frozen
 from clipdrift.errors import ClipdriftError
 from clipdrift.runs.files import write_text
+from clipdrift.runs.frozen import Wording, read_model
 
 MANIFEST = "study.json"
 SCHEMA = 1
@@ -70,21 +70,13 @@ def write_study_manifest(root: Path, manifest: Manifest) -> None:
 
 def read_manifest(root: Path) -> Manifest:
     """Raises StudyError where there is none, it is damaged or of another version."""
-    path = root / MANIFEST
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StudyError(
-            f"{root}: no study here; `clipdrift study run NAME --out {root}` makes one"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise StudyError(f"{path}: damaged ({error}); say `clipdrift study run` again") from None
-    found = data.get("schema_version") if isinstance(data, dict) else None
-    if found != SCHEMA:
-        raise StudyError(f"{path}: schema {found}, this version of clipdrift reads {SCHEMA}")
-    try:
-        return Manifest.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise StudyError(f"{path}: damaged at {where}: {first['msg']}; run the study again") from None
+    if not (root / MANIFEST).is_file():
+        raise StudyError(f"{root}: no study here; `clipdrift study run NAME --out {root}` makes one")
+    words = Wording(
+        schema=SCHEMA,
+        error=StudyError,
+        missing="removed while it was read",
+        foreign=f"schema {{found}}, this version of clipdrift reads {SCHEMA}",
+        again="say `clipdrift study run` again",
+    )
+    return read_model(root / MANIFEST, Manifest, words)

@@ -14,6 +14,7 @@ from pydantic_core import from_json
 
 from clipdrift.runs.layout import RECORD
 from clipdrift.runs.record import OPTIONS, SCHEMA_VERSION, DamagedRecordError, RecordError
+from clipdrift.runs.states import foreign_record
 
 RowDict = dict[str, Any]
 
@@ -47,8 +48,13 @@ def records_in(
             record = _read(path)
         except RecordError as error:
             problem(str(error))
-        else:
-            yield record
+            continue
+        if record["key"] != path.parent.name:
+            problem(
+                f"{foreign_record(path, record['key'])}; remove it, or give the folder its key for a name"
+            )
+            continue
+        yield record
 
 
 def _read(path: Path) -> RecordDict:

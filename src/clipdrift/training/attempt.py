@@ -17,7 +17,7 @@ from clipdrift.config import RunConfig
 from clipdrift.listing import MEASURES
 from clipdrift.measures import MeasureError, accuracy
 from clipdrift.model.zero_shot import class_features
-from clipdrift.runs.files import storage
+from clipdrift.runs.files import replace_folder, storage
 from clipdrift.runs.layout import CHECKPOINT, MANIFEST, MAPS, WEIGHTS
 from clipdrift.runs.manifest import write_manifest
 from clipdrift.runs.record import Point, Record, environment
@@ -156,9 +156,7 @@ def _save(adapted: Adapted, folder: RunFolder) -> dict[str, str]:
         shutil.rmtree(part, ignore_errors=True)
         adapted.save(part)
         write_manifest(folder.path / MANIFEST, part)
-        if place.exists():
-            shutil.rmtree(place)
-        part.rename(place)
+        replace_folder(place, part)
     return {"kind": adapted.artefact, "weights": WEIGHTS, "head": f"{WEIGHTS}/head.safetensors"}
 
 

@@ -1,31 +1,50 @@
-"""What runs on one backbone share, computed by whoever comes first and waited for by the others.
+"""Results about one backbone that runs share: computed once, kept on disk, waited for by other processes.
 
-A file is named by everything that its content depends on: the model's weights, the images, the texts, the
-code that computes it, torch and the kind of processor. So nothing in it is ever stale, and a run that finds
-it gets the very bits that it would have computed.
+A file is named by everything that its content depends on (:func:`ingredients`), so a result is never stale,
+and a run that finds it gets the very bits that it would have computed. Each file carries its checksum: a
+damaged one is reported and computed again.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
+from clipdrift.listing import MEASURE_EXTENSIONS
 from clipdrift.model.clip import Clip
-from clipdrift.runs.files import storage, write_bytes
+from clipdrift.runs.files import storage
+from clipdrift.runs.kept import SUFFIX, DamagedFileError, keep, read_kept
 from clipdrift.runs.reporter import Reporter
 
 _FOLDER = "shared"
-_CODE = ("formulas", "measures", "model", "training/backbone_cache.py")
+_ABOVE = frozenset(
+    (
+        "analysis",
+        "cli",
+        "comparison",
+        "figures",
+        "pages",
+        "pretrain",
+        "repair",
+        "replication",
+        "reporting",
+        "study",
+    )
+)
+"""Rooms that training never imports: no kept result depends on them. All else in the package counts."""
+_LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "pyarrow")
 _PATIENCE = 0.5
 """Seconds after which a run says that it waits for another one."""
 
@@ -46,8 +65,7 @@ class BackboneCache:
     @classmethod
     def of(cls, cache: Path, clip: Clip, device: torch.device, reporter: Reporter) -> BackboneCache:
         """For ``clip`` as it is now, before anything is adapted."""
-        parts = [_code(), torch.__version__, _processor(device), repr(clip.preprocess), weights_hash(clip)]
-        return cls(cache / _FOLDER, _digest(parts), reporter)
+        return cls(cache / _FOLDER, _digest(ingredients(clip, device)), reporter)
 
     def tensors(
         self, what: str, given: object, make: Callable[[], Mapping[str, Tensor]]
@@ -59,7 +77,7 @@ class BackboneCache:
             given: all that the result depends on beside the backbone, as JSON can write it.
             make: computes it; tensors on the CPU.
         """
-        path = self.folder / f"{what}-{_digest([self.content, what, given])[:24]}.safetensors"
+        path = self.folder / f"{what}-{_digest([self.content, what, given])[:24]}{SUFFIX}"
         if path.is_file() and (found := self._read(path)) is not None:
             return found
         lock = FileLock(path.with_suffix(".lock"))
@@ -74,7 +92,7 @@ class BackboneCache:
             if path.is_file() and (found := self._read(path)) is not None:
                 return found
             made = {name: tensor.contiguous() for name, tensor in make().items()}
-            write_bytes(path, save(made))
+            keep(path, save(made))
             return made
         finally:
             lock.release()
@@ -86,10 +104,9 @@ class BackboneCache:
 
     def _read(self, path: Path) -> Mapping[str, Tensor] | None:
         try:
-            return load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            said = " ".join(str(error).split())[:100]
-            self.reporter.warn(f"{path}: damaged ({said}); computed again")
+            return load(read_kept(path))
+        except (DamagedFileError, SafetensorError, ValueError) as error:
+            self.reporter.warn(f"{' '.join(str(error).split())[:300]}; computed again")
             path.unlink(missing_ok=True)
             return None
 
@@ -107,15 +124,53 @@ def _digest(parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def ingredients(clip: Clip, device: torch.device) -> dict[str, object]:
+    """All that results about a backbone depend on, beside the images and texts that callers name."""
+    return {
+        "weights": weights_hash(clip),
+        "preprocessing": repr(clip.preprocess),
+        "code": _code(Path(__file__).parents[1]),
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "extensions": _extensions(),
+        "processor": _processor(device),
+    }
+
+
 @functools.cache
-def _code() -> str:
-    """Hash of the code that computes what is kept, so that a change of it makes everything anew."""
-    root, found = Path(__file__).parents[1], hashlib.sha256()
-    for name in _CODE:
-        place = root / name
-        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            found.update(path.read_bytes())
-    return found.hexdigest()
+def _code(package: Path) -> str:
+    """Hash of all code that training can import, so that a change of it makes everything anew."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package)
+        if name.parts[0] not in _ABOVE:
+            digest.update(name.as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _extensions() -> dict[str, str]:
+    """Each measure of another package: its distribution, and a hash of the package's code."""
+    found = {}
+    for name, extension in MEASURE_EXTENSIONS.usable.items():
+        place = extension.spec.read or extension.spec.compare
+        origin = importlib.util.find_spec(place.partition(":")[0].partition(".")[0])
+        file = Path(origin.origin) if origin is not None and origin.origin else None
+        code = "" if file is None else _source(file.parent if file.name == "__init__.py" else file)
+        found[name] = f"{extension.distribution} {place} {code}"
+    return found
+
+
+def _source(place: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _processor(device: torch.device) -> str:

@@ -12,10 +12,11 @@ import torch
 from clipdrift.config import RunConfig, load_config, parse_config
 from clipdrift.errors import OutOfMemoryError
 from clipdrift.runs.heartbeat import Heartbeat
-from clipdrift.runs.layout import PULSE, cache_folder
+from clipdrift.runs.layout import PULSE, RECORD, cache_folder
 from clipdrift.runs.record import DamagedRecordError, Record
 from clipdrift.runs.reporter import Reporter, Silent
 from clipdrift.runs.signals import stops
+from clipdrift.runs.states import foreign_record
 from clipdrift.runs.store import RunFolder, Store
 from clipdrift.training.attempt import AttemptOptions, attempt
 from clipdrift.training.course import CheckpointSchedule
@@ -106,6 +107,9 @@ def _done(folder: RunFolder, reporter: Reporter) -> Record | None:
         record = folder.record()
     except DamagedRecordError as error:  # a damaged record is no record
         reporter.warn(f"{error}".removesuffix("; delete it and run again") + "; the run is repeated")
+        return None
+    if record.key != folder.path.name:
+        reporter.warn(f"{foreign_record(folder.path / RECORD, record.key)}; the run is done anew")
         return None
     if damage := folder.damaged_weights():
         reporter.warn(f"{damage}; the run is repeated")
