@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,21 @@ from transformers.utils.hub import cached_file
 from clipdrift.config import ModelConfig
 from clipdrift.data.errors import DataError
 from clipdrift.data.preprocess import Preprocess
-from clipdrift.errors import ClipdriftError
+from clipdrift.model.base import Clip, ModelError
 from clipdrift.model.families import FAMILIES, REFUSED, ModelFamily
 from clipdrift.model.quiet import quiet
-from clipdrift.model.texts import TextEncoder
-from clipdrift.model.towers import Geometry, UnsupportedModelError, tower_of
+from clipdrift.model.towers import UnsupportedModelError, tower_of
+
+__all__ = [
+    "MINI",
+    "MINI_PHOTO",
+    "SHIPPED",
+    "Clip",
+    "ModelError",
+    "fingerprint_model",
+    "load",
+    "shipped_folder",
+]
 
 MINI = "clipdrift/mini"
 MINI_PHOTO = "clipdrift/mini-photo"
@@ -28,56 +37,6 @@ SHIPPED = {MINI: "mini", MINI_PHOTO: "mini_photo"}
 """Models that come with the package: name -> folder beside this file."""
 _OPEN_CLIP = ("open_clip:", "hf-hub:")
 """How names begin that OpenCLIP is asked for, as it writes them itself."""
-
-
-class ModelError(ClipdriftError):
-    """A model that cannot be loaded; the message names the model, the reason and what to do."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A CLIP, or a model of its kind, ready for work.
-
-    The model in float32 and eval mode, its texts' encoder, its preprocessing.
-    """
-
-    name: str
-    model: Any
-    """As its library makes it: transformers' CLIPModel, say."""
-    tokenizer: Any
-    preprocess: Preprocess
-    preprocessor: dict[str, Any]
-    """The model's own preprocessing as its file says it, to be written beside adapted weights."""
-    texts: TextEncoder
-    """From texts to embeddings (n, E) in the joint space, not normalised."""
-
-    @property
-    def geometry(self) -> Geometry:
-        return tower_of(self.model).geometry
-
-    @property
-    def blocks(self) -> int:
-        return self.geometry.blocks
-
-    @property
-    def heads(self) -> int:
-        return self.geometry.heads
-
-    @property
-    def width(self) -> int:
-        return self.geometry.width
-
-    @property
-    def embedding_width(self) -> int:
-        return self.geometry.embedding_width
-
-    @property
-    def image_size(self) -> int:
-        return self.geometry.image_size
-
-    @property
-    def patches(self) -> int:
-        return self.geometry.patches
 
 
 def shipped_folder(name: str) -> Path:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from clipdrift.data.errors import DataError
 from clipdrift.data.preprocess import Preprocess
-from clipdrift.model.clip import Clip, ModelError
+from clipdrift.model.base import Clip, ModelError
 from clipdrift.model.openclip_names import OpenClipSource, Reason, one_line, source_of
 from clipdrift.model.quiet import quiet
 from clipdrift.model.towers import UnsupportedModelError, tower_of

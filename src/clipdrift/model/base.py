@@ -1,0 +1,61 @@
+"""A loaded model with its texts' encoder and preprocessing, and the error of one that cannot be loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from clipdrift.data.preprocess import Preprocess
+from clipdrift.errors import ClipdriftError
+from clipdrift.model.texts import TextEncoder
+from clipdrift.model.towers import Geometry, tower_of
+
+
+class ModelError(ClipdriftError):
+    """A model that cannot be loaded; the message names the model, the reason and what to do."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A CLIP, or a model of its kind, ready for work.
+
+    The model in float32 and eval mode, its texts' encoder, its preprocessing.
+    """
+
+    name: str
+    model: Any
+    """As its library makes it: transformers' CLIPModel, say."""
+    tokenizer: Any
+    preprocess: Preprocess
+    preprocessor: dict[str, Any]
+    """The model's own preprocessing as its file says it, to be written beside adapted weights."""
+    texts: TextEncoder
+    """From texts to embeddings (n, E) in the joint space, not normalised."""
+
+    @property
+    def geometry(self) -> Geometry:
+        return tower_of(self.model).geometry
+
+    @property
+    def blocks(self) -> int:
+        return self.geometry.blocks
+
+    @property
+    def heads(self) -> int:
+        return self.geometry.heads
+
+    @property
+    def width(self) -> int:
+        return self.geometry.width
+
+    @property
+    def embedding_width(self) -> int:
+        return self.geometry.embedding_width
+
+    @property
+    def image_size(self) -> int:
+        return self.geometry.image_size
+
+    @property
+    def patches(self) -> int:
+        return self.geometry.patches
