@@ -1,0 +1,1 @@
+"""What a run is judged by: accuracy, zero-shot retention, drift. Loads no torch."""

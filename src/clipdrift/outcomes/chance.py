@@ -1,0 +1,29 @@
+"""Is a zero-shot accuracy above chance? Where it is not, there was nothing to keep: retention says nothing."""
+
+from __future__ import annotations
+
+from scipy.special import bdtrc
+
+LEVEL = 0.05
+"""Of the p-value below which an accuracy counts as above chance."""
+
+
+def chance_p(correct: int, images: int, classes: int) -> float:
+    """Exact one-sided binomial test: P(at least `correct` of `images` right) when guessing among `classes`.
+
+    Raises:
+        ValueError: counts that contradict each other.
+    """
+    if not (0 <= correct <= images and images >= 1 and classes >= 1):
+        raise ValueError(f"{correct} of {images} images right, {classes} classes")
+    return float(bdtrc(correct - 1, images, 1 / classes))
+
+
+def above_chance(correct: int, images: int, classes: int) -> bool:
+    """Whether `correct` of `images` right is more than guessing among `classes` gives (:func:`chance_p`)."""
+    return chance_p(correct, images, classes) < LEVEL
+
+
+def correct_of(accuracy: float, images: int) -> int:
+    """How many of `images` are right at an accuracy in percent."""
+    return round(accuracy * images / 100)
