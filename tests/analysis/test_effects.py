@@ -17,6 +17,7 @@ from clipdrift.analysis.permutation import UndeterminedError
 from clipdrift.analysis.predictors import auc_of
 from clipdrift.analysis.rows import Row, holm, table
 from clipdrift.analysis.runs import prepared
+from clipdrift.outcomes.keys import Estimand, Group
 
 # R's data set `sleep`: t.test(extra ~ group) gives t = -1.8608, p = 0.07939; paired t = -4.0621, p = 0.002833
 FIRST = np.array([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0])
@@ -76,7 +77,8 @@ def test_families_are_corrected_apart() -> None:
     """A row without p is no member; a row without family is not corrected."""
 
     def row(p: float, family: str) -> Row:
-        return Row("rate", "all", "r", "run", "5", "t", value=0.1, p=p, family=family)
+        r = Estimand("Pearson", "entropy_drift", "log_rate")
+        return Row("rate", Group(), r, "run", "5", "t", value=0.1, p=p, family=family)
 
     found = table([row(0.02, "a"), row(0.04, "a"), row(0.04, "b"), row(np.nan, "a"), row(0.04, "")])
     assert list(found.p_corrected[:3]) == pytest.approx([0.04, 0.04, 0.04])
@@ -113,7 +115,7 @@ def test_mixed_model_in_small_units() -> None:
     runs["group"] = runs["target"] + " " + runs["seed"].map(str)
     runs["entropy_drift"] += runs["group"].map(shift)
     found = {row.statistic: row for row in mixed(runs, "entropy_drift")}
-    row = found["mixed model of entropy_drift: log_rate"]
+    row = found[Estimand("mixed model", "entropy_drift", "log_rate")]
     runs["centred"] = runs["log_rate"] - runs["log_rate"].mean()
     theirs = mixedlm("entropy_drift ~ centred * C(method) + C(target)", runs, groups="group").fit()
     assert row.value == pytest.approx(theirs.params["centred"], rel=1e-3)
@@ -125,8 +127,8 @@ def test_mixed_model_in_small_units() -> None:
 def test_pairs_are_as_many_as_can_be() -> None:
     """Taking the nearest pair first would leave the others without a partner."""
     first, second = pd.DataFrame({"accuracy": [90.0, 91.0]}), pd.DataFrame({"accuracy": [90.9, 91.9, np.nan]})
-    left, right = same_accuracy(Sides("", first, second), "accuracy")
+    left, right = same_accuracy(Sides(Group(), first, second), "accuracy")
     assert (left.tolist(), right.tolist()) == ([0, 1], [0, 1])
     far = pd.DataFrame({"weight_drift": [0.0, 0.1, 0.2]})
-    left, right = same_weight_drift(Sides("", far, pd.DataFrame({"weight_drift": [0.0, 0.126, 0.17]})))
+    left, right = same_weight_drift(Sides(Group(), far, pd.DataFrame({"weight_drift": [0.0, 0.126, 0.17]})))
     assert (left.tolist(), right.tolist()) == ([2], [2])

@@ -81,7 +81,7 @@ def test_arms_are_told_apart_by_what_varies() -> None:
     assert list(ready.variant) == ["lora", "lora", "lora rank=8", "lora penalty=apr"]
     even = prepared(runs.assign(backbone="a"))  # two of each: none is the usual one
     assert list(even.variant) == ["lora rank=4", "lora rank=4", "lora rank=8", "lora rank=8 penalty=apr"]
-    assert list(ready.place) == ["pets a"] * 3 + ["pets b"]
+    assert list(ready.place) == ["pets, a"] * 3 + ["pets, b"]
     assert ready.cell.nunique() == 3
 
 

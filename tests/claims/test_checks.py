@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from clipdrift.outcomes.keys import Estimand, Group
 from clipdrift.replication.checks import (
     Check,
     EvidenceRow,
@@ -18,13 +19,15 @@ from clipdrift.replication.checks import (
     within,
 )
 
+GROUP, R = Group(), Estimand("Pearson", "entropy_drift", "log_rate")
+
 
 def source(low: float, high: float, p: float = 0.01) -> EvidenceRow:
     row = {"value": (low + high) / 2, "low": low, "high": high, "p_corrected": p, "effect": 0.0}
-    return EvidenceRow("sweep", "rate", "group", "statistic", "test", row)
+    return EvidenceRow("sweep", "rate", GROUP, R, "test", row)
 
 
-NOTHING = EvidenceRow("sweep", "rate", "group", "statistic", "test")
+NOTHING = EvidenceRow("sweep", "rate", GROUP, R, "test")
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from clipdrift.analysis.rows import Row
-from clipdrift.analysis.runs import RISES_WITH_LOSS, accuracy, retentions
+from clipdrift.analysis.runs import accuracy, retentions
+from clipdrift.outcomes.columns import RISES_WITH_LOSS
+from clipdrift.outcomes.keys import Estimand, Group
+from clipdrift.outcomes.places import places_of
 
 MARGIN = 1.0
 """Runs within so many points of the best validation accuracy are chosen among."""
@@ -20,29 +24,31 @@ def choosing(runs: pd.DataFrame) -> Iterator[Row]:
     judge = "validation_accuracy" if "validation_accuracy" in runs else accuracy(runs)
     if not retentions(runs) or judge not in runs:
         note = "the table needs a retention and validation_accuracy"
-        yield Row("choosing", "all", "regret", "run", "0", "none", note=note)
+        yield Row("choosing", Group(), Estimand("nothing to choose"), "run", "0", "none", note=note)
         return
     gained = accuracy(runs)
     note = "chosen by test accuracy: optimistic" if judge == "accuracy" else ""
+    places = places_of(runs)
     for kept in retentions(runs):
         for place, here in runs.groupby("place", sort=False):
-            group = str(place)
+            group = Group("place", places[str(place)])
             whole = here.dropna(subset=[kept, judge])
             if len(whole) < 2:
                 why = f"{len(whole)} run{'s' if len(whole) != 1 else ''}; 2 are needed"
-                yield Row("choosing", group, f"regret in {kept}", "run", str(len(whole)), "none", note=why)
+                name = Estimand("regret in", kept)
+                yield Row("choosing", group, name, "run", str(len(whole)), "none", note=why)
                 continue
             yield from _regrets(group, whole, kept, judge, note)
             yield from _front(group, whole, kept, gained)
 
 
-def _regrets(group: str, runs: pd.DataFrame, kept: str, judge: str, note: str) -> Iterator[Row]:
+def _regrets(group: Group, runs: pd.DataFrame, kept: str, judge: str, note: str) -> Iterator[Row]:
     """Oracle's retention minus that of the pick; as effect, what a pick at random loses on average."""
     near = runs[runs[judge] >= runs[judge].max() - MARGIN]
     oracle, random = float(near[kept].max()), float(near[kept].max() - near[kept].mean())
     signs = {judge: -1} | RISES_WITH_LOSS
     for signal, sign in signs.items():
-        name = f"regret in {kept} of the pick by {signal}"
+        name = Estimand("regret", kept, signal)
         row: dict[str, Any] = {"unit": "run", "n": str(len(near)), "test": "description"}
         known = near.dropna(subset=[signal]) if signal in near else near.iloc[:0]
         if len(near) < 2:
@@ -56,21 +62,21 @@ def _regrets(group: str, runs: pd.DataFrame, kept: str, judge: str, note: str) -
             said = "; ".join(filter(None, [f"picks {pick['run']}", note]))
             value = oracle - float(pick[kept])
             yield Row(
-                "choosing", group, name, **row, value=value, effect=random, effect_name="regret at random",
-                note=said,
+                "choosing", replace(group, run=str(pick["run"])), name, **row, value=value, effect=random,
+                effect_name="regret at random", note=said,
             )  # fmt: skip
             continue
         yield Row("choosing", group, name, **row, note=why)
 
 
-def _front(group: str, runs: pd.DataFrame, kept: str, gained: str) -> Iterator[Row]:
+def _front(group: Group, runs: pd.DataFrame, kept: str, gained: str) -> Iterator[Row]:
     whole = runs.dropna(subset=[gained, kept])
     chosen = pareto(whole[gained].to_numpy(dtype=float), whole[kept].to_numpy(dtype=float))
     for _, run in whole[chosen].sort_values(gained).iterrows():
         yield Row(
-            "choosing", group, f"{kept} on the Pareto set of {gained} and {kept}", "run", str(len(whole)),
-            "description", value=float(run[kept]), effect=float(run[gained]), effect_name=gained,
-            note=f"run {run['run']}",
+            "choosing", replace(group, run=str(run["run"])), Estimand("Pareto set", kept, gained), "run",
+            str(len(whole)), "description", value=float(run[kept]), effect=float(run[gained]),
+            effect_name=gained, note=f"run {run['run']}",
         )  # fmt: skip
 
 

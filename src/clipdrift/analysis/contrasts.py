@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ from clipdrift.analysis.pairing import (
 from clipdrift.analysis.permutation import UndeterminedError
 from clipdrift.analysis.rows import Row, filled
 from clipdrift.analysis.runs import accuracy, outcomes
+from clipdrift.outcomes.keys import Estimand, Group, Matching
 
 TWO_SAMPLES = ((effects.welch, "Welch t"), (effects.mann_whitney, "Mann-Whitney U"))
 PAIRED = ((effects.paired_t, "paired t"), (effects.wilcoxon, "Wilcoxon signed rank"))
@@ -42,30 +43,32 @@ def methods(runs: pd.DataFrame, blocks: pd.DataFrame | None, draws: Draws) -> It
         yield from _paired("methods", sides, "matched rate", outcomes(runs), same_rate_and_seed(sides))
         yield from _by_block("methods", sides, blocks)
         judge = accuracy(runs)
-        for matched, column, pairs in (
+        others: tuple[tuple[Matching, str, Callable[[Sides], Pairs]], ...] = (
             ("matched weight drift", "weight_drift", same_weight_drift),
-            ("matched accuracy", judge, lambda both, judge=judge: same_accuracy(both, judge)),
-        ):
+            ("matched accuracy", judge, partial(same_accuracy, column=judge)),
+        )
+        for matched, column, pairs in others:
             if column in outcomes(runs):
                 yield from _paired("methods", sides, matched, outcomes(runs), pairs(sides))
             else:
-                yield _nothing("methods", f"{sides.name}, {matched}", f"the table has no {column}")
+                group = replace(sides.group, matching=matched)
+                yield _nothing("methods", group, f"the table has no {column}")
     if not asked:
-        yield _nothing("methods", "all", "no two methods on one target")
+        yield _nothing("methods", Group(), "no two methods on one target")
 
 
 def penalties(runs: pd.DataFrame, blocks: pd.DataFrame | None, draws: Draws) -> Iterator[Row]:
     """Each penalised arm against the arm that differs in the penalty alone, at the same rates."""
     found = [_against("penalties", sides, "no run without the penalty", runs, blocks, draws)
              for sides in penalties_side_by_side(runs)]  # fmt: skip
-    yield from itertools.chain(*found) if found else [_nothing("penalties", "all", "no run has a penalty")]
+    yield from itertools.chain(*found) if found else [_nothing("penalties", Group(), "no run has a penalty")]
 
 
 def options(runs: pd.DataFrame, blocks: pd.DataFrame | None, draws: Draws) -> Iterator[Row]:
     """Each arm with an unusual option against its method's usual arm, without penalty, at the same rates."""
     found = [_against("options", sides, "no arm has the usual options", runs, blocks, draws)
              for sides in options_side_by_side(runs)]  # fmt: skip
-    yield from itertools.chain(*found) if found else [_nothing("options", "all", "no option varies")]
+    yield from itertools.chain(*found) if found else [_nothing("options", Group(), "no option varies")]
 
 
 def _against(
@@ -73,36 +76,36 @@ def _against(
 ) -> Iterator[Row]:
     """All comparisons of an arm with the one that it was derived from; that one may be empty."""
     if sides.second.empty:
-        yield _nothing(question, sides.name, without)
+        yield _nothing(question, sides.group, without)
         return
     yield from _at_rates(question, sides, outcomes(runs), draws)
     yield from _paired(question, sides, "matched rate", outcomes(runs), same_rate_and_seed(sides))
     yield from _by_block(question, sides, blocks)
 
 
-def _nothing(question: str, group: str, why: str) -> Row:
-    return Row(question, group, "difference", "run", "0", "none", note=why)
+def _nothing(question: str, group: Group, why: str) -> Row:
+    return Row(question, group, Estimand("difference"), "run", "0", "none", note=why)
 
 
 def _at_rates(question: str, sides: Sides, measured: list[str], draws: Draws) -> Iterator[Row]:
     """Two samples at each rate in common, and over all of them."""
     if not sides.rates:
-        yield _nothing(question, sides.name, "no learning rate in common")
+        yield _nothing(question, sides.group, "no learning rate in common")
         return
-    scopes = [(f"rate {rate:g}", [rate]) for rate in sides.rates]
+    scopes = [(replace(sides.group, matching="rate", rate=float(rate)), [rate]) for rate in sides.rates]
     if len(sides.rates) > 1:
-        scopes.append(("all common rates", sides.rates))
-    for scope, rates in scopes:
+        scopes.append((replace(sides.group, matching="all rates"), sides.rates))
+    for group, rates in scopes:
         a, b = (arm[arm["learning_rate"].isin(rates)] for arm in (sides.first, sides.second))
         for outcome in measured:
             left, right = (arm[outcome].to_numpy(dtype=float) for arm in (a, b))
             cells = None if len(rates) == 1 else (a["cell"].to_numpy(), b["cell"].to_numpy())
-            yield from _two_samples(question, f"{sides.name}, {scope}", outcome, (left, right), cells, draws)
+            yield from _two_samples(question, group, outcome, (left, right), cells, draws)
 
 
 def _two_samples(
     question: str,
-    group: str,
+    group: Group,
     outcome: str,
     values: tuple[np.ndarray, np.ndarray],
     cells: tuple[np.ndarray, np.ndarray] | None,
@@ -134,7 +137,7 @@ def _two_samples(
 
     for test, name in TWO_SAMPLES:
         row = Row(
-            question, group, outcome, "run", f"{len(a)}+{len(b)}", name,
+            question, group, Estimand("outcome", outcome), "run", f"{len(a)}+{len(b)}", name,
             family=f"{question}, matched rate, {name}",
         )  # fmt: skip
         try:
@@ -144,16 +147,18 @@ def _two_samples(
             yield replace(row, note=str(error))
             continue
         said: dict[str, Any] = {
-            "statistic": f"{found.statistic} of {outcome}",
+            "statistic": Estimand(found.statistic, outcome),
             "value": found.value,
             "p": found.p,
         }
         yield replace(row, **said, **size)
 
 
-def _paired(question: str, sides: Sides, matched: str, measured: list[str], pairs: Pairs) -> Iterator[Row]:
+def _paired(
+    question: str, sides: Sides, matched: Matching, measured: list[str], pairs: Pairs
+) -> Iterator[Row]:
     """Both paired tests of every outcome, and the mean difference in its own unit."""
-    group, unit = f"{sides.name}, {matched}", "pair of runs"
+    group, unit = replace(sides.group, matching=matched), "pair of runs"
     for outcome in measured:
         left, right = (
             arm[outcome].to_numpy(dtype=float)[places]
@@ -161,24 +166,27 @@ def _paired(question: str, sides: Sides, matched: str, measured: list[str], pair
         )
         apart = left - right
         yield from _of_differences(question, group, matched, outcome, unit, apart)
-        said, size = f"mean difference of {outcome}", str(int(np.isfinite(apart).sum()))
+        said, size = Estimand("mean difference", outcome), str(int(np.isfinite(apart).sum()))
         row = Row(question, group, said, unit, size, "mean difference")
         yield filled(row, partial(averaged, apart, "pair", "pairs"))
 
 
 def _of_differences(
-    question: str, group: str, matched: str, outcome: str, unit: str, differences: np.ndarray
+    question: str, group: Group, matched: str, outcome: str, unit: str, differences: np.ndarray
 ) -> Iterator[Row]:
     """Both paired tests with d_z and its interval from the noncentral t."""
     d = differences[np.isfinite(differences)]
     for test, name in PAIRED:
-        row = Row(question, group, outcome, unit, str(len(d)), name, family=f"{question}, {matched}, {name}")
+        row = Row(
+            question, group, Estimand("outcome", outcome), unit, str(len(d)), name,
+            family=f"{question}, {matched}, {name}",
+        )  # fmt: skip
 
         def fill(test: effects.Test = test) -> dict[str, Any]:
             found, size = test(d), effects.d_z(d)
             span = _noncentral("d_z", size, len(d))
             note = "; ".join(filter(None, [f"mean difference {d.mean():.6g}", span.get("note", "")]))
-            out = {"statistic": f"{found.statistic} of {outcome}", "value": found.value, "p": found.p}
+            out = {"statistic": Estimand(found.statistic, outcome), "value": found.value, "p": found.p}
             return out | {"effect": size, "effect_name": "d_z"} | span | {"note": note}
 
         yield filled(row, fill)
@@ -200,7 +208,8 @@ def _by_block(question: str, sides: Sides, blocks: pd.DataFrame | None) -> Itera
             for arm in (sides.first, sides.second)
         )
         yield from _of_differences(
-            question, f"{sides.name}, rate {rate:g}, by block", "blocks (descriptive)", "entropy drift",
+            question, replace(sides.group, matching="blocks", rate=float(rate)), "blocks (descriptive)",
+            "entropy_drift",
             "block (descriptive)", (a - b).to_numpy(dtype=float),
         )  # fmt: skip
 

@@ -12,6 +12,8 @@ from clipdrift.analysis.draws import Draws
 from clipdrift.analysis.permutation import CorrelationKind, UndeterminedError, correlate
 from clipdrift.analysis.rows import Row, filled
 from clipdrift.analysis.runs import PRIMARY
+from clipdrift.outcomes.columns import outcome
+from clipdrift.outcomes.keys import Estimand, Group
 
 KINDS: tuple[CorrelationKind, ...] = ("Pearson", "Spearman")
 
@@ -40,7 +42,7 @@ class ColumnPair:
 
 def correlation(
     question: str,
-    group: str,
+    group: Group,
     both: ColumnPair,
     kind: CorrelationKind,
     draws: Draws,
@@ -51,7 +53,8 @@ def correlation(
     Args:
         family: its family; if not given that of the question and the kind, the declared signals apart.
     """
-    name = f"{kind} of {both.first} with {both.second}"
+    first = outcome(both.first)
+    name = Estimand(kind, both.second, first.name, first.moment)
     if family is None:
         family = f"{question}, {kind}" + ("" if _primary(both) else ", further signals")
     row = Row(question, group, name, both.unit, str(len(both.x)), kind, family=family)
@@ -70,7 +73,7 @@ def correlation(
 def _primary(both: ColumnPair) -> bool:
     """Whether all signals of a correlation are declared ones, read at the chosen epoch."""
     others = ("log_rate",)
-    names = [n for n in (both.first, both.second) if n not in others and not n.startswith("retention_")]
+    names = [n for n in (both.first, both.second) if n not in others and outcome(n).kind != "retention"]
     return all(name in PRIMARY for name in names)
 
 

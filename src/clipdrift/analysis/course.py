@@ -16,7 +16,9 @@ from clipdrift.analysis.correlations import ColumnPair, correlation
 from clipdrift.analysis.draws import Draws
 from clipdrift.analysis.means import averaged
 from clipdrift.analysis.rows import Row, filled
-from clipdrift.analysis.runs import retentions
+from clipdrift.analysis.runs import arm_group, retentions
+from clipdrift.outcomes.keys import Estimand, Group, Name
+from clipdrift.outcomes.places import places_of
 
 FALL = 1.0
 """Mean entropy has begun to fall where its drift is at or below minus so many percent."""
@@ -32,22 +34,23 @@ def depth(runs: pd.DataFrame, blocks: pd.DataFrame) -> Iterator[Row]:
 
     Blocks of one tower are no independent samples: F and its p describe, they test nothing.
     """
-    known = blocks.merge(runs[["run", "cell", "place", "variant", "learning_rate"]], on="run")
+    about = ["run", "cell", "target", "backbone", "place", "method", "variant", "learning_rate"]
+    known = blocks.merge(runs[about], on="run")
     known = known.dropna(subset=["drift"])
     for (_, measure), part in known.groupby(["cell", "measure"], sort=False):
-        one = part.iloc[0]
-        group = f"{one['place']}: {one['variant']}, rate {one['learning_rate']:g}"
+        rate = float(part["learning_rate"].iloc[0])
+        group = replace(arm_group(part), population="cell", rate=rate)
         at, each = _grid(part)
         drift = np.nanmean(each, axis=0)
         size = f"{len(drift)} of {len(each)} run(s)"
         if len(drift) < 6:
             note = f"{len(drift)} blocks; 6 are needed for thirds"
-            yield Row("depth", group, f"{measure} by depth", BLOCKS, size, "none", note=note)
+            yield Row("depth", group, Estimand("depth", measure), BLOCKS, size, "none", note=note)
             continue
         thirds = np.array_split(drift, 3)
         yield from _over_runs(group, measure, each)
         most = int(np.argmax(np.abs(drift)))
-        yield Row("depth", group, f"{measure}, block of the largest drift", BLOCKS, size, "description",
+        yield Row("depth", group, Estimand("foremost block", measure), BLOCKS, size, "description",
                   value=float(at[most]), effect=float(drift[most]), effect_name="drift in %")  # fmt: skip
         yield _anova(group, measure, size, thirds)
 
@@ -62,7 +65,7 @@ def _grid(part: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return at, np.where(count > 0, total / np.maximum(count, 1), np.nan).reshape(-1, len(at))
 
 
-def _over_runs(group: str, measure: str, drift: np.ndarray) -> Iterator[Row]:
+def _over_runs(group: Group, measure: str, drift: np.ndarray) -> Iterator[Row]:
     """Means of blocks within each run, then over the runs, whose spread gives the interval.
 
     Args:
@@ -70,19 +73,24 @@ def _over_runs(group: str, measure: str, drift: np.ndarray) -> Iterator[Row]:
     """
     thirds = np.array_split(drift, 3, axis=1)
     early, middle, late = (np.abs(third) for third in thirds)
-    found = {
-        f"{measure}, {name} blocks, mean drift in %": third.mean(axis=1)
-        for name, third in zip(("early", "middle", "late"), thirds, strict=True)
-    }
+    names: tuple[Name, ...] = ("early blocks", "middle blocks", "late blocks")
+    found = {name: third.mean(axis=1) for name, third in zip(names, thirds, strict=True)}
     others = np.concatenate([early, middle], axis=1).mean(axis=1)
-    found[f"{measure}, late blocks' |drift| minus the others', points"] = late.mean(axis=1) - others
+    found["late against others"] = late.mean(axis=1) - others
     for name, values in found.items():
-        row = Row("depth", group, name, "run", str(int(np.isfinite(values).sum())), "description")
+        row = Row(
+            "depth",
+            group,
+            Estimand(name, measure),
+            "run",
+            str(int(np.isfinite(values).sum())),
+            "description",
+        )
         yield filled(row, partial(averaged, values, "run", "runs"))
 
 
-def _anova(group: str, measure: str, size: str, thirds: list[np.ndarray]) -> Row:
-    row = Row("depth", group, f"F of {measure} by third", BLOCKS, size, "one-way ANOVA, descriptive")
+def _anova(group: Group, measure: str, size: str, thirds: list[np.ndarray]) -> Row:
+    row = Row("depth", group, Estimand("F by third", measure), BLOCKS, size, "one-way ANOVA, descriptive")
     every = np.concatenate(thirds)
     within = sum(float(((t - t.mean()) ** 2).sum()) for t in thirds)
     total = float(((every - every.mean()) ** 2).sum())
@@ -99,13 +107,15 @@ def onset(runs: pd.DataFrame, history: pd.DataFrame, draws: Draws, fall: float =
     For each arm with two rates or more, also whether the fall begins earlier at higher rates.
     """
     if "entropy_drift" not in history:
-        yield Row("onset", "all", "onset", "run", "0", "none", note="the history has no entropy_drift")
+        yield Row(
+            "onset", Group(), Estimand("onset"), "run", "0", "none", note="the history has no entropy_drift"
+        )
         return
     begun = []
     for group, steps, drift in _courses(runs, history, "entropy_drift"):
         begun.append(_share(steps, drift, fall))
         size: dict[str, Any] = {"unit": "run", "n": f"1, {len(steps)} moments", "test": "description"}
-        name = f"step at which entropy has fallen by {fall:g} %"
+        name = Estimand("onset step", level=fall)
         below = np.flatnonzero(drift <= -fall)
         if len(steps) == 0:
             yield Row("onset", group, name, **size, note="no moment of training is recorded")
@@ -114,7 +124,7 @@ def onset(runs: pd.DataFrame, history: pd.DataFrame, draws: Draws, fall: float =
         else:
             yield Row("onset", group, name, **size, value=float(steps[below[0]]), effect=begun[-1],
                       effect_name="share of training")  # fmt: skip
-        name = "largest change of entropy per step, % of the backbone's"
+        name = Estimand("steepest step")
         if len(steps) < 2 or np.any(np.diff(steps) <= 0):
             yield Row("onset", group, name, **size, note="two moments at different steps are needed")
         else:
@@ -141,13 +151,13 @@ def _with_rate(runs: pd.DataFrame, begun: np.ndarray, draws: Draws, fall: float)
         if arm["log_rate"].nunique() < 2:
             continue
         rates, onsets = (arm[name].to_numpy(dtype=float) for name in ("log_rate", "begun"))
-        group = f"{arm['place'].iloc[0]}: {arm['variant'].iloc[0]}"
+        group = arm_group(arm)
         both = ColumnPair("log_rate", "onset", rates, onsets, arm["cell"].to_numpy(), "run")
         both = both.part(np.isfinite(rates + onsets))
         never, n = int((both.y == NEVER).sum()), len(both.y)
         if never == n:
             note = f"no run's entropy falls by {fall:g} %" if n else "no moment of training is recorded"
-            name = "Spearman of log_rate with onset"
+            name = Estimand("Spearman", "onset", "log_rate")
             yield Row("onset", group, name, "run", str(n), "Spearman", family=ONSET_FAMILY, note=note)
             continue
         row = correlation("onset", group, both, "Spearman", draws, ONSET_FAMILY)
@@ -159,10 +169,10 @@ def convergence(runs: pd.DataFrame, history: pd.DataFrame, last: int = LAST_EPOC
     """Highest minus lowest validation accuracy (points) of the last epochs, by run."""
     if "validation_accuracy" not in history:
         note = "the history has no validation_accuracy"
-        yield Row("convergence", "all", "spread", "run", "0", "none", note=note)
+        yield Row("convergence", Group(), Estimand("spread"), "run", "0", "none", note=note)
         return
     ends = history[history["ends_epoch"].astype(bool)] if "ends_epoch" in history else history
-    name = f"spread of the last {last} epochs' validation accuracy, points"
+    name = Estimand("spread of last epochs", level=last)
     for group, steps, course in _courses(runs, ends, "validation_accuracy"):
         size, values = f"1, {len(steps)} epochs", course[-last:]
         if len(values) < last:
@@ -178,9 +188,9 @@ def interpolation(runs: pd.DataFrame, paths: pd.DataFrame) -> Iterator[Row]:
     for column in ["accuracy", *retentions(paths)]:
         if column not in paths:
             note = f"the paths have no {column}"
-            yield Row("interpolation", "all", column, "run", "0", "none", note=note)
+            yield Row("interpolation", Group(), Estimand("outcome", column), "run", "0", "none", note=note)
             continue
-        name = f"{column}: most above the line between the ends, points"
+        name = Estimand("above the line", column)
         for group, alpha, value in _courses(runs, paths, column, along="alpha"):
             size = f"1, {len(alpha)} steps"
             if len(alpha) < 3 or float(np.ptp(alpha)) == 0:
@@ -195,7 +205,7 @@ def interpolation(runs: pd.DataFrame, paths: pd.DataFrame) -> Iterator[Row]:
 
 def _courses(
     runs: pd.DataFrame, points: pd.DataFrame, column: str, along: str = "step"
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[Group, np.ndarray, np.ndarray]]:
     """Every run with its points in order, where and how much; empty for a run without points."""
     known = points[["run", along, column]].dropna().sort_values(along, kind="stable")
     parts = {
@@ -203,6 +213,18 @@ def _courses(
         for run, part in known.groupby("run", sort=False)
     }
     none = np.empty(0), np.empty(0)
-    for run in runs[["run", "place", "variant", "learning_rate", "seed"]].itertuples(index=False):
-        name = f"{run.place}: {run.variant}, rate {run.learning_rate:g}, seed {run.seed} ({run.run})"
-        yield name, *parts.get(run.run, none)
+    places = places_of(runs)
+    about = ["run", "place", "method", "variant", "learning_rate", "seed"]
+    for run in runs[about].itertuples(index=False):
+        yield (
+            Group(
+                "run",
+                places[run.place],
+                str(run.method),
+                str(run.variant),
+                rate=float(run.learning_rate),
+                seed=str(run.seed),
+                run=str(run.run),
+            ),
+            *parts.get(run.run, none),
+        )

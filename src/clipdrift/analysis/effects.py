@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -19,7 +20,7 @@ Sample = Sequence[float] | np.ndarray
 class TestResult:
     """A test statistic, its two-sided p-value, and the test's name."""
 
-    statistic: str
+    statistic: Literal["t", "U", "W"]
     value: float
     p: float
     test: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,8 @@ from scipy.special import stdtrit
 from clipdrift.analysis.effects import flat
 from clipdrift.analysis.permutation import UndeterminedError
 from clipdrift.analysis.rows import Row, filled
-from clipdrift.analysis.runs import outcomes
+from clipdrift.analysis.runs import arm_group, outcomes
+from clipdrift.outcomes.keys import Estimand
 
 LEVEL = 0.95
 
@@ -47,9 +49,9 @@ def cell_rows(runs: pd.DataFrame) -> Iterator[Row]:
     measured = outcomes(runs)
     for _, arm in runs.groupby("arm", sort=False):
         for rate, cell in arm.groupby("learning_rate", sort=False):
-            group = f"{cell['place'].iloc[0]}: {cell['variant'].iloc[0]}, rate {rate:g}"
+            group = replace(arm_group(cell), population="cell", rate=float(rate))
             for outcome in measured:
                 values = cell[outcome].to_numpy(dtype=float)
                 size = str(int(np.isfinite(values).sum()))
-                row = Row("rate", group, f"mean of {outcome}", "run", size, "description")
+                row = Row("rate", group, Estimand("mean", outcome), "run", size, "description")
                 yield filled(row, partial(averaged, values, "run", "seeds"))

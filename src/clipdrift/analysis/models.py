@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from clipdrift.analysis.rows import Row
+from clipdrift.outcomes.keys import Estimand, Group
 
 MIN_GROUPS = 3
 
@@ -24,19 +27,23 @@ def mixed(runs: pd.DataFrame, signal: str) -> Iterator[Row]:
     groups = known["place"].astype(str) + " " + known["seed"].astype(str)
     unit = "run"
     size = f"{len(known)} in {groups.nunique()} groups"
-    about = f"mixed model of {signal}"
-    row = Row("rate", "all", about, unit, size, "mixed model, Wald z", family=f"rate, {about}")
+    about = Estimand("mixed model", signal)
+    family = f"rate, mixed model of {signal}"
+    row = Row("rate", Group(), about, unit, size, "mixed model, Wald z", family=family)
 
     def without(why: str) -> Row:
-        return Row(**{**row.__dict__, "note": why})
+        return replace(row, note=why)
 
     if groups.nunique() < MIN_GROUPS:
         yield without(f"{groups.nunique()} seeds of targets; {MIN_GROUPS} are needed")
         return
     design = pd.DataFrame({"intercept": 1.0, "log_rate": known["log_rate"] - known["log_rate"].mean()})
+    terms = {"log_rate": Estimand("mixed model", signal, "log_rate")}
     for method in sorted(known["method"].astype(str).unique())[1:]:
         chosen = (known["method"] == method).astype(float)
         design[method], design[f"log_rate x {method}"] = chosen, chosen * design["log_rate"]
+        terms |= {method: Estimand("mixed model", signal, term=method)}
+        terms |= {f"log_rate x {method}": Estimand("mixed model", signal, "log_rate", term=method)}
     for target in sorted(known["place"].astype(str).unique())[1:]:
         design[f"target {target}"] = (known["place"] == target).astype(float)
     values = known[signal].to_numpy(dtype=float)
@@ -67,14 +74,17 @@ def mixed(runs: pd.DataFrame, signal: str) -> Iterator[Row]:
     elif said:
         notes.append("variance between groups at its bound")
     ends = result.conf_int()
-    for name in [c for c in design if c != "intercept" and not c.startswith("target ")]:
-        numbers = {"value": float(result.fe_params[name]) * scale, "p": float(result.pvalues[name])}
+    for name, term in terms.items():
+        numbers: dict[str, Any] = {
+            "value": float(result.fe_params[name]) * scale,
+            "p": float(result.pvalues[name]),
+        }
         numbers |= {
             "low": float(ends.loc[name].iloc[0]) * scale,
             "high": float(ends.loc[name].iloc[1]) * scale,
         }
         if not np.isfinite([*numbers.values()]).all():
-            yield Row(**{**row.__dict__, "statistic": f"{about}: {name}", "note": "singular fit"})
+            yield replace(row, statistic=term, note="singular fit")
             continue
-        text = {"statistic": f"{about}: {name}", "interval": "Wald", "note": "; ".join(notes)}
-        yield Row(**{**row.__dict__, **numbers, **text})
+        numbers |= {"interval": "Wald", "note": "; ".join(notes)}
+        yield replace(row, statistic=term, **numbers)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
-from clipdrift.analysis.runs import ARM
+from clipdrift.analysis.runs import ARM, arm_group
+from clipdrift.outcomes.keys import Group
 
 ALL_PAIRS = 4
 """Up to so many arms on one target each is compared with each, beyond that with the reference only."""
@@ -26,9 +27,9 @@ Pairs = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Sides:
-    """Two arms to compare, and the comparison's name."""
+    """Two arms to compare, and what the comparison is about."""
 
-    name: str
+    group: Group
     first: pd.DataFrame
     second: pd.DataFrame
 
@@ -45,7 +46,7 @@ def methods_side_by_side(runs: pd.DataFrame) -> Iterator[Sides]:
     there is none), because a family of all pairs would be too large to find anything.
     """
     plain = runs[runs["penalty"].isna()] if "penalty" in runs else runs
-    for place, here in plain.groupby("place", sort=False):
+    for _, here in plain.groupby("place", sort=False):
         arms = [arm for _, arm in here.groupby("arm", sort=False)]
         pairs = list(itertools.combinations(arms, 2))
         if len(arms) > ALL_PAIRS:
@@ -53,7 +54,7 @@ def methods_side_by_side(runs: pd.DataFrame) -> Iterator[Sides]:
             pairs = [(arms[chosen], arm) for i, arm in enumerate(arms) if i != chosen]
         for first, second in pairs:
             if _method(first) != _method(second):
-                yield Sides(f"{place}: {_variant(first)} - {_variant(second)}", first, second)
+                yield Sides(_against(first, _variant(second)), first, second)
 
 
 def penalties_side_by_side(runs: pd.DataFrame) -> Iterator[Sides]:
@@ -64,17 +65,21 @@ def penalties_side_by_side(runs: pd.DataFrame) -> Iterator[Sides]:
     rest = runs[others].map(str).agg(" | ".join, axis=1) if len(runs) else pd.Series(dtype=str)
     for _, arm in runs[runs["penalty"].notna()].groupby("arm", sort=False):
         plain = runs[runs["penalty"].isna() & (rest == rest[arm.index[0]])]
-        yield Sides(f"{arm['place'].iloc[0]}: {_variant(arm)} - none", arm, plain)
+        yield Sides(_against(arm, "none"), arm, plain)
 
 
 def options_side_by_side(runs: pd.DataFrame) -> Iterator[Sides]:
     """Each arm with an option that is not the usual one of its method there, beside the arm whose options all
     are; that one may be empty. Arms with a penalty are left out."""
     plain = runs[runs["penalty"].isna()] if "penalty" in runs else runs
-    for (place, method), here in plain.groupby(["place", "method"], sort=False):
+    for (_, method), here in plain.groupby(["place", "method"], sort=False):
         is_usual = here["variant"] == str(method)
         for _, arm in here[~is_usual].groupby("arm", sort=False):
-            yield Sides(f"{place}: {_variant(arm)} - {method}", arm, here[is_usual])
+            yield Sides(_against(arm, str(method)), arm, here[is_usual])
+
+
+def _against(arm: pd.DataFrame, other: str) -> Group:
+    return replace(arm_group(arm), population="two arms", against=other)
 
 
 def _method(arm: pd.DataFrame) -> str:

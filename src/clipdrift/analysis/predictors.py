@@ -19,16 +19,21 @@ from clipdrift.analysis.permutation import MIN_VALUES, UndeterminedError
 from clipdrift.analysis.rows import Row, filled
 from clipdrift.analysis.runs import (
     PRIMARY,
-    RISES_WITH_LOSS,
     accuracy,
+    arm_group,
     cell_means,
     outcomes,
     retentions,
     signals,
 )
+from clipdrift.outcomes.columns import RISES_WITH_LOSS, Moment
+from clipdrift.outcomes.keys import Estimand, Group
+from clipdrift.outcomes.places import Place, places_of
 
 COMPARED, FOREMOST = "entropy_drift", "representation_drift"
 """The signal that others are laid beside in how they order retention, and the first of those."""
+MOMENTS: tuple[Moment, ...] = ("", "epoch1")
+"""When signals are read: at the chosen epoch, and after the first: how early do they say something?"""
 LOST_BELOW = 50.0
 """Retention in percent below which a run counts as having lost its transfer."""
 
@@ -40,14 +45,22 @@ def rate(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
         if arm["log_rate"].nunique() < 2:
             continue
         asked = True
-        group = f"{arm['place'].iloc[0]}: {arm['variant'].iloc[0]}"
+        group = arm_group(arm)
         rates, cells = arm["log_rate"].to_numpy(dtype=float), arm["cell"].to_numpy()
         for signal, kind in itertools.product(signals(runs), KINDS):
             drift = arm[signal].to_numpy(dtype=float)
             both = ColumnPair("log_rate", signal, rates, drift, cells, "run")
             yield correlation("rate", group, both.part(np.isfinite(rates + drift)), kind, draws)
     if not asked:
-        yield Row("rate", "all", "correlation", "run", "0", "none", note="no arm has two learning rates")
+        yield Row(
+            "rate",
+            Group(),
+            Estimand("correlation"),
+            "run",
+            "0",
+            "none",
+            note="no arm has two learning rates",
+        )
 
 
 def predictors(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
@@ -63,19 +76,20 @@ def _with_retention(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
         name for name, found in (("retention", retentions(runs)), ("drift", signals(runs))) if not found
     ]
     if missing:
-        yield Row(
-            "predictors", "all", "correlation", "cell", "0", "none", note=f"the table has no {missing[0]}"
-        )
-    for kept, signal, moment in itertools.product(retentions(runs), signals(runs), ("", "epoch1_")):
-        column = f"{moment}{signal}"
+        note = f"the table has no {missing[0]}"
+        yield Row("predictors", Group(), Estimand("correlation"), "cell", "0", "none", note=note)
+    places = places_of(runs)
+    for kept, signal, moment in itertools.product(retentions(runs), signals(runs), MOMENTS):
+        column = f"{moment}_{signal}" if moment else signal
         if column not in runs:
             note = f"the table has no {column}"
-            yield Row("predictors", "all", f"{column} with {kept}", "cell", "0", "none", note=note)
+            name = Estimand("with", kept, signal, moment)
+            yield Row("predictors", Group(), name, "cell", "0", "none", note=note)
             continue
-        for group, both in _scopes(cell_means(runs, [column, kept]), column, kept):
+        for group, both in _scopes(cell_means(runs, [column, kept]), column, kept, places):
             for kind in KINDS if both.within is None else KINDS[1:]:
                 yield correlation("predictors", group, both, kind, draws)
-        yield _auc(runs.dropna(subset=[column, kept]), column, signal, kept, draws)
+        yield _auc(runs.dropna(subset=[column, kept]), Estimand("AUC", kept, signal, moment), draws)
 
 
 def _with_accuracy(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
@@ -83,10 +97,12 @@ def _with_accuracy(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
     gained = accuracy(runs)
     if gained not in outcomes(runs):
         note = f"the table has no {gained}"
-        yield Row("predictors", "all", f"correlation with {gained}", "cell", "0", "none", note=note)
+        name = Estimand("correlation with", gained)
+        yield Row("predictors", Group(), name, "cell", "0", "none", note=note)
         return
+    places = places_of(runs)
     for signal in [name for name in signals(runs) if name in PRIMARY]:
-        for group, both in _scopes(cell_means(runs, [signal, gained]), signal, gained):
+        for group, both in _scopes(cell_means(runs, [signal, gained]), signal, gained, places):
             for kind in KINDS if both.within is None else KINDS[1:]:
                 family = f"predictors, accuracy, {kind}"
                 yield correlation("predictors", group, both, kind, draws, family)
@@ -99,16 +115,16 @@ def _orderings(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
     """
     known = [name for name in signals(runs) if name in RISES_WITH_LOSS and name != COMPARED]
     for kept, signal in itertools.product(retentions(runs), [FOREMOST, *(n for n in known if n != FOREMOST)]):
-        name = f"oriented rho of {signal} - of {COMPARED}, with {kept}"
+        name = Estimand("oriented rho", kept, signal, term=COMPARED)
         if missing := [column for column in (signal, COMPARED) if column not in signals(runs)]:
             note = f"the table has no {missing[0]}"
-            yield Row("predictors", "all", name, "cell", "0", "none", note=note)
+            yield Row("predictors", Group(), name, "cell", "0", "none", note=note)
             continue
         cells = cell_means(runs, [signal, COMPARED, kept])
-        places = list(dict.fromkeys(cells["place"]))
-        scopes = [("all", cells)]
+        places = {name: place for name, place in places_of(runs).items() if name in set(cells["place"])}
+        scopes = [(Group(), cells)]
         if len(places) > 1:
-            scopes += [(str(place), cells[cells["place"] == place]) for place in places]
+            scopes += [(Group("place", p), cells[cells["place"] == name]) for name, p in places.items()]
         for group, part in scopes:
             row = Row("predictors", group, name, "cell", str(len(part)), "description")
             yield filled(row, partial(_better, part, signal, kept, draws))
@@ -140,22 +156,28 @@ def oriented_rho(cells: pd.DataFrame, signal: str, kept: str) -> Statistic:
     return lambda weights: -RISES_WITH_LOSS[signal] * rho(weights)
 
 
-def _scopes(cells: pd.DataFrame, column: str, kept: str) -> Iterator[tuple[str, ColumnPair]]:
+def _scopes(
+    cells: pd.DataFrame, column: str, kept: str, known: dict[str, Place]
+) -> Iterator[tuple[Group, ColumnPair]]:
     """All cells, those of each target, of each target and method, and pooled within both.
 
     What would be the same cells once more, because there is one target or one method, is not repeated.
     """
     x, y = cells[column].to_numpy(dtype=float), cells[kept].to_numpy(dtype=float)
     whole = ColumnPair(column, kept, x, y, cells.index.to_numpy(), "cell")
-    yield "all", whole
+    yield Group(), whole
     places, methods = cells["place"].to_numpy(dtype=str), cells["method"].to_numpy(dtype=str)
-    arms = np.array([f"{place}, {method}" for place, method in zip(places, methods, strict=True)], dtype=str)
+    pairs = list(zip(places.tolist(), methods.tolist(), strict=True))
+    number = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
+    arms = np.array([number[pair] for pair in pairs])
     if len(set(places)) > 1:
-        yield from ((place, whole.part(places == place)) for place in dict.fromkeys(places.tolist()))
-        yield "within target, pooled", replace(whole, within=places.tolist())
-    if len(set(arms)) > len(set(places)):
-        yield from ((arm, whole.part(arms == arm)) for arm in dict.fromkeys(arms.tolist()))
-        yield "within target x method, pooled", replace(whole, within=arms.tolist())
+        for place in dict.fromkeys(places.tolist()):
+            yield Group("place", known[place]), whole.part(places == place)
+        yield Group("within places"), replace(whole, within=places.tolist())
+    if len(number) > len(set(places)):
+        for (place, method), i in number.items():
+            yield Group("method", known[place], method), whole.part(arms == i)
+        yield Group("within methods"), replace(whole, within=[f"{p}, {m}" for p, m in pairs])
 
 
 def measures(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
@@ -166,16 +188,26 @@ def measures(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
         x, y = cells[first].to_numpy(dtype=float), cells[second].to_numpy(dtype=float)
         both = ColumnPair(first, second, x, y, cells.index.to_numpy(), "cell")
         for kind in KINDS:
-            yield correlation("measures", "all", both, kind, draws)
+            yield correlation("measures", Group(), both, kind, draws)
     if not pairs:
-        yield Row("measures", "all", "correlation", "cell", "0", "none", note="fewer than two measures")
+        yield Row(
+            "measures", Group(), Estimand("correlation"), "cell", "0", "none", note="fewer than two measures"
+        )
 
 
-def _auc(runs: pd.DataFrame, column: str, signal: str, kept: str, draws: Draws) -> Row:
+def _auc(runs: pd.DataFrame, about: Estimand, draws: Draws) -> Row:
     """AUC of the signal for retention below :data:`LOST_BELOW`, in the direction fixed in advance."""
+    kept, signal, moment = about.outcome, about.signal, about.moment
+    column = f"{moment}_{signal}" if moment else signal
     lost = runs[kept].to_numpy() < LOST_BELOW
-    statistic = f"AUC of {column} for {kept} < {LOST_BELOW:g} %"
-    row = Row("predictors", "all", statistic, "run", f"{lost.sum()}+{(~lost).sum()}", "description")
+    row = Row(
+        "predictors",
+        Group(),
+        replace(about, level=LOST_BELOW),
+        "run",
+        f"{lost.sum()}+{(~lost).sum()}",
+        "description",
+    )
 
     def fill() -> dict[str, Any]:
         if lost.all() or not lost.any():
@@ -192,11 +224,11 @@ def _auc(runs: pd.DataFrame, column: str, signal: str, kept: str, draws: Draws) 
                 "effect": max(area, 1 - area),
                 "note": note,
             }
-        statistic = auc_of(fixed * values, lost)
-        area = float(statistic(whole)[0])
+        area_of = auc_of(fixed * values, lost)
+        area = float(area_of(whole)[0])
         out = {"value": area, "effect": area, "effect_name": "AUC"}
         out |= {"note": f"direction fixed in advance: {'higher' if fixed > 0 else 'lower'} means loss"}
-        span = span_of(statistic, list(runs["cell"]), draws)
+        span = span_of(area_of, list(runs["cell"]), draws)
         return (
             out | span | {"note": "; ".join([str(out["note"]), *([span["note"]] if "note" in span else [])])}
         )

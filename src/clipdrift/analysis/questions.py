@@ -16,10 +16,9 @@ from clipdrift.analysis.means import cell_rows
 from clipdrift.analysis.models import mixed
 from clipdrift.analysis.predictors import measures, predictors, rate
 from clipdrift.analysis.rows import Row, table
-from clipdrift.analysis.runs import RISES_WITH_LOSS, AnalyseError, prepared, signals
-
-LEFT_OUT = "runs left out"
-"""Statistic of the row that says how many runs were left out of a question, and why."""
+from clipdrift.analysis.runs import AnalyseError, prepared, signals
+from clipdrift.outcomes.columns import RISES_WITH_LOSS
+from clipdrift.outcomes.keys import Estimand, Group
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def _rate(tables: QuestionTables, draws: Draws) -> Iterator[Row]:
         for signal in [name for name in signals(tables.runs) if name in RISES_WITH_LOSS]:
             yield from mixed(tables.runs, signal)
     else:
-        yield Row("rate", "all", "correlation", "run", "0", "none", note="the table has no drift")
+        yield Row("rate", Group(), Estimand("correlation"), "run", "0", "none", note="the table has no drift")
     yield from cell_rows(tables.runs)
 
 
@@ -47,7 +46,9 @@ def _over(
     ask: Callable[[pd.DataFrame, pd.DataFrame], Iterator[Row]],
 ) -> Iterator[Row]:  # fmt: skip
     if found is None or found.empty:
-        yield Row(question, "all", question, "run", "0", "none", note=f"no table of {wanted} was given")
+        yield Row(
+            question, Group(), _nothing(question), "run", "0", "none", note=f"no table of {wanted} was given"
+        )
     else:
         yield from ask(runs, found)
 
@@ -119,9 +120,15 @@ def _asked(name: str, tables: QuestionTables, rng: np.random.Generator | None) -
     yield from rows
     if not rows:
         why = "no finished run" if tables.runs.empty else "no run has what is needed"
-        yield Row(name, "all", name, "run", "0", "none", note=why)
+        yield Row(name, Group(), _nothing(name), "run", "0", "none", note=why)
     if left_out := tables.runs.attrs["left_out"]:
         why = ", ".join(f"{count} {status}" for status, count in left_out.items())
         total = sum(left_out.values())
         size = str(total + len(tables.runs))
-        yield Row(name, "all", LEFT_OUT, "run", size, "description", value=float(total), note=why)
+        said = Estimand("runs left out")
+        yield Row(name, Group(), said, "run", size, "description", value=float(total), note=why)
+
+
+def _nothing(question: str) -> Estimand:
+    """What stands in place of a statistic where a question could not be asked."""
+    return Estimand("nothing", term=question)

@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 
 from clipdrift.analysis.permutation import UndeterminedError
+from clipdrift.analysis.wording import group_words, statistic_words
+from clipdrift.outcomes.keys import KEY_COLUMNS, Estimand, Group, columns_of_keys
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Row:
 
     Attributes:
         question: key of ``clipdrift.study.plan.QUESTIONS``.
-        group: the runs it is about, in words.
+        group: the runs it is about.
         statistic: what ``value`` is, with the measures it is of.
         unit: what was sampled: ``run``, ``cell`` or ``pair of runs``; ``block (descriptive)`` where blocks of
             runs are described, which are no independent samples.
@@ -34,8 +36,8 @@ class Row:
     """
 
     question: str
-    group: str
-    statistic: str
+    group: Group
+    statistic: Estimand
     unit: str
     n: str
     test: str
@@ -56,12 +58,18 @@ class Row:
         return math.isfinite(self.value)
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
+COLUMNS = (*(field.name for field in fields(Row)), *KEY_COLUMNS)
+"""Of a table of rows: ``group`` and ``statistic`` in words, at the end the keys that they are made from."""
 
 
 def table(rows: Iterable[Row]) -> pd.DataFrame:
     """Rows as a table with :data:`COLUMNS`, p-values corrected by Holm within each family."""
-    return pd.DataFrame([vars(row) for row in corrected(list(rows))], columns=list(COLUMNS))
+    return pd.DataFrame([_columns(row) for row in corrected(list(rows))], columns=list(COLUMNS))
+
+
+def _columns(row: Row) -> dict[str, Any]:
+    words = {"group": group_words(row.group), "statistic": statistic_words(row.statistic, row.group)}
+    return vars(row) | words | columns_of_keys(row.group, row.statistic)
 
 
 def filled(row: Row, fill: Callable[[], dict[str, Any]]) -> Row:
@@ -82,9 +90,7 @@ def corrected(rows: list[Row]) -> list[Row]:
 
 
 def holm(p_values: Iterable[float]) -> list[float]:
-    """p-values corrected by Holm's step-down method, in their order.
-
-    The k-th smallest of m is multiplied by m - k + 1, made monotone and cut at 1 (Holm 1979).
+    """p-values corrected by Holm's step-down method (Holm 1979), in their order.
 
     Raises:
         ValueError: a value outside [0, 1].
@@ -92,9 +98,8 @@ def holm(p_values: Iterable[float]) -> list[float]:
     given = list(p_values)
     if not all(0 <= p <= 1 for p in given):
         raise ValueError(f"p-values lie between 0 and 1, not {given}")
-    out = [0.0] * len(given)
-    highest = 0.0
-    for rank, i in enumerate(sorted(range(len(given)), key=given.__getitem__)):
-        highest = max(highest, min(1.0, given[i] * (len(given) - rank)))
-        out[i] = highest
-    return out
+    if not given:
+        return []
+    from statsmodels.stats.multitest import multipletests  # slow to load: only where something was tested
+
+    return [float(p) for p in multipletests(given, method="holm")[1]]

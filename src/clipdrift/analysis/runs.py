@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 
 from clipdrift.errors import ClipdriftError
+from clipdrift.outcomes.columns import columns_of
+from clipdrift.outcomes.keys import Group
+from clipdrift.outcomes.places import Place, place_names
 from clipdrift.runs.record import OPTIONS
 
 NEEDED = ("target", "method", "learning_rate")
 ARM = ("target", "backbone", "method", *OPTIONS)
 """Columns that tell arms apart: runs of one arm differ in learning rate and seed only."""
-PREFIXES = ("last_", "best_", "epoch1_", "backbone_")
 UNFINISHED = ("diverged", "failed", "interrupted", "running", "planned")
 """Values of ``status`` that leave a run out."""
 
@@ -21,16 +23,6 @@ PRIMARY = (
 )  # fmt: skip
 """Signals whose tests make a family of their own: declared beforehand, so that the many others, which are
 looked at as well, cost them no power."""
-
-RISES_WITH_LOSS = {
-    "representation_drift": 1, "embedding_drift": 1, "weight_drift": 1, "zero_shot_kl": 1,
-    "entropy_drift": -1, "erf95_drift": -1, "gini_drift": 1, "zero_shot_agreement": -1,
-}  # fmt: skip
-"""Signal -> 1 where more of it is taken to mean more loss of zero-shot ability, else -1.
-
-Fixed before any data: what moves further from the backbone loses more; attention that narrows (entropy and
-field fall, inequality rises) loses more.
-"""
 
 
 class AnalyseError(ClipdriftError):
@@ -62,6 +54,7 @@ def prepared(frame: pd.DataFrame) -> pd.DataFrame:
     for name, value in (("backbone", ""), ("seed", 0), ("status", "done")):
         given = runs[name].astype(object) if name in runs else pd.Series(value, runs.index, dtype=object)
         runs[name] = given.where(given.notna(), value)
+    runs["place"] = place_names(runs)
     out = runs["status"].isin(UNFINISHED)
     left_out = {str(k): int(v) for k, v in runs.loc[out, "status"].value_counts().sort_index().items()}
     runs = runs[~out].sort_values(
@@ -73,9 +66,8 @@ def prepared(frame: pd.DataFrame) -> pd.DataFrame:
     new = {"arm": _joined(runs, [name for name in ARM if name in runs])}
     if "cell" not in runs:
         new["cell"] = _joined(runs, [name for name in (*ARM, "learning_rate") if name in runs])
-    several = runs["backbone"].nunique() > 1
-    new["place"] = _joined(runs, ["target", "backbone"], " ") if several else runs["target"].map(str)
-    new["variant"] = pd.Series(_variants(runs), runs.index, dtype=object)
+    new["changed"] = changes(runs)
+    new["variant"] = pd.Series(map(_variant, runs["method"], new["changed"]), runs.index, dtype=object)
     new["log_rate"] = np.log10(runs["learning_rate"].where(runs["learning_rate"] > 0))
     for name in [c for c in runs if c in ("cka", "epoch1_cka", "last_cka")]:
         new[f"{name.removesuffix('cka')}representation_drift"] = 1 - pd.to_numeric(runs[name])
@@ -96,23 +88,29 @@ def _joined(runs: pd.DataFrame, names: list[str], by: str = " | ") -> pd.Series:
     return pd.Series([by.join(row) for row in rows], runs.index, dtype=object)
 
 
-def _variants(runs: pd.DataFrame) -> list[str]:
-    """Method and options in words, as in ``lora rank=4``.
+def changes(runs: pd.DataFrame) -> pd.Series:
+    """Of each run the options that tell it apart, with their values in words: ``(("rank", "4"),)``.
 
     An option is named where a run's value is not the usual one of its method on that target, which is the one
     that most runs have; where none is, each is named. A penalty is always named.
     """
     options = [name for name in OPTIONS if name in runs]
     place = _joined(runs, ["target", "backbone", "method"])
-    named = [runs["method"].map(str)]
+    named = []
     for name in options:
         words = runs[name].map(_word)
         if name not in ("penalty", "penalty_weight"):
             words = words.where(words != "", "none")
             usual = place.map(words.groupby(place).agg(_most_frequent))
             words = words.where(words != usual, "")
-        named.append(words.map(lambda word, name=name: f"{name}={word}" if word else ""))
-    return [" ".join(filter(None, row)) for row in zip(*named, strict=True)]
+        named.append([(name, word) if word else None for word in words])
+    rows = zip(*named, strict=True) if named else [()] * len(runs)
+    return pd.Series([tuple(filter(None, row)) for row in rows], runs.index, dtype=object)
+
+
+def _variant(method: object, changed: tuple[tuple[str, str], ...]) -> str:
+    """Method and options in words, as in ``lora rank=4``."""
+    return " ".join([str(method), *(f"{name}={word}" for name, word in changed)])
 
 
 def _most_frequent(words: pd.Series) -> str | None:
@@ -145,14 +143,13 @@ def plain(runs: pd.DataFrame) -> pd.Series:
 
 
 def signals(runs: pd.DataFrame) -> list[str]:
-    """Columns of signals without a prefix: representation drift, agreement and every measure's drift."""
-    names = [c for c in runs.select_dtypes("number").columns if c in RISES_WITH_LOSS or c.endswith("_drift")]
-    return [c for c in names if not c.startswith(PREFIXES)]
+    """Columns of signals without a moment: representation drift, agreement and every measure's drift."""
+    return columns_of("drift", runs.select_dtypes("number").columns)
 
 
 def retentions(runs: pd.DataFrame) -> list[str]:
-    """Columns of retention without a prefix, percent."""
-    return [c for c in runs.select_dtypes("number").columns if c.startswith("retention_")]
+    """Columns of retention without a moment, percent."""
+    return columns_of("retention", runs.select_dtypes("number").columns)
 
 
 def outcomes(runs: pd.DataFrame) -> list[str]:
@@ -166,6 +163,14 @@ def accuracy(runs: pd.DataFrame) -> str:
     """The column of test accuracy, or that of validation accuracy where there is none."""
     known = "accuracy" in runs and runs["accuracy"].notna().any()
     return "accuracy" if known or "validation_accuracy" not in runs else "validation_accuracy"
+
+
+def arm_group(arm: pd.DataFrame) -> Group:
+    """The group of all runs of an arm."""
+    target, backbone, place, method, variant = (
+        str(arm[name].iloc[0]) for name in ("target", "backbone", "place", "method", "variant")
+    )
+    return Group("arm", Place(target, backbone, place), method, variant)
 
 
 def cell_means(runs: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

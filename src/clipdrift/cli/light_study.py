@@ -16,6 +16,7 @@ from rich.text import Text
 from clipdrift.cli.light import print_table
 from clipdrift.config import ConfigError
 from clipdrift.figures.words import rate_text
+from clipdrift.outcomes.columns import columns_of, outcome
 from clipdrift.runs.layout import CONFIG, FAILURE, RECORD
 from clipdrift.runs.states import StateKind
 from clipdrift.runs.store import Store
@@ -118,11 +119,11 @@ def results(root: Path, csv: Path | None = None) -> None:
 def cells_table(cells: pd.DataFrame) -> Table:
     """Mean and standard deviation over seeds of what matters first."""
     what = varied(cells)
-    kept = [c for c in cells.columns if c.startswith("retention_") and not c.endswith("_sd")]
+    kept = [name for name in columns_of("retention", cells) if f"{name}_sd" in cells]
     shown: dict[str, str] = {"trained_parameters": "trained", "seconds": "time s", "accuracy": "accuracy %"}
     shown |= {"cka": "CKA", "embedding_drift": "embedding drift"}
     shown |= {"entropy_drift": "entropy drift %"}
-    shown |= {name: f"keeps {name.removeprefix('retention_')} %" for name in kept}
+    shown |= {name: f"keeps {outcome(name).transfer} %" for name in kept}
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in what:
         table.add_column(name.replace("_", " "))

@@ -12,6 +12,7 @@ from clipdrift.figures.look import IN_A_ROW, Canvas, few_ticks, method_panels, n
 from clipdrift.figures.seeds import band_text, by_rate, lost_text, zero
 from clipdrift.figures.source import NotDrawnError, StudySource, in_order, places, rates
 from clipdrift.figures.words import label
+from clipdrift.outcomes.columns import outcome
 
 
 def by_method(
@@ -52,6 +53,7 @@ def by_method(
 
 def no_change(axis: Axes, column: str) -> None:
     """The line at which nothing has changed, in a panel that has data."""
-    at = {"cka": 1.0}.get(column, 100.0 if column.startswith("retention_") else 0.0)
-    if axis.has_data() and (at or column.endswith("_drift")):
+    kind = outcome(column).kind
+    at = {"cka": 1.0}.get(column, 100.0 if kind == "retention" else 0.0)
+    if axis.has_data() and (at or kind == "drift"):
         zero(axis, at)

@@ -23,6 +23,8 @@ from clipdrift.figures.source import (
     retentions,
 )
 from clipdrift.figures.words import label, short
+from clipdrift.outcomes.columns import columns_of
+from clipdrift.outcomes.keys import select
 
 
 def frontier(tables: StudySource, canvas: Canvas) -> Figure:
@@ -48,9 +50,8 @@ def frontier(tables: StudySource, canvas: Canvas) -> Figure:
 
 
 def _front(axis: Axes, runs: pd.DataFrame, rows: pd.DataFrame, kept: str, gained: str) -> None:
-    said = f"{kept} on the Pareto set of {gained} and {kept}"
-    notes = {f"run {run}" for run in runs["run"]}
-    found = rows[(rows["statistic"] == said) & rows["note"].isin(notes)].sort_values("value")
+    front = select(rows, "Pareto set", outcome=kept, signal=gained)
+    found = front[front["run"].isin(runs["run"])].sort_values("value")
     axis.step(found["value"], found["effect"], where="pre", color=INK, linewidth=0.8, zorder=2)
     ring: dict[str, Any] = {"facecolor": "none", "edgecolor": INK, "linewidth": 0.8, "s": 34, "zorder": 4}
     axis.scatter(found["value"], found["effect"], **ring)
@@ -59,29 +60,27 @@ def _front(axis: Axes, runs: pd.DataFrame, rows: pd.DataFrame, kept: str, gained
 def choosing(tables: StudySource, canvas: Canvas) -> Figure:
     """What each label-free signal's pick loses in retention against the best pick, beside a random one."""
     rows = tables.rows("choosing")
-    rows = rows[rows["statistic"].str.startswith("regret in ")].dropna(subset=["value"])
+    rows = select(rows, "regret").dropna(subset=["value"])
     if rows.empty:
         raise NotDrawnError("no two runs are near enough to the best accuracy to choose between them")
-    kept = list(dict.fromkeys(s.removeprefix("regret in ").partition(" of ")[0] for s in rows["statistic"]))
-    groups = list(dict.fromkeys(rows["group"]))
-    signals = list(dict.fromkeys(s.rpartition(" by ")[2] for s in rows["statistic"]))
+    kept, groups, signals = (list(dict.fromkeys(rows[name])) for name in ("outcome", "place", "signal"))
     high = 0.5 + 0.19 * len(signals)
     figure, axes = canvas.grid(
         len(kept), len(groups), width=2.6, height=high, extra=0.35, sharey="all", sharex="row"
     )
     for axis_row, column in zip(axes, kept, strict=True):
-        those = rows[rows["statistic"].str.startswith(f"regret in {column} ")]
+        those = select(rows, outcome=column)
         axis_row[0].set_xlim(0, 1.12 * float(those[["value", "effect"]].max().max()) or 1)
         for axis, group in zip(axis_row, groups, strict=True):
-            here = those[those["group"] == group]
-            at = [signals.index(s.rpartition(" by ")[2]) for s in here["statistic"]]
+            here = select(those, place=group)
+            at = [signals.index(signal) for signal in here["signal"]]
             axis.barh(at, here["value"], color="#8C8C8C", height=0.62, zorder=2)
             for value, place in zip(here["value"], at, strict=True):
                 shift: dict[str, Any] = {"xytext": (2.5, 0), "textcoords": "offset points", "va": "center"}
                 axis.annotate(f"{value:.1f}", (value, place), fontsize=6.2, **shift)
             if len(here):
                 axis.axvline(here["effect"].iloc[0], color=INK, linewidth=0.9, linestyle="--", zorder=1)
-                axis.set_title(f"{_place(tables.runs, group)}, n = {here['n'].iloc[0]} runs")
+                axis.set_title(f"{group}, n = {here['n'].iloc[0]} runs")
             axis.set_yticks(range(len(signals)), [short(s) for s in signals])
             axis.set_ylim(len(signals) - 0.4, -0.6)
             axis.set_xlabel(f"regret, points of\n{label(column)}")
@@ -93,20 +92,12 @@ def choosing(tables: StudySource, canvas: Canvas) -> Figure:
     return figure
 
 
-def _place(runs: pd.DataFrame, group: str) -> str:
-    """The place that analysis names by target and backbone."""
-    for row in runs.drop_duplicates("place").itertuples():
-        if group == f"{row.target} {row.backbone}".strip():
-            return str(row.place)
-    return group
-
-
 def interpolation(tables: StudySource, canvas: Canvas) -> Figure:
     """Accuracy and retention on the way from the backbone to the adapted model."""
     if tables.paths.empty:
         raise NotDrawnError("no interpolation between backbone and adapted models in these tables")
     points = joined(tables, tables.paths, "alpha", of="interpolation")
-    columns = [str(c) for c in points if c == "accuracy" or str(c).startswith("retention_")]
+    columns = [c for c in ("accuracy",) if c in points] + columns_of("retention", points)
     figure = by_method(tables, canvas, points, "alpha", columns, "alpha (0 backbone, 1 adapted)")
     figure.axes[0].set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
     return figure

@@ -24,6 +24,7 @@ from clipdrift.figures.source import (
     rates,
 )
 from clipdrift.figures.words import label, rate_text
+from clipdrift.outcomes.columns import columns_of, outcome
 
 ATTENTION = ("entropy_drift", "erf95_drift", "gini_drift", "head_diversity_drift")
 _HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "oo")
@@ -53,12 +54,12 @@ def rate_panels(
 
 def reference(axis: Axes, runs: pd.DataFrame, column: str) -> None:
     """The line of no change from the backbone."""
-    if column.startswith("retention_"):
+    if outcome(column).kind == "retention":
         zero(axis, 100)
         axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
     elif column == "cka":
         zero(axis, 1)
-    elif column.endswith("_drift"):
+    elif outcome(column).kind == "drift":
         zero(axis)
 
 
@@ -85,15 +86,14 @@ def representation_sweep(tables: StudySource, canvas: Canvas) -> Figure:
 def matched_rates(tables: StudySource, canvas: Canvas) -> Figure:
     """Accuracy, entropy drift and retention at matched rates."""
     runs = plain(tables)
-    kept = [str(c) for c in runs if str(c).startswith("retention_")]
-    columns = _known(runs, ("accuracy", "entropy_drift", *kept))
+    columns = _known(runs, ("accuracy", "entropy_drift", *columns_of("retention", runs)))
     return rate_panels(runs, columns, canvas, dict(tables.ends))
 
 
 def zero_shot(tables: StudySource, canvas: Canvas) -> Figure:
     """Zero-shot accuracy as bars, the backbone's as a line; a column for each target."""
     runs = plain(tables)
-    columns = [str(c) for c in runs if str(c).startswith("zero_shot_") and runs[c].notna().any()]
+    columns = [c for c in columns_of("zero-shot", runs) if runs[c].notna().any()]
     if not columns:
         raise NotDrawnError("no run was tested on a transfer set")
     names, methods = in_order(runs["place"]), in_order(runs["method"])
@@ -162,6 +162,5 @@ def convergence(tables: StudySource, canvas: Canvas) -> Figure:
 
 def of_runs(runs: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """Runs with the ``value`` and ``effect`` of the row that is about each of them, where there is one."""
-    known = rows[["value", "effect"]].assign(run=rows["group"].map(lambda text: text[text.rfind("(") :]))
-    left = runs.drop(columns=["value", "effect"], errors="ignore").assign(ending="(" + runs["run"] + ")")
-    return left.merge(known.rename(columns={"run": "ending"}), on="ending").drop(columns="ending")
+    known = rows[["run", "value", "effect"]]
+    return runs.drop(columns=["value", "effect"], errors="ignore").merge(known, on="run")

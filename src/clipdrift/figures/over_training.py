@@ -36,6 +36,7 @@ from clipdrift.figures.panels import CHANGE, block_places, colour_bar, heat_map
 from clipdrift.figures.seeds import along, band_text, lost_text, zero
 from clipdrift.figures.source import StudySource, in_order, joined, places, plain, rates
 from clipdrift.figures.words import label, rate_text
+from clipdrift.outcomes.keys import select
 
 FALL = -1.0
 """Percent; where analysis says that entropy has begun to fall."""
@@ -102,7 +103,7 @@ def onset(tables: StudySource, canvas: Canvas) -> Figure:
     """Entropy drift by step, a line for each run, a mark where analysis finds the onset of its fall."""
     points = joined(tables, tables.history, "entropy_drift")
     rows = tables.rows("onset")
-    rows = rows[rows["statistic"].str.startswith("step at which")].dropna(subset=["value"])
+    rows = select(rows, "onset step").dropna(subset=["value"])
     marks = of_runs(plain(tables), rows)
     names, methods, found = in_order(points["place"]), in_order(points["method"]), rates(points)
     figure, axes, rows_ = method_panels(canvas, len(names), len(methods), 1.8)

@@ -13,12 +13,13 @@ from clipdrift.figures.relations import scatter
 from clipdrift.figures.seeds import along, lost_text, over_rates, seeds_text, zero
 from clipdrift.figures.source import NotDrawnError, StudySource, in_order, joined, places, plain, rates
 from clipdrift.figures.words import label
+from clipdrift.outcomes.columns import columns_of, outcome
 
 
 def dashboard(tables: StudySource, canvas: Canvas) -> Figure:
     """For each target: accuracy, entropy drift, CKA and retention by rate, training, depth, the trade."""
     runs = plain(tables)
-    kept = [c for c in runs if str(c).startswith("retention_") and runs[c].notna().any()][:1]
+    kept = [c for c in columns_of("retention", runs) if runs[c].notna().any()][:1]
     columns = [c for c in ("accuracy", "entropy_drift", "cka", *kept) if c in runs and runs[c].notna().any()]
     if not columns:
         raise NotDrawnError("no run has accuracy, drift or retention")
@@ -33,7 +34,7 @@ def dashboard(tables: StudySource, canvas: Canvas) -> Figure:
             reference(axis, part, str(column))
             axis.set_ylabel(label(str(column)))
         spare = [*axes[0, len(columns) :], *axes[1]]
-        drawn = _second(spare[-4:], tables, place, [str(k) for k in kept])
+        drawn = _second(spare[-4:], tables, place, kept)
         for axis in [*spare[:-4], *spare[-4:][drawn:]]:
             axis.axis("off")
     method_key(figure, in_order(runs["method"]))
@@ -64,7 +65,7 @@ def _second(axes: list[Axes], tables: StudySource, place: str, kept: list[str]) 
             along(axis, part, x, column, how.colour, line=how.line)
         axis.set(xlabel="block" if x == "block" else "epoch", ylabel=label(said), xlim=(0, None))
         few_ticks(axis, x=4)
-        if said.endswith("_drift"):
+        if outcome(said).kind == "drift":
             zero(axis)
         return 1
 

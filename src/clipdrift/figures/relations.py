@@ -17,6 +17,8 @@ from clipdrift.figures.panels import colour_bar, heat_map, print_cells
 from clipdrift.figures.seeds import lost_text, zero
 from clipdrift.figures.source import NotDrawnError, StudySource, done, in_order, places, rates, retentions
 from clipdrift.figures.words import label, short
+from clipdrift.outcomes.columns import Moment, outcome
+from clipdrift.outcomes.keys import select
 
 DRIFTS = ("entropy_drift", "cka", "embedding_drift", "weight_drift")
 SIGNS = LinearSegmentedColormap.from_list("clipdrift_signs", ["#0072B2", "#F7F7F7", "#D55E00"])
@@ -69,16 +71,17 @@ def scatter(axis: Axes, runs: pd.DataFrame, x: str, y: str, found: Sequence[floa
 def measures(tables: StudySource, canvas: Canvas) -> Figure:
     """Correlation of every two measures over cells: Pearson below the diagonal, Spearman above."""
     rows = tables.rows("measures").dropna(subset=["value"])
-    found = {str(s): float(v) for s, v in zip(rows["statistic"], rows["value"], strict=True)}
-    pairs = [s.partition(" of ")[2].split(" with ") for s in found if s.startswith("Pearson of ")]
+    keys = rows[["quantity", "signal", "outcome"]].itertuples(index=False, name=None)
+    found = {key: float(value) for key, value in zip(keys, rows["value"], strict=True)}
+    pairs = [(first, second) for kind, first, second in found if kind == "Pearson"]
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
     if len(names) < 2:
         raise NotDrawnError("fewer than two measures vary over the runs")
     matrix = np.full((len(names), len(names)), np.nan)
     for i, first in enumerate(names):
         for j, second in enumerate(names[i + 1 :], start=i + 1):
-            matrix[j, i] = found.get(f"Pearson of {first} with {second}", np.nan)
-            matrix[i, j] = found.get(f"Spearman of {first} with {second}", np.nan)
+            matrix[j, i] = found.get(("Pearson", first, second), np.nan)
+            matrix[i, j] = found.get(("Spearman", first, second), np.nan)
     side = 1.7 + 0.34 * len(names)
     figure = canvas.figure(max(3.4, side), max(3.0, side * 0.93))
     axis = figure.subplots()
@@ -97,25 +100,25 @@ def measures(tables: StudySource, canvas: Canvas) -> Figure:
 def predictors(tables: StudySource, canvas: Canvas) -> Figure:
     """Signals ranked by their rank correlation with retention, at the chosen epoch and after the first."""
     rows = tables.rows("predictors")
-    rows = rows[rows["group"] == "all"].dropna(subset=["value"]).set_index("statistic")
-    kept = _first(rows.index, " with retention_")
-    heads = [str(s).removeprefix("Spearman of ").removesuffix(f" with {kept}") for s in rows.index
-             if str(s).startswith("Spearman of ") and str(s).endswith(f" with {kept}")]  # fmt: skip
-    signals = [s for s in heads if not s.startswith("epoch1_")]
+    rows = select(rows, population="all", over="").dropna(subset=["value"])
+    kept = next((name for name in rows["outcome"] if outcome(name).kind == "retention"), "")
+    ranks = select(rows, "Spearman", outcome=kept)
+    areas = select(rows, "AUC", outcome=kept)
+    chosen = select(ranks, moment="")
+    signals = list(chosen["signal"])
     if not signals:
         raise NotDrawnError("no signal varies together with a retention over the runs")
-    strength = {s: abs(float(rows.at[f"Spearman of {s} with {kept}", "value"])) for s in signals}
+    strength = dict(zip(signals, chosen["value"].abs(), strict=True))
     ranked = sorted(signals, key=lambda s: -strength[s])[:LISTED]
     figure, axes = canvas.grid(1, 2, width=3.4, height=0.6 + 0.21 * len(ranked), extra=0.35, sharey="all")
-    threshold = _first(rows.index, f" for {kept} < ", whole=True)
-    for offset, prefix, face in ((-0.16, "", INK), (0.16, "epoch1_", "white")):
+    threshold = f"{areas['level'].iloc[0]:g} %" if len(areas) else ""
+    first: tuple[float, Moment, str, str] = (-0.16, "", "o", INK)
+    second: tuple[float, Moment, str, str] = (0.16, "epoch1", "D", "white")
+    for offset, moment, marker, face in (first, second):
         for place, signal in enumerate(ranked):
-            for axis, said in (
-                (axes[0][0], f"Spearman of {prefix}{signal} with {kept}"),
-                (axes[0][1], f"AUC of {prefix}{signal} for {kept} < {threshold}"),
-            ):
-                if said in rows.index:
-                    interval(axis, rows.loc[said], place + offset, INK, "o" if not prefix else "D", face)
+            for axis, table in ((axes[0][0], ranks), (axes[0][1], areas)):
+                for _, row in select(table, signal=signal, moment=moment)[:1].iterrows():
+                    interval(axis, row, place + offset, INK, marker, face)
     axes[0][0].set_yticks(range(len(ranked)), [short(s) for s in ranked])
     axes[0][0].set_ylim(len(ranked) - 0.4, -0.6)
     correlation = f"Spearman correlation with\n{label(kept)} (−1 to 1)"
@@ -133,21 +136,10 @@ def predictors(tables: StudySource, canvas: Canvas) -> Figure:
         for m, f, t in (("o", INK, "chosen epoch"), ("D", "white", "after the first epoch"))
     ]
     figure.legend(handles=keys, loc="outside upper left", ncols=2)
-    n = rows["n"].get(f"Spearman of {ranked[0]} with {kept}", "")
+    n = select(chosen, signal=ranked[0])["n"].iloc[0]
     shown = f"{len(ranked)} of {len(signals)} signals" if len(ranked) < len(signals) else "all signals"
     note(figure, f"Bars: 95 % intervals over cells (n = {n} cells); {shown}.")
     return figure
-
-
-def _first(statistics: Sequence[str], text: str, whole: bool = False) -> str:
-    """What the first statistic that contains ``text`` says after it (with ``retention_`` left on)."""
-    for said in map(str, statistics):
-        _, found, rest = said.partition(text)
-        if found:
-            return rest if whole else "retention_" + rest.partition(" < ")[0]
-    if whole:
-        return ""
-    raise NotDrawnError("no signal varies together with a retention over the runs")
 
 
 def interval(

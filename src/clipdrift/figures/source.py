@@ -8,6 +8,7 @@ from typing import Protocol
 import pandas as pd
 
 from clipdrift.errors import ClipdriftError
+from clipdrift.outcomes.columns import columns_of
 from clipdrift.runs.maps import Maps
 
 ABOUT = ("run", "place", "method", "learning_rate", "seed", "plain", "status")
@@ -53,7 +54,7 @@ class StudySource(Protocol):
         """Attention of some probe images in the backbone and in a run's model; None where none was kept."""
 
     def rows(self, question: str) -> pd.DataFrame:
-        """What analysis answered to a question, one row per test."""
+        """What analysis answered to a question, one row per test, with :mod:`clipdrift.outcomes.keys`."""
 
 
 def needed(frame: pd.DataFrame, columns: Sequence[str], what: str = "") -> pd.DataFrame:
@@ -104,7 +105,7 @@ def retentions(runs: pd.DataFrame) -> list[str]:
     Raises:
         NotDrawnError: no run was tested zero-shot.
     """
-    found = [c for c in runs if str(c).startswith("retention_") and runs[c].notna().any()]
+    found = [c for c in columns_of("retention", runs) if runs[c].notna().any()]
     if not found:
         raise NotDrawnError("no run was tested on a transfer set")
     return found

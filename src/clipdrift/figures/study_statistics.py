@@ -11,6 +11,7 @@ from clipdrift.figures.relations import interval
 from clipdrift.figures.seeds import lost_text
 from clipdrift.figures.source import NotDrawnError, StudySource
 from clipdrift.figures.words import short
+from clipdrift.outcomes.keys import select
 
 Line = tuple[str, pd.Series, Look]
 """Name, row of a table of tests, look."""
@@ -57,62 +58,53 @@ def _forest(axis: Axes, lines: list[Line], most: int) -> None:
 
 
 def _variants(tables: StudySource) -> list[tuple[str, str, str]]:
-    """Target, method and the name that analysis gives its plain variant."""
+    """Place, method and the name that analysis gives its plain variant."""
     runs = tables.runs[tables.runs["plain"] & (tables.runs["status"] == "done")]
-    found = runs.drop_duplicates(["target", "method"])
-    return list(found[["target", "method", "variant"]].itertuples(index=False, name=None))
-
-
-def _indexed(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.drop_duplicates(["group", "statistic"]).set_index(["group", "statistic"])
+    found = runs.drop_duplicates(["place", "method"])
+    return list(found[["place", "method", "variant"]].itertuples(index=False, name=None))
 
 
 def _rates(tables: StudySource) -> tuple[str, str, list[Line]]:
-    rows = _indexed(tables.rows("rate").dropna(subset=["value"]))
+    rows = select(tables.rows("rate").dropna(subset=["value"]), "Pearson", signal="log_rate")
     out: list[Line] = []
     for signal in ("entropy_drift", "representation_drift"):
-        for target, method, variant in _variants(tables):
-            key = (f"{target}: {variant}", f"Pearson of log_rate with {signal}")
-            if key in rows.index:
-                out.append((f"{short(signal)}, {target}, {method}", rows.loc[key], look(method)))
+        for place, method, variant in _variants(tables):
+            for _, row in select(rows, outcome=signal, place=place, arm=variant)[:1].iterrows():
+                out.append((f"{short(signal)}, {place}, {method}", row, look(method)))
     return "drift with rate", "Pearson r with log rate (−1 to 1)", out
 
 
 def _methods(tables: StudySource) -> tuple[str, str, list[Line]]:
     rows = tables.rows("methods")
-    rows = _indexed(rows[rows["effect"].notna() & (rows["test"] == "Welch t")])
+    rows = rows[rows["effect"].notna() & (rows["test"] == "Welch t")]
     known = _variants(tables)
-    first = {a[0]: a for a in reversed(known)}  # the others are compared with a target's first method
+    first = {a[0]: a for a in reversed(known)}  # the others are compared with a place's first method
     pairs = [(first[b[0]], b) for b in known if b is not first[b[0]]]
     several = len({(a[1], b[1]) for a, b in pairs}) > 1
     out: list[Line] = []
     name = "methods"
-    for outcome in dict.fromkeys(str(s).removeprefix("t of ") for _, s in rows.index):
-        for (target, one, left), (_, two, right) in pairs:
-            for a, b, said in ((one, two, f"{left} - {right}"), (two, one, f"{right} - {left}")):
-                for scope in ("all common rates", *_only_rate(rows, f"{target}: {said}, rate ")):
-                    key = (f"{target}: {said}, {scope}", f"t of {outcome}")
-                    if key in rows.index:
-                        pair = f", {a} − {b}" if several else ""
-                        name = name if several else f"{a} − {b}"
-                        out.append((f"{short(outcome)}, {target}{pair}", rows.loc[key], _NEUTRAL))
-                        break
+    for outcome in dict.fromkeys(rows["outcome"]):
+        for (place, one, left), (_, two, right) in pairs:
+            for a, b, arm, against in ((one, two, left, right), (two, one, right, left)):
+                here = select(rows, outcome=outcome, place=place, arm=arm, against=against)
+                for _, row in _overall(here)[:1].iterrows():
+                    pair = f", {a} − {b}" if several else ""
+                    name = name if several else f"{a} − {b}"
+                    out.append((f"{short(outcome)}, {place}{pair}", row, _NEUTRAL))
     return f"{name} at matched rates", "Cohen's d", out
 
 
-def _only_rate(rows: pd.DataFrame, start: str) -> list[str]:
-    """The scope of the one rate that two methods share; none where they share several."""
-    found = {str(g).removeprefix(start) for g, _ in rows.index if str(g).startswith(start)}
-    return [f"rate {found.pop()}"] if len(found) == 1 else []
+def _overall(rows: pd.DataFrame) -> pd.DataFrame:
+    """Over all rates that two methods share, or at the one rate that they share."""
+    whole, single = select(rows, matching="all rates"), select(rows, matching="rate")
+    return whole if len(whole) or single["rate"].nunique() != 1 else single
 
 
 def _mixed(tables: StudySource) -> tuple[str, str, list[Line]]:
-    rows = tables.rows("rate").dropna(subset=["value"])
+    rows = select(tables.rows("rate").dropna(subset=["value"]), "mixed model")
     out: list[Line] = []
     for signal in ATTENTION:
-        about = f"mixed model of {signal}: "
-        for _, row in rows[rows["statistic"].str.startswith(about)].iterrows():
-            term = str(row["statistic"]).removeprefix(about)
-            term = term.replace("log_rate", "per decade").replace(" x ", " × ")
+        for _, row in select(rows, outcome=signal).iterrows():
+            term = " × ".join(filter(None, ("per decade" if row["signal"] else "", row["term"])))
             out.append((f"{short(signal)}: {term}", row, _NEUTRAL))
     return "mixed model", "drift in %, coefficient", out

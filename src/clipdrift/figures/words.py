@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from clipdrift.listing import MEASURES
+from clipdrift.outcomes.columns import outcome
 
 _SHORT = {
     "entropy": "entropy",
@@ -26,7 +27,13 @@ _SHORT = {
     "representation_drift": "1 − CKA",
     "zero_shot_agreement": "zero-shot agreement",
     "zero_shot_kl": "zero-shot KL",
+    "entropy_magnitude": "|entropy drift|",
+    "erf95_magnitude": "|ERF 95 drift|",
+    "gini_magnitude": "|Gini drift|",
+    "entropy_magnitude_of_last_block": "|entropy drift|, last block",
+    "cka_of_last_block": "CKA, last block",
 }
+_MOMENTS = {"epoch1": ", epoch 1", "last": ", last epoch"}
 _LABELS = {
     "accuracy": "test accuracy, %",
     "validation_accuracy": "validation accuracy, %",
@@ -41,13 +48,13 @@ _LABELS = {
 
 def short(column: str) -> str:
     """A column for ticks: without unit."""
-    for prefix, said in (("epoch1_", ", epoch 1"), ("last_", ", last epoch")):
-        if column.startswith(prefix):
-            return short(column.removeprefix(prefix)) + said
+    known = outcome(column)
+    if known.moment in _MOMENTS:
+        return short(known.name) + _MOMENTS[known.moment]
     if column in _SHORT:
         return _SHORT[column]
-    if column.startswith(("retention_", "zero_shot_")):
-        return column.removeprefix("zero_shot_").replace("retention_", "retention ")
+    if known.transfer and not known.moment:
+        return f"retention {known.transfer}" if known.kind == "retention" else known.transfer
     base = column.removesuffix("_drift")
     return _SHORT.get(base, base.replace("_", " "))
 
@@ -60,11 +67,10 @@ def label(column: str, blocks: bool = False) -> str:
     """
     if column in _LABELS:
         return _LABELS[column]
-    if column.startswith("retention_"):
-        return f"retention {column.removeprefix('retention_')}, %"
-    if column.startswith("zero_shot_"):
-        return f"zero-shot {column.removeprefix('zero_shot_')}, %"
-    if column.endswith("_drift") and not blocks:
+    known = outcome(column)
+    if known.transfer and not known.moment:
+        return f"{known.kind} {known.transfer}, %"
+    if known.kind == "drift" and not blocks:
         return f"{short(column)} drift, %"
     unit = MEASURES[column].unit if column in MEASURES else ""
     return f"{short(column)}, {unit}" if unit else f"{short(column)} (0 to 1)"

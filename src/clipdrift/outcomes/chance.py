@@ -1,4 +1,4 @@
-"""Is a zero-shot accuracy above chance? Where it is not, there was nothing to keep: retention says nothing."""
+"""Is a zero-shot accuracy above chance? Where it is not, nothing was there to keep."""
 
 from __future__ import annotations
 

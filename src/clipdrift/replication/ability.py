@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+from clipdrift.outcomes.keys import Estimand, Group, Matching
 from clipdrift.replication import quoted
 from clipdrift.replication.answers import Answers
-from clipdrift.replication.attention import APART, at_rate, mean, paired
+from clipdrift.replication.attention import APART, at_rate, mean, methods_apart, paired
 from clipdrift.replication.checks import Check, Finding, above, below, stated, within
 
-MATCHED = ("matched rate", "matched weight drift", "matched accuracy")
+MATCHED: tuple[Matching, ...] = ("matched rate", "matched weight drift", "matched accuracy")
 
 
 def lora_keeps_more(answers: Answers) -> Finding:
@@ -29,12 +31,12 @@ def lora_keeps_more(answers: Answers) -> Finding:
 
 
 def lora_underfits(answers: Answers) -> Finding:
-    place = answers.roles.fine or ""
+    place = answers.fine
     rates = sorted(set(answers.rates(place, "full_ft")) & set(answers.rates(place, "lora")))
     checks, shown = [], []
     for rate in rates[:1]:
-        group = f"{place}: full_ft - lora, rate {rate:g}"
-        tested = answers.row("sweep", "methods", group, f"t of {answers.learnt}", "Welch t")
+        group = replace(methods_apart(place), matching="rate", rate=rate)
+        tested = answers.row("sweep", "methods", group, Estimand("t", answers.learnt), "Welch t")
         words = f"{at_rate(place, 'full_ft minus lora', rate)}, Cohen's d"
         checks.append(above(tested, words, tested=tested))
     for rate in rates[:1] + rates[-1:]:
@@ -54,9 +56,11 @@ def lora_underfits(answers: Answers) -> Finding:
 def goes_with_retention(answers: Answers) -> Finding:
     checks: list[Check] = []
     for place in answers.places:
-        group = place if len(answers.places) > 1 else "all"
-        kept = answers.row("sweep", "predictors", group, f"Pearson of entropy_drift with {answers.kept}")
-        learnt = answers.row("sweep", "predictors", group, f"Pearson of entropy_drift with {answers.learnt}")
+        group = Group("place", place) if len(answers.places) > 1 else Group()
+        kept, learnt = (
+            answers.row("sweep", "predictors", group, Estimand("Pearson", outcome, "entropy_drift"))
+            for outcome in (answers.kept, answers.learnt)
+        )
         checks.append(above(kept, f"{place}, with retention, r"))
         checks.append(within(learnt, APART, f"{place}, with accuracy, r"))
     said = [
@@ -72,15 +76,15 @@ def goes_with_retention(answers: Answers) -> Finding:
 
 
 def representation_orders(answers: Answers) -> Finding:
-    name = f"oriented rho of representation_drift - of entropy_drift, with {answers.kept}"
+    name = Estimand("oriented rho", answers.kept, "representation_drift", term="entropy_drift")
     several = len(answers.places) > 1
-    groups = ["all", *(answers.places if several else [])]
+    groups = [Group(), *(Group("place", place) for place in answers.places if several)]
     checks, shown = [], []
     for group in groups:
-        words = "all targets together" if group == "all" else group
+        words = "all targets together" if group.place is None else str(group.place)
         checks.append(above(answers.row("study", "predictors", group, name), f"{words}, difference of rho"))
         for signal in ("representation_drift", "entropy_drift"):
-            row = answers.row("study", "predictors", group, f"Spearman of {signal} with {answers.kept}")
+            row = answers.row("study", "predictors", group, Estimand("Spearman", answers.kept, signal))
             shown.append(stated(row, f"{words}, {signal}, rho"))
     return Finding(
         14, "Across configurations representation drift orders retention better than signed entropy drift",

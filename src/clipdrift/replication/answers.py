@@ -9,6 +9,8 @@ from typing import Any
 
 from clipdrift.analysis.runs import accuracy, retentions
 from clipdrift.errors import ClipdriftError
+from clipdrift.outcomes.keys import Estimand, Group, key, key_of
+from clipdrift.outcomes.places import Place, places_of
 from clipdrift.replication.checks import EvidenceRow
 from clipdrift.study.tables import Tables
 
@@ -53,12 +55,26 @@ class Answers:
         self._ready = ready
         if not retentions(ready):
             raise ClaimsError("the runs have no retention; name a transfer set in data.transfer")
-        self._found: dict[tuple[str, str], dict[tuple[str, ...], Mapping[str, Any]]] = {}
+        self._found: dict[tuple[str, str], dict[tuple[Any, ...], list[Mapping[str, Any]]]] = {}
 
     @cached_property
-    def places(self) -> list[str]:
+    def places(self) -> list[Place]:
         """Targets of the sweep."""
-        return list(dict.fromkeys(self._swept["place"].map(str)))
+        return list(places_of(self._swept).values())
+
+    @cached_property
+    def land_use(self) -> Place:
+        """The place of the land-use target; one without runs, where the study has none."""
+        return self._place(self.roles.land_use)
+
+    @cached_property
+    def fine(self) -> Place:
+        """The place of the fine-grained target; one without runs, where the study has none."""
+        return self._place(self.roles.fine)
+
+    def _place(self, target: str | None) -> Place:
+        known = {place.target: place for place in places_of(self._ready).values()}
+        return known.get(target or "", Place(target or ""))
 
     @cached_property
     def kept(self) -> str:
@@ -70,42 +86,62 @@ class Answers:
         """The column of accuracy: on test images, or on validation images where there is no other."""
         return accuracy(self._ready)
 
-    def usual(self, place: str, method: str, option: str) -> Any:
+    def usual(self, place: Place, method: str, option: str) -> Any:
         """The value of an option in a method's usual arm; None where there is no such arm."""
-        arm = self._ready[(self._ready["place"] == place) & (self._ready["variant"] == method)]
+        arm = self._ready[(self._ready["place"] == str(place)) & (self._ready["variant"] == method)]
         return arm[option].iloc[0] if len(arm) and option in arm else None
 
-    def rates(self, place: str, method: str) -> list[float]:
+    def rates(self, place: Place, method: str) -> list[float]:
         """Learning rates of a method's arm in the sweep, ascending."""
-        arm = self._swept[(self._swept["place"] == place) & (self._swept["variant"] == method)]
+        arm = self._swept[(self._swept["place"] == str(place)) & (self._swept["variant"] == method)]
         return sorted(set(map(float, arm["learning_rate"])))
 
-    def variants(self, place: str, method: str) -> list[str]:
+    def variants(self, place: Place, method: str) -> list[Variant]:
         """Unusual arms of a method, by name and value: options and penalties, over all runs."""
-        arms = self._ready[(self._ready["place"] == place) & (self._ready["method"] == method)]
-        return sorted(set(arms["variant"].map(str)) - {method}, key=_by_value)
+        arms = self._ready[(self._ready["place"] == str(place)) & (self._ready["method"] == method)]
+        first = arms.drop_duplicates("variant")
+        found = [
+            Variant(str(name), dict(changed))
+            for name, changed in zip(first["variant"], first["changed"], strict=True)
+            if changed
+        ]
+        return sorted(found, key=lambda variant: variant.order)
 
-    def row(self, part: str, question: str, group: str, statistic: str, test: str = "") -> EvidenceRow:
-        """A row of the analysis by its name; ``test`` may be its beginning."""
+    def row(self, part: str, question: str, group: Group, statistic: Estimand, test: str = "") -> EvidenceRow:
+        """A row of the analysis by its keys, of a test where one is named."""
         if (part, question) not in self._found:
-            rows = self._parts[part].rows(question).to_dict("records")
-            self._found[part, question] = {
-                (str(r["group"]), str(r["statistic"]), str(r["test"])): {str(k): v for k, v in r.items()}
-                for r in rows
-            }
-        for name, row in self._found[part, question].items():
-            if name[:2] == (group, statistic) and name[2].startswith(test):
-                return EvidenceRow(part, question, group, statistic, name[2], row)
+            by_key: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+            for record in self._parts[part].rows(question).to_dict("records"):
+                row: Mapping[str, Any] = {str(k): v for k, v in record.items()}
+                by_key.setdefault(key_of(row), []).append(row)
+            self._found[part, question] = by_key
+        for row in self._found[part, question].get(key(group, statistic), []):
+            if test in ("", row["test"]):
+                return EvidenceRow(part, question, group, statistic, str(row["test"]), row)
         return EvidenceRow(part, question, group, statistic, test)
 
 
-def _by_value(variant: str) -> tuple[str, float]:
-    """Words first, then the number at the end: ``rank=4`` before ``rank=16``."""
-    words, _, last = variant.rpartition("=")
-    try:
-        return words, float(last)
-    except ValueError:
-        return variant, 0.0
+@dataclass(frozen=True)
+class Variant:
+    """An arm that is not its method's usual one.
+
+    Attributes:
+        name: as analysis names it.
+        changed: its unusual options, with their values in words.
+    """
+
+    name: str
+    changed: Mapping[str, str]
+
+    @property
+    def order(self) -> tuple[tuple[str, ...], float]:
+        """Options first, then the value of the last one where that is a number: rank 4 before rank 16."""
+        *before, (last, value) = self.changed.items()
+        words = [word for option in before for word in option] + [last]
+        try:
+            return tuple(words), float(value)
+        except ValueError:
+            return (*words, value), 0.0
 
 
 def target_roles(tables: Tables, land_use: str | None = None, fine: str | None = None) -> TargetRoles:

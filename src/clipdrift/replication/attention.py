@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from clipdrift.figures.words import rate_text
+from clipdrift.outcomes.keys import Estimand, Group, Matching, Name
+from clipdrift.outcomes.places import Place
 from clipdrift.replication import quoted
 from clipdrift.replication.answers import Answers
 from clipdrift.replication.checks import (
@@ -19,31 +21,50 @@ from clipdrift.replication.checks import (
     within,
 )
 
+THIRDS: dict[Name, str] = {"early blocks": "early", "middle blocks": "middle", "late blocks": "late"}
 APART = 0.5
 """Two measures are apart where their correlation lies within this of 0."""
 
 
-def mean(answers: Answers, place: str, method: str, rate: float, outcome: str) -> EvidenceRow:
+def arm(place: Place, method: str) -> Group:
+    """The runs of a method's usual arm."""
+    return Group("arm", place, method, method)
+
+
+def cell(place: Place, method: str, rate: float) -> Group:
+    """The same at one rate."""
+    return Group("cell", place, method, method, rate=rate)
+
+
+def methods_apart(place: Place) -> Group:
+    """full_ft beside lora, each with its usual options."""
+    return Group("two arms", place, "full_ft", "full_ft", "lora")
+
+
+def mean(answers: Answers, place: Place, method: str, rate: float, outcome: str) -> EvidenceRow:
     """A cell's mean over seeds."""
-    return answers.row("sweep", "rate", f"{place}: {method}, rate {rate:g}", f"mean of {outcome}")
+    return answers.row("sweep", "rate", cell(place, method, rate), Estimand("mean", outcome))
 
 
-def at_rate(place: str, method: str, rate: float) -> str:
+def at_rate(place: Place, method: str, rate: float) -> str:
     return f"{place}, {method} at {rate_text(rate)}"
 
 
-def paired(answers: Answers, place: str, matched: str, outcome: str) -> tuple[EvidenceRow, EvidenceRow]:
+def paired(
+    answers: Answers, place: Place, matched: Matching, outcome: str
+) -> tuple[EvidenceRow, EvidenceRow]:
     """full_ft minus lora over matched pairs: the row of the mean difference, and that of its paired t."""
-    group = f"{place}: full_ft - lora, {matched}"
-    size = answers.row("sweep", "methods", group, f"mean difference of {outcome}")
-    return size, answers.row("sweep", "methods", group, f"t of {outcome}", "paired t")
+    group = replace(methods_apart(place), matching=matched)
+    size = answers.row("sweep", "methods", group, Estimand("mean difference", outcome))
+    return size, answers.row("sweep", "methods", group, Estimand("t", outcome), "paired t")
 
 
 def falls_with_rate(answers: Answers) -> Finding:
     checks: list[Check] = []
     shown: list[Check] = []
     for place in answers.places:
-        whole = answers.row("sweep", "rate", f"{place}: full_ft", "Spearman of log_rate with entropy_drift")
+        name = Estimand("Spearman", "entropy_drift", "log_rate")
+        whole = answers.row("sweep", "rate", arm(place, "full_ft"), name)
         rates = answers.rates(place, "full_ft")
         steps = [mean(answers, place, "full_ft", rate, "entropy_drift") for rate in rates]
         check = below(whole, f"{place}, rho", tested=whole)
@@ -83,7 +104,7 @@ def broadens_then_contracts(answers: Answers) -> Finding:
 
 
 def lora_positive(answers: Answers) -> Finding:
-    place = answers.roles.land_use or ""
+    place = answers.land_use
     checks = tuple(
         above(mean(answers, place, "lora", rate, "entropy_drift"), at_rate(place, "lora", rate), "%")
         for rate in answers.rates(place, "lora")
@@ -99,12 +120,11 @@ def late_blocks(answers: Answers) -> Finding:
     checks, shown = [], []
     for place in answers.places:
         for rate in answers.rates(place, "full_ft")[-1:]:
-            group = f"{place}: full_ft, rate {rate:g}"
-            name = "entropy, late blocks' |drift| minus the others', points"
+            group, name = cell(place, "full_ft", rate), Estimand("late against others", "entropy")
             checks.append(above(answers.row("sweep", "depth", group, name), at_rate(place, "full_ft", rate)))
-            for third in ("early", "middle", "late"):
-                name = f"entropy, {third} blocks, mean drift in %"
-                shown.append(stated(answers.row("sweep", "depth", group, name), f"{place}, {third}", "%"))
+            for third, words in THIRDS.items():
+                row = answers.row("sweep", "depth", group, Estimand(third, "entropy"))
+                shown.append(stated(row, f"{place}, {words}", "%"))
     return Finding(
         7, "Late blocks move most under full_ft at a high rate",
         "at the highest rate the late third's mean |entropy drift| above that of the other blocks, interval "
@@ -118,7 +138,7 @@ def late_blocks(answers: Answers) -> Finding:
 def _pair(answers: Answers, first: str, second: str) -> EvidenceRow:
     """The correlation of two signals, whichever of them the analysis names first."""
     found = [
-        answers.row("sweep", "measures", "all", f"Pearson of {a} with {b}")
+        answers.row("sweep", "measures", Group(), Estimand("Pearson", b, a))
         for a, b in ((first, second), (second, first))
     ]
     return next((source for source in found if source.row is not None), found[0])
@@ -161,7 +181,8 @@ def cka_and_entropy(answers: Answers) -> Finding:
 def starts_earlier(answers: Answers) -> Finding:
     checks = []
     for place in answers.places:
-        row = answers.row("sweep", "onset", f"{place}: full_ft", "Spearman of log_rate with onset")
+        name = Estimand("Spearman", "onset", "log_rate")
+        row = answers.row("sweep", "onset", arm(place, "full_ft"), name)
         checks.append(below(row, f"{place}, full_ft, rho", tested=row))
     return Finding(
         13, "Drift starts earlier at higher rates",

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from clipdrift.outcomes.keys import Estimand, Group
+
 CheckSide = Literal["for", "against", "open"]
 Verdict = Literal["holds", "holds in part", "does not hold", "cannot be told"]
 LEVEL = 0.05
@@ -20,14 +22,14 @@ class EvidenceRow:
 
     Attributes:
         part: ``sweep`` (arms with two learning rates or more) or ``study`` (all runs).
-        question, group, statistic, test: columns of :class:`clipdrift.analysis.rows.Row`.
+        question, group, statistic, test: fields of :class:`clipdrift.analysis.rows.Row`; any test if empty.
         row: the row; None where the analysis has none of this name.
     """
 
     part: str
     question: str
-    group: str
-    statistic: str
+    group: Group
+    statistic: Estimand
     test: str
     row: Mapping[str, Any] | None = None
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from clipdrift.analysis.wording import group_words, statistic_words
 from clipdrift.pages.cells import number
 from clipdrift.replication.checks import Check, EvidenceRow, Finding
 
@@ -31,7 +32,8 @@ def rows_of(findings: Iterable[Finding]) -> pd.DataFrame:
             for source in _sources(check):
                 row: dict[str, Any] = {"finding": finding.number, "verdict": finding.verdict, "of": check.of}
                 row |= {"decides": decides, "side": check.side if decides else ""}
-                row |= {k: getattr(source, k) for k in ("part", "question", "group", "statistic", "test")}
+                row |= {k: getattr(source, k) for k in ("part", "question", "test")}
+                row |= {"group": group_words(source.group), "statistic": _statistic(source)}
                 for name in ("unit", "n", "note"):
                     row[name] = "" if source.row is None else source.row[name]
                 for name in ("value", "low", "high", "p_corrected"):
@@ -117,6 +119,10 @@ def _units(source: EvidenceRow) -> str:
     return one if str(source.row["n"]) == "1" else many
 
 
+def _statistic(source: EvidenceRow) -> str:
+    return statistic_words(source.statistic, source.group)
+
+
 def _name(source: EvidenceRow) -> str:
-    names = (f"`{source.group}`", f"`{source.statistic}`", source.test or "any test")
+    names = (f"`{group_words(source.group)}`", f"`{_statistic(source)}`", source.test or "any test")
     return f"{source.part}: {source.question}; {'; '.join(names)}"

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from clipdrift.outcomes.keys import Estimand, Group
+from clipdrift.outcomes.places import Place
 from clipdrift.replication import quoted
-from clipdrift.replication.answers import Answers
+from clipdrift.replication.answers import Answers, Variant
 from clipdrift.replication.checks import Check, EvidenceRow, Finding, above, below, stated, unresolved, within
 
 POINT = 1.0
 """Little is less than this: percentage points of accuracy, percent of entropy."""
 
 
-def _difference(answers: Answers, question: str, group: str, outcome: str) -> EvidenceRow:
-    return answers.row("study", question, f"{group}, matched rate", f"mean difference of {outcome}")
+def _apart(place: Place, method: str, variant: Variant, against: str) -> Group:
+    """Pairs of runs of equal rate and seed, of an unusual arm and what it is compared with."""
+    return Group("two arms", place, method, variant.name, against, "matched rate")
+
+
+def _difference(answers: Answers, question: str, group: Group, outcome: str) -> EvidenceRow:
+    return answers.row("study", question, group, Estimand("mean difference", outcome))
 
 
 def penalties(answers: Answers) -> Finding:
-    place = answers.roles.land_use or ""
+    place = answers.land_use
     lifts: list[Check] = []
     costs: list[Check] = []
     none: list[Check] = []
     for variant in answers.variants(place, "full_ft"):
-        if "penalty=" not in variant:
+        if "penalty" not in variant.changed:
             continue
-        group, name = f"{place}: {variant} - none", _short(variant)
+        group, name = _apart(place, "full_ft", variant, "none"), _short(variant)
         lifts.append(
             above(_difference(answers, "penalties", group, "entropy_drift"), f"{name}, entropy", "%")
         )
@@ -36,7 +43,7 @@ def penalties(answers: Answers) -> Finding:
                 than=-POINT,
             )
         )
-        tested = answers.row("study", "penalties", f"{group}, matched rate", "t of entropy_drift", "paired t")
+        tested = answers.row("study", "penalties", group, Estimand("t", "entropy_drift"), "paired t")
         none.append(unresolved(tested, f"{name}, paired t"))
     said = [
         f"{name} {quoted.signed(quoted.run(run, 'entropy_drift') - base[0])} % and "
@@ -58,33 +65,36 @@ def penalties(answers: Answers) -> Finding:
     )  # fmt: skip
 
 
-def _more(option: str, usual: str) -> bool:
-    """Whether ``matrices=q+k+v+out`` has those of the usual ``q+v``, and others."""
-    return set(option.removeprefix("matrices=").split("+")) > set(usual.split("+"))
+def _more(matrices: str, usual: str) -> bool:
+    """Whether ``q+k+v+out`` has those of the usual ``q+v``, and others."""
+    return set(matrices.split("+")) > set(usual.split("+"))
 
 
 def _of(name: str, column: str) -> str:
     return quoted.signed(quoted.run(name, column))
 
 
-def _short(variant: str) -> str:
-    """``apr 0.1`` of ``full_ft penalty=apr penalty_weight=0.1``."""
-    options = dict(word.split("=", 1) for word in variant.split() if "=" in word)
-    return f"{options.get('penalty', '')} {options.get('penalty_weight', '')}".strip()
+def _short(variant: Variant) -> str:
+    """Penalty and weight: ``apr 0.1``."""
+    return " ".join(variant.changed[n] for n in ("penalty", "penalty_weight") if n in variant.changed)
 
 
 def rank_and_matrices(answers: Answers) -> Finding:
-    place = answers.roles.land_use or ""
+    place = answers.land_use
     checks: list[Check] = []
     shown: list[Check] = []
     for variant in answers.variants(place, "lora"):
-        group, option = f"{place}: {variant} - lora", variant.removeprefix("lora ")
+        group = _apart(place, "lora", variant, "lora")
+        option = " ".join(f"{name}={value}" for name, value in variant.changed.items())
         drift = _difference(answers, "options", group, "entropy_drift")
         words = f"{option}, entropy"
-        if option.startswith("rank="):
-            lower = float(option.removeprefix("rank=")) < float(answers.usual(place, "lora", "rank"))
+        rank, matrices = (variant.changed.get(n) for n in ("rank", "matrices"))
+        if len(variant.changed) > 1:  # not the one option alone
+            continue
+        if rank is not None:
+            lower = float(rank) < float(answers.usual(place, "lora", "rank"))
             checks.append((above if lower else below)(drift, words, "%"))
-        elif option.startswith("matrices=") and _more(option, answers.usual(place, "lora", "matrices")):
+        elif matrices is not None and _more(matrices, answers.usual(place, "lora", "matrices")):
             checks.append(within(drift, POINT, words, "%"))
         else:
             continue
@@ -103,13 +113,14 @@ def rank_and_matrices(answers: Answers) -> Finding:
 
 
 def freezing(answers: Answers) -> Finding:
-    place = answers.roles.land_use or ""
+    place = answers.land_use
     checks: list[Check] = []
     shown: list[Check] = []
     for variant in answers.variants(place, "full_ft"):
-        if not variant.startswith("full_ft frozen_blocks="):
+        if list(variant.changed) != ["frozen_blocks"]:
             continue
-        group, name = f"{place}: {variant} - full_ft", f"first {variant.rsplit('=', 1)[1]} frozen"
+        group = _apart(place, "full_ft", variant, "full_ft")
+        name = f"first {variant.changed['frozen_blocks']} frozen"
         for outcome, what, unit in (
             ("entropy_drift", "entropy", "%"),
             (answers.learnt, "accuracy", "points"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipdrift.figures.registry import FIGURES
+from clipdrift.outcomes.columns import columns_of, outcome
 from clipdrift.pages.study import StudyPage, write_study_page
 from clipdrift.pages.viewer import pack_runs
 from clipdrift.reporting.courses import blocks_table, courses, environments, history_table
@@ -154,7 +155,7 @@ def _facts(tables: Tables) -> list[str]:
     """What was adapted, on what, tested where, under which protocol."""
     runs = tables.runs
     backbones = [str(name) for name in dict.fromkeys(runs["backbone"]) if name]
-    sets = [str(c).removeprefix("retention_") for c in runs if str(c).startswith("retention_")]
+    sets = [outcome(name).transfer for name in columns_of("retention", runs)]
     targets = [str(name) for name in dict.fromkeys(runs["target"])]
     facts = [
         f"Target{'s' * (len(targets) > 1)}: {', '.join(targets)}. "

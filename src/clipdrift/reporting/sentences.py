@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from clipdrift.outcomes.columns import outcome
+from clipdrift.outcomes.keys import Name, select
 from clipdrift.pages.cells import PageCell, number
 from clipdrift.reporting.printed import KEY, Printed
 
@@ -32,18 +34,10 @@ class Sentence:
         return "".join(part if isinstance(part, str) else part.text for part in self.parts)
 
 
-def find(
-    printed: Printed, groups: Sequence[str], test: str | None, of: str, kind: str | None = None
-) -> list[dict[str, Any]]:
-    """Rows of these groups whose statistic is of ``of``."""
-    return [
-        row
-        for row in printed.rows()
-        if row["group"] in groups
-        and (test is None or row["test"] == test)
-        and (str(row["statistic"]).endswith(f" of {of}") or row["statistic"] == of)
-        and (kind is None or str(row["statistic"]).startswith(kind))
-    ]
+def rows_with(printed: Printed, quantity: Name | None = None, **keys: Any) -> list[dict[str, Any]]:
+    """The rows whose keys have these values: see :func:`clipdrift.outcomes.keys.select`."""
+    chosen = select(printed.frame, quantity, **keys)
+    return [{str(k): v for k, v in row.items()} for row in chosen.to_dict("records")]
 
 
 def cell_of(printed: Printed, row: dict[str, Any], column: str, text: str | None = None) -> PageCell:
@@ -52,13 +46,14 @@ def cell_of(printed: Printed, row: dict[str, Any], column: str, text: str | None
 
 
 def signal_of(row: dict[str, Any]) -> str:
-    return named(str(row["statistic"]).removeprefix("Spearman of ").split(" with ", 1)[0])
+    """The signal of a correlation in words."""
+    return named(str(row["signal"]))
 
 
 def named(column: str) -> str:
     """A column in words."""
-    if column.startswith("retention_"):
-        return f"of the backbone's zero-shot accuracy on {column.removeprefix('retention_')}"
+    if outcome(column).kind == "retention":
+        return f"of the backbone's zero-shot accuracy on {outcome(column).transfer}"
     return {
         "representation_drift": "representation drift (1 − CKA)",
         "accuracy": "accuracy",

@@ -6,30 +6,30 @@ resolved. Where a row has no number, the sentence says why.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from clipdrift.analysis.runs import PRIMARY, accuracy, retentions
-from clipdrift.pages.cells import PageCell, percent_text
-from clipdrift.reporting.printed import KEY, Printed, p_value
+from clipdrift.outcomes.columns import outcome
+from clipdrift.outcomes.keys import Matching, key_of
+from clipdrift.pages.cells import percent_text
+from clipdrift.reporting.printed import Printed, p_value
 from clipdrift.reporting.sentences import (
     PrintedTables,
     Sentence,
     SentencePart,
     cell_of,
-    find,
     named,
+    rows_with,
     signal_of,
 )
 from clipdrift.study.tables import Tables
 
 LEVEL = 0.05
 """Of p-values after correction."""
-_MEAN = re.compile(r"mean difference (\S+?)(?:;|$)")
 
 
 def summary(tables: Tables, rows: PrintedTables) -> list[Sentence]:
@@ -70,7 +70,7 @@ def _plain(tables: Tables) -> list[tuple[str, list[str]]]:
     return [(str(place), list(dict.fromkeys(map(str, part["variant"])))) for place, part in plain]
 
 
-MATCHED = {
+MATCHED: dict[Matching, str] = {
     "matched rate": "at the same rate and seed",
     "matched weight drift": "at the same weight drift",
     "matched accuracy": "at the same accuracy",
@@ -80,29 +80,38 @@ MATCHED = {
 def _contrasts(tables: Tables, printed: Printed) -> Iterator[Sentence]:
     """Of each target, what the methods keep and learn at the same rate, drift and accuracy."""
     kept = retentions(tables.runs)
+    means = {key_of(row): row for row in rows_with(printed, "mean difference")}
     for place, variants in _plain(tables):
         for matched, words in MATCHED.items():
-            groups = [f"{place}: {a} - {b}, {matched}" for a in variants for b in variants]
+            here = [
+                row
+                for row in rows_with(printed, matching=matched, place=place, test="paired t")
+                if row["arm"] in variants and row["against"] in variants
+            ]
             outcomes = kept if matched == "matched accuracy" else [*kept, accuracy(tables.runs)]
-            for outcome in outcomes:
-                for row in find(printed, groups, "paired t", outcome):
-                    if row["n"] != "0":  # no two runs that could be compared: not asked
-                        yield _contrast(printed, row, outcome, words, matched)
+            for wanted in outcomes:
+                for row in here:
+                    # without two runs that could be compared it was not asked
+                    if row["outcome"] == wanted and row["n"] != "0":
+                        yield _contrast(printed, row, means.get(_pairs(row)), words)
 
 
-def _contrast(printed: Printed, row: dict[str, Any], outcome: str, words: str, matched: str) -> Sentence:
-    place, sides = str(row["group"]).removesuffix(f", {matched}").split(": ", 1)
-    first, second = sides.split(" - ", 1)
-    what = named(outcome)
-    differ = f"what they keep {what}" if outcome.startswith("retention_") else what
-    mean = _MEAN.search(str(row["note"]))
-    if mean is None or pd.isna(row["p_corrected"]):
+def _pairs(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Which pairs of runs a row compares, and in what."""
+    return key_of({**row, "quantity": "mean difference"})
+
+
+def _contrast(printed: Printed, row: dict[str, Any], mean: dict[str, Any] | None, words: str) -> Sentence:
+    place, first, second = row["place"], row["arm"], row["against"]
+    what, keeps = named(row["outcome"]), outcome(row["outcome"]).kind == "retention"
+    differ = f"what they keep {what}" if keeps else what
+    if mean is None or pd.isna(mean["value"]) or pd.isna(row["p_corrected"]):
         reason = str(row["note"]) or "too few runs"
         return Sentence(
             (f"{place}, {words}: {first} and {second} cannot be compared in {differ} ({reason}).",), False
         )
-    value = float(mean[1])
-    size = PageCell(percent_text(abs(value)), f"{printed.name}.csv:{row[KEY]}/note", value)
+    value = float(mean["value"])
+    size = cell_of(printed, mean, "value", percent_text(abs(value)))
     more = "less" if value < 0 else "more"
     tail: tuple[SentencePart, ...] = (
         f" ({row['n']} pairs, paired t, p after Holm ",
@@ -115,7 +124,7 @@ def _contrast(printed: Printed, row: dict[str, Any], outcome: str, words: str, m
             f"{place}, {words}: not resolved whether {first} and {second} differ in {differ}; ",
         )
         return Sentence((*head, "on average ", size, f" points {more} with {first}", *tail), False)
-    verb = "keeps" if outcome.startswith("retention_") else "reaches"
+    verb = "keeps" if keeps else "reaches"
     return Sentence(
         (f"{place}, {words}: {first} {verb} ", size, f" points {more} {what} than {second}", *tail), True
     )
@@ -136,8 +145,8 @@ def _rates(tables: Tables, printed: Printed) -> Iterator[Sentence]:
     for place, variants in _plain(tables):
         for variant in variants:
             for signal in ("representation_drift", "entropy_drift"):
-                wanted = f"log_rate with {signal}"
-                for row in find(printed, [f"{place}: {variant}"], None, wanted, "Spearman"):
+                asked = {"signal": "log_rate", "outcome": signal, "place": place, "arm": variant}
+                for row in rows_with(printed, "Spearman", **asked):
                     yield _rate(printed, row, place, variant, signal)
 
 
@@ -168,25 +177,25 @@ def _rate(printed: Printed, row: dict[str, Any], place: str, variant: str, signa
 
 def _predictors(tables: Tables, printed: Printed) -> Iterator[Sentence]:
     """Which of the declared signals goes closest with retention over all cells, and where entropy stands."""
-    by = {(row["group"], row["statistic"]): row for row in printed.rows()}
-    for outcome in retentions(tables.runs):
-        asked = [by.get(("all", f"Spearman of {signal} with {outcome}")) for signal in PRIMARY]
-        rows = [row for row in asked if row is not None and pd.notna(row["value"])]
+    ranks = rows_with(printed, "Spearman", population="all", moment="", over="")
+    for kept in retentions(tables.runs):
+        by = {row["signal"]: row for row in ranks if row["outcome"] == kept}
+        rows = [by[name] for name in PRIMARY if name in by and pd.notna(by[name]["value"])]
         if not rows:
-            what = f"What goes with what is kept {named(outcome)}"
+            what = f"What goes with what is kept {named(kept)}"
             yield Sentence((f"{what} cannot be told: too few cells.",), False)
             continue
         rows.sort(key=lambda row: -abs(row["value"]))
         best, first = rows[0], signal_of(rows[0])
         resolved = bool(best["p_corrected"] < LEVEL)
-        what = f"with what is kept {named(outcome)}"
+        what = f"with what is kept {named(kept)}"
         start = f"Over all cells, of {len(rows)} declared signals {first} goes closest {what} ("
         if not resolved:
             start = f"Over all cells, not resolved whether any declared signal goes {what}; the closest is "
             start += f"{first} ("
         parts: list[SentencePart] = [start, *_rho(printed, best), ")"]
-        entropy = next((row for row in rows if signal_of(row) == "entropy drift"), None)
-        if entropy is not None and entropy is not best:
+        entropy = by.get("entropy_drift")
+        if entropy is not None and pd.notna(entropy["value"]) and entropy is not best:
             parts += ["; signed entropy drift: ", *_rho(printed, entropy)]
         near = [row for row in rows[1:] if _overlap(best, row)]
         if near:
@@ -219,17 +228,18 @@ def _rho(printed: Printed, row: dict[str, Any]) -> tuple[SentencePart, ...]:
 
 def _choosing(tables: Tables, printed: Printed) -> Iterator[Sentence]:
     """What is lost by picking runs by accuracy alone, and by the drift of the representation."""
-    rows = {(str(row["group"]), str(row["statistic"])): row for row in printed.rows()}
-    for (group, statistic), row in rows.items():
-        found = re.fullmatch(r"regret in (\S+) of the pick by validation_accuracy", statistic)
-        other = rows.get((group, statistic.replace("validation_accuracy", "representation_drift")))
-        if not found or other is None or pd.isna(row["value"]) or pd.isna(other["value"]):
+    drift = rows_with(printed, "regret", signal="representation_drift")
+    others = {(row["place"], row["outcome"]): row for row in drift}
+    for row in rows_with(printed, "regret", signal="validation_accuracy"):
+        other = others.get((row["place"], row["outcome"]))
+        if other is None or pd.isna(row["value"]) or pd.isna(other["value"]):
             continue
         yield Sentence(
             (
-                f"{group}: among runs close to the best validation accuracy, picking by it alone loses ",
+                f"{row['place']}: among runs close to the best validation accuracy, picking by it alone ",
+                "loses ",
                 cell_of(printed, row, "value", percent_text(row["value"])),
-                f" points {named(found[1])} against the best of them; picking by the smallest "
+                f" points {named(row['outcome'])} against the best of them; picking by the smallest "
                 "representation drift loses ",
                 cell_of(printed, other, "value", percent_text(other["value"])),
                 ". A description of these runs, not a test.",
@@ -239,8 +249,8 @@ def _choosing(tables: Tables, printed: Printed) -> Iterator[Sentence]:
 
 def _penalties(printed: Printed) -> Iterator[Sentence]:
     """Which contrasts of penalties hold after the correction."""
-    rows = [r for r in printed.rows() if r["test"] == "paired t" and "descriptive" not in str(r["unit"])]
-    tested = [row for row in rows if pd.notna(row["p_corrected"])]
+    rows = rows_with(printed, test="paired t")
+    tested = [row for row in rows if row["matching"] != "blocks" and pd.notna(row["p_corrected"])]
     if not tested:
         return
     found = [row for row in tested if row["p_corrected"] < LEVEL]
@@ -248,9 +258,8 @@ def _penalties(printed: Printed) -> Iterator[Sentence]:
         f"{len(found)} of {len(tested)} paired contrasts against none hold after Holm"
     ]
     for i, row in enumerate(found[:3]):
-        group = str(row["group"]).removesuffix(", matched rate").removesuffix(" - none")
-        outcome = str(row["statistic"]).rsplit(" ", 1)[-1]
-        what = f"what is kept {named(outcome)}" if outcome.startswith("retention_") else named(outcome)
+        group, what = f"{row['place']}: {row['arm']}", named(row["outcome"])
+        what = f"what is kept {what}" if outcome(row["outcome"]).kind == "retention" else what
         p = cell_of(printed, row, "p_corrected", p_value(row["p_corrected"]))
         parts += ["; " if i else ": ", f"{group} in {what} (p ", p, ")"]
     yield Sentence((*parts, "."), bool(found))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from clipdrift.analysis.rows import COLUMNS
+from clipdrift.outcomes.columns import Kind, columns_of, outcome
 from clipdrift.pages.cells import number, percent_text
 from clipdrift.reporting.printed import (
     KEY,
@@ -27,8 +28,8 @@ from clipdrift.study.tables import Tables
 SHOWN = (
     ("accuracy", "accuracy, %", percent_text),
     ("validation_accuracy", "validation accuracy, %", percent_text),
-    ("zero_shot_", "zero-shot {}, %", percent_text),
-    ("retention_", "kept of {}, %", percent_text),
+    ("zero-shot", "zero-shot {}, %", percent_text),
+    ("retention", "kept of {}, %", percent_text),
     ("cka", "CKA", three),
     ("embedding_drift", "embedding drift", number),
     ("weight_drift", "weight drift", number),
@@ -37,7 +38,9 @@ SHOWN = (
     ("gini_drift", "Gini drift", change),
     ("head_diversity_drift", "head diversity drift", change),
 )
-"""What is printed of runs and cells: a column or, with ``_`` at its end, all that begin so; its head."""
+"""What is printed of runs and cells: a column, or a kind with one for each transfer set; its head."""
+
+_KINDS: dict[str, Kind] = {"zero-shot": "zero-shot", "retention": "retention"}
 
 
 def numbers(frame: pd.DataFrame) -> list[Column]:
@@ -46,10 +49,10 @@ def numbers(frame: pd.DataFrame) -> list[Column]:
     for name, head, text in SHOWN:
         if name == "validation_accuracy" and "accuracy" in frame:
             continue
-        names = [c for c in frame if str(c).startswith(name)] if name.endswith("_") else [name]
+        names = columns_of(kind, frame) if (kind := _KINDS.get(name)) else [name]
         for column in names:
             if column in frame and frame[column].notna().any():
-                found.append(Column(str(column), head.format(str(column).removeprefix(name)), text))
+                found.append(Column(column, head.format(outcome(column).transfer), text))
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from pydantic_core import from_json
 
+from clipdrift.outcomes.columns import retention_of, zero_shot_of
 from clipdrift.runs.layout import RECORD
 from clipdrift.runs.record import OPTIONS, SCHEMA_VERSION, DamagedRecordError, RecordError
 from clipdrift.runs.states import foreign_record
@@ -113,7 +114,7 @@ def _run_row(record: RecordDict, label: str) -> RowDict:
         "seconds": sum(record.get("timings", {}).values()),
     }
     row |= {f"backbone_{name}": values["mean"] for name, values in record["backbone"]["measures"].items()}
-    row |= {f"backbone_zero_shot_{name}": v for name, v in record["backbone"]["zero_shot"].items()}
+    row |= {f"backbone_{zero_shot_of(name)}": v for name, v in record["backbone"]["zero_shot"].items()}
     for prefix, moment in TIMES.items():
         if record.get(moment) is not None:
             row |= _point(record[moment], prefix)
@@ -169,8 +170,8 @@ def _point(point: Mapping[str, Any], prefix: str) -> RowDict:
         if values["drift"] is not None:
             row[f"{name}_drift"] = values["drift"]
     for name, transfer in point["transfer"].items():
-        row[f"zero_shot_{name}"] = transfer["accuracy"]
-        row[f"retention_{name}"] = transfer["retention"]
+        row[zero_shot_of(name)] = transfer["accuracy"]
+        row[retention_of(name)] = transfer["retention"]
     return {f"{prefix}{name}": value for name, value in row.items()}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -14,6 +13,8 @@ import pandas as pd
 from clipdrift.analysis import questions as analysis
 from clipdrift.analysis.runs import NEEDED, plain, prepared
 from clipdrift.errors import ClipdriftError
+from clipdrift.outcomes.columns import outcome, retention_of
+from clipdrift.outcomes.places import place_names
 from clipdrift.repair import Repaired
 from clipdrift.repair.result import FILE, read_repaired
 from clipdrift.runs.layout import CONFIG, MAPS
@@ -34,11 +35,6 @@ PATHS = "paths.csv"
 """In a study's folder: what lies between backbone and adapted models."""
 PATH = "path"
 """In a run's folder: the same of this run, as ``clipdrift interpolate`` leaves it."""
-_NUMBERS = re.compile(
-    r"learning_rate|(last_|best_|epoch1_|backbone_)?(accuracy|validation_accuracy|cka|.*_drift"
-    r"|retention_.*|zero_shot_.*)"
-)
-"""Columns of a table of runs that hold numbers, whoever made it."""
 
 
 class ResultsError(ClipdriftError):
@@ -145,10 +141,7 @@ class Tables:
         - ``plain``: no penalty, and the options that most of the method's runs have in this place.
         """
         runs = self._frame.copy()
-        several = runs["backbone"].nunique() > 1
-        runs["place"] = runs["target"].astype(str) + (
-            ", " + runs["backbone"].map(_last_part) if several else ""
-        )
+        runs["place"] = place_names(runs)
         named = self.prepared.set_index("run")["variant"]
         runs["variant"] = runs["run"].map(named).fillna(runs["method"])
         runs["plain"] = plain(runs)
@@ -259,9 +252,15 @@ class Tables:
         return records_in(self.folder, list(self._frame["run"]))
 
 
+def _is_number(column: str) -> bool:
+    """Whether a column of this name holds numbers, whoever made the table."""
+    known = outcome(column)
+    return known.kind != "other" or column == "learning_rate" or known.name == "cka"
+
+
 def _only_numbers(path: str | Path, frame: pd.DataFrame) -> None:
     """Refuse words in columns of numbers, and rates that have no logarithm; lines count as in an editor."""
-    for name in filter(_NUMBERS.fullmatch, map(str, frame)):
+    for name in filter(_is_number, map(str, frame)):
         numbers = pd.to_numeric(frame[name], errors="coerce")
         wrong = numbers.isna() & frame[name].notna()
         if name == "learning_rate":
@@ -276,13 +275,9 @@ def _path(run: str, walked: Repaired) -> pd.DataFrame:
     """The settings of an interpolation; of another kind of repair none."""
     rows = []
     for step in walked.steps if walked.kind == "interpolate" else ():
-        kept = {f"retention_{name}": tested.retention for name, tested in step.transfer.items()}
+        kept = {retention_of(name): tested.retention for name, tested in step.transfer.items()}
         rows.append({"run": run, "alpha": step.alpha, "accuracy": step.accuracy, **kept})
     return pd.DataFrame(rows)
-
-
-def _last_part(name: str) -> str:
-    return str(name).rsplit("/", 1)[-1]
 
 
 def _target(folder: Path) -> str | None:
