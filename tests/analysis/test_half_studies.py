@@ -48,7 +48,7 @@ def test_any_run_may_be_missing(gone: int) -> None:
 
 def test_diverged_runs_are_left_out_and_counted() -> None:
     """Their nan and their numbers touch nothing; each table says how many there were and why."""
-    runs = small()
+    runs = small().assign(status="done")
     broken = runs.head(3).assign(
         run=["x", "y", "z"], status=["diverged", "diverged", "failed"], weight_drift=[np.nan, np.inf, 1e30]
     )

@@ -310,7 +310,7 @@ def test_what_is_printed_of_a_run_is_its_record(study: Path) -> None:
 
 
 def test_keys_name_one_row_each(tables: Tables) -> None:
-    for printed in (cells_table(tables), runs_table(tables), *questions_tables(tables)):
+    for printed in (cells_table(tables), runs_table(tables), *questions_tables(tables).values()):
         assert printed.frame[KEY].is_unique
         assert printed.frame.columns[0] == KEY
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from clipdrift.analysis.rows import Row
 from clipdrift.analysis.runs import accuracy, retentions
-from clipdrift.outcomes.columns import RISES_WITH_LOSS
+from clipdrift.outcomes.columns import DIRECTIONS
 from clipdrift.outcomes.keys import Estimand, Group
 from clipdrift.outcomes.places import places_of
 
@@ -46,7 +46,7 @@ def _regrets(group: Group, runs: pd.DataFrame, kept: str, judge: str, note: str)
     """Oracle's retention minus that of the pick; as effect, what a pick at random loses on average."""
     near = runs[runs[judge] >= runs[judge].max() - MARGIN]
     oracle, random = float(near[kept].max()), float(near[kept].max() - near[kept].mean())
-    signs = {judge: -1} | RISES_WITH_LOSS
+    signs = {judge: -1} | DIRECTIONS
     for signal, sign in signs.items():
         name = Estimand("regret", kept, signal)
         row: dict[str, Any] = {"unit": "run", "n": str(len(near)), "test": "description"}

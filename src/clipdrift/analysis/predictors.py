@@ -15,7 +15,7 @@ import pandas as pd
 from clipdrift.analysis.bootstrap import Statistic, correlation_of
 from clipdrift.analysis.correlations import KINDS, ColumnPair, correlation, span_of
 from clipdrift.analysis.draws import Draws
-from clipdrift.analysis.permutation import MIN_VALUES, UndeterminedError
+from clipdrift.analysis.permutation import MIN_VALUES, CorrelationKind, UndeterminedError
 from clipdrift.analysis.rows import Row, filled
 from clipdrift.analysis.runs import (
     PRIMARY,
@@ -26,7 +26,14 @@ from clipdrift.analysis.runs import (
     retentions,
     signals,
 )
-from clipdrift.outcomes.columns import RISES_WITH_LOSS, Moment
+from clipdrift.outcomes.columns import (
+    DIRECTIONS,
+    MAGNITUDE_OF,
+    MAGNITUDES,
+    RISES_WITH_LOSS,
+    Moment,
+    columns_of,
+)
 from clipdrift.outcomes.keys import Estimand, Group
 from clipdrift.outcomes.places import Place, places_of
 
@@ -34,6 +41,8 @@ COMPARED, FOREMOST = "entropy_drift", "representation_drift"
 """The signal that others are laid beside in how they order retention, and the first of those."""
 MOMENTS: tuple[Moment, ...] = ("", "epoch1")
 """When signals are read: at the chosen epoch, and after the first: how early do they say something?"""
+ALIKE = "runs of a cell are not independent of each other: see the correlation over cells"
+"""Note of correlations over runs."""
 LOST_BELOW = 50.0
 """Retention in percent below which a run counts as having lost its transfer."""
 
@@ -64,10 +73,16 @@ def rate(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
 
 
 def predictors(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
-    """Signals with retention, with accuracy, and which of them orders retention better."""
+    """Signals with retention, with accuracy, and which of them orders retention better.
+
+    Magnitudes come last and in families of their own, so that they move no p-value of the others.
+    """
     yield from _with_retention(runs, draws)
     yield from _with_accuracy(runs, draws)
-    yield from _orderings(runs, draws)
+    known = [name for name in signals(runs) if name in RISES_WITH_LOSS and name not in (COMPARED, FOREMOST)]
+    yield from _orderings(runs, [FOREMOST, *known], draws)
+    yield from _magnitudes(runs, draws)
+    yield from _over_runs(runs)
 
 
 def _with_retention(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
@@ -80,16 +95,79 @@ def _with_retention(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
         yield Row("predictors", Group(), Estimand("correlation"), "cell", "0", "none", note=note)
     places = places_of(runs)
     for kept, signal, moment in itertools.product(retentions(runs), signals(runs), MOMENTS):
-        column = f"{moment}_{signal}" if moment else signal
-        if column not in runs:
-            note = f"the table has no {column}"
-            name = Estimand("with", kept, signal, moment)
-            yield Row("predictors", Group(), name, "cell", "0", "none", note=note)
-            continue
-        for group, both in _scopes(cell_means(runs, [column, kept]), column, kept, places):
-            for kind in KINDS if both.within is None else KINDS[1:]:
-                yield correlation("predictors", group, both, kind, draws)
-        yield _auc(runs.dropna(subset=[column, kept]), Estimand("AUC", kept, signal, moment), draws)
+        yield from _one_signal(runs, Estimand("with", kept, signal, moment), places, draws)
+
+
+def _one_signal(
+    runs: pd.DataFrame, about: Estimand, places: dict[str, Place], draws: Draws, families: str | None = None
+) -> Iterator[Row]:
+    """One signal at one moment with one retention, in all scopes, and its AUC.
+
+    Args:
+        families: what the families of its tests are named by, if not by the question and the signal alone.
+    """
+    kept, column = about.outcome, _column(about)
+    if column not in runs:
+        missing = MAGNITUDE_OF.get(about.signal, about.signal)
+        note = f"the table has no {f'{about.moment}_' if about.moment else ''}{missing}"
+        yield Row("predictors", Group(), about, "cell", "0", "none", note=note)
+        return
+    for group, both in _scopes(cell_means(runs, [column, kept]), column, kept, places):
+        for kind in KINDS if both.within is None else KINDS[1:]:
+            family = None if families is None else f"predictors, {kind}, {families}"
+            yield correlation("predictors", group, both, kind, draws, family)
+    yield _auc(runs.dropna(subset=[column, kept]), replace(about, name="AUC"), draws)
+
+
+def _column(about: Estimand) -> str:
+    """The column of a signal at its moment."""
+    return f"{about.moment}_{about.signal}" if about.moment else about.signal
+
+
+def _magnitudes(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
+    """Sizes of drifts without their sign, and the last block alone: as for the other signals."""
+    places = places_of(runs)
+    for kept, signal, moment in itertools.product(retentions(runs), MAGNITUDES, MOMENTS):
+        families = "magnitudes" + (", further signals" if moment else "")
+        yield from _one_signal(runs, Estimand("with", kept, signal, moment), places, draws, families)
+    yield from _orderings(runs, list(MAGNITUDES), draws)
+
+
+def _over_runs(runs: pd.DataFrame) -> Iterator[Row]:
+    """The same correlations over runs, as published tables have them: descriptions without p."""
+    every = [*signals(runs), *columns_of("magnitude", runs)]
+    pairs = [(s, k, m) for k, s, m in itertools.product(retentions(runs), every, MOMENTS)]
+    gained = accuracy(runs)
+    pairs += [(s, gained, "") for s in every if s in PRIMARY and gained in outcomes(runs)]
+    scopes = [(Group(), np.ones(len(runs), dtype=bool))]
+    places = places_of(runs)
+    if len(places) > 1:
+        scopes += [(Group("place", p), (runs["place"] == name).to_numpy()) for name, p in places.items()]
+    for signal, wanted, moment in pairs:
+        about = Estimand("Pearson", wanted, signal, moment, over="run")
+        if _column(about) in runs:
+            for group, chosen in scopes:
+                yield from over_runs("predictors", group, runs[chosen], about)
+
+
+def over_runs(question: str, group: Group, runs: pd.DataFrame, about: Estimand) -> Iterator[Row]:
+    """Pearson and Spearman of two columns over runs. Those of a cell are alike, so nothing is tested."""
+    x, y = (runs[name].to_numpy(dtype=float) for name in (_column(about), about.outcome))
+    whole = np.isfinite(x) & np.isfinite(y)
+    x, y = x[whole], y[whole]
+    for kind in KINDS:
+        row = Row(question, group, replace(about, name=kind), "run", str(len(x)), "description")
+
+        def fill(kind: CorrelationKind = kind) -> dict[str, Any]:
+            if len(x) < MIN_VALUES:
+                raise UndeterminedError(f"{len(x)} run{'s' if len(x) != 1 else ''}; {MIN_VALUES} are needed")
+            value = float(correlation_of(x, y, kind)(np.ones((1, len(x))))[0])
+            if not math.isfinite(value):
+                raise UndeterminedError("no variance")
+            return {"value": value, "effect": value, "effect_name": "r" if kind == "Pearson" else "rho"}
+
+        found = filled(row, fill)
+        yield replace(found, note="; ".join(filter(None, [found.note, ALIKE])))
 
 
 def _with_accuracy(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
@@ -108,16 +186,16 @@ def _with_accuracy(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
                 yield correlation("predictors", group, both, kind, draws, family)
 
 
-def _orderings(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
-    """Each signal with a direction against :data:`COMPARED`: which orders retention better.
+def _orderings(runs: pd.DataFrame, asked: list[str], draws: Draws) -> Iterator[Row]:
+    """Each of these signals, which have a direction, against :data:`COMPARED`: which orders retention better.
 
     Over all cells and over those of each target.
     """
-    known = [name for name in signals(runs) if name in RISES_WITH_LOSS and name != COMPARED]
-    for kept, signal in itertools.product(retentions(runs), [FOREMOST, *(n for n in known if n != FOREMOST)]):
+    known = {*signals(runs), *columns_of("magnitude", runs)}
+    for kept, signal in itertools.product(retentions(runs), asked):
         name = Estimand("oriented rho", kept, signal, term=COMPARED)
-        if missing := [column for column in (signal, COMPARED) if column not in signals(runs)]:
-            note = f"the table has no {missing[0]}"
+        if missing := [column for column in (signal, COMPARED) if column not in known]:
+            note = f"the table has no {MAGNITUDE_OF.get(missing[0], missing[0])}"
             yield Row("predictors", Group(), name, "cell", "0", "none", note=note)
             continue
         cells = cell_means(runs, [signal, COMPARED, kept])
@@ -153,7 +231,7 @@ def oriented_rho(cells: pd.DataFrame, signal: str, kept: str) -> Statistic:
     Times -1 for a signal that rises with loss: positive where it goes the way that was fixed in advance.
     """
     rho = correlation_of(cells[signal].to_numpy(dtype=float), cells[kept].to_numpy(dtype=float), "Spearman")
-    return lambda weights: -RISES_WITH_LOSS[signal] * rho(weights)
+    return lambda weights: -DIRECTIONS[signal] * rho(weights)
 
 
 def _scopes(
@@ -189,6 +267,9 @@ def measures(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
         both = ColumnPair(first, second, x, y, cells.index.to_numpy(), "cell")
         for kind in KINDS:
             yield correlation("measures", Group(), both, kind, draws)
+    for first, second in pairs:
+        if first in PRIMARY and second in PRIMARY:
+            yield from over_runs("measures", Group(), runs, Estimand("Pearson", second, first, over="run"))
     if not pairs:
         yield Row(
             "measures", Group(), Estimand("correlation"), "cell", "0", "none", note="fewer than two measures"
@@ -197,8 +278,8 @@ def measures(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
 
 def _auc(runs: pd.DataFrame, about: Estimand, draws: Draws) -> Row:
     """AUC of the signal for retention below :data:`LOST_BELOW`, in the direction fixed in advance."""
-    kept, signal, moment = about.outcome, about.signal, about.moment
-    column = f"{moment}_{signal}" if moment else signal
+    kept, signal = about.outcome, about.signal
+    column = _column(about)
     lost = runs[kept].to_numpy() < LOST_BELOW
     row = Row(
         "predictors",
@@ -213,7 +294,7 @@ def _auc(runs: pd.DataFrame, about: Estimand, draws: Draws) -> Row:
         if lost.all() or not lost.any():
             raise UndeterminedError("all runs on one side of the threshold")
         values = runs[column].to_numpy(dtype=float)
-        fixed = RISES_WITH_LOSS.get(signal)
+        fixed = DIRECTIONS.get(signal)
         whole = np.ones((1, len(values)))
         if fixed is None:
             area = float(auc_of(values, lost)(whole)[0])

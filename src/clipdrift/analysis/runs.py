@@ -6,16 +6,15 @@ import numpy as np
 import pandas as pd
 
 from clipdrift.errors import ClipdriftError
-from clipdrift.outcomes.columns import columns_of
+from clipdrift.outcomes.columns import MAGNITUDE_OF, columns_of
 from clipdrift.outcomes.keys import Group
 from clipdrift.outcomes.places import Place, place_names
+from clipdrift.outcomes.statuses import DONE, status_of
 from clipdrift.runs.record import OPTIONS
 
 NEEDED = ("target", "method", "learning_rate")
 ARM = ("target", "backbone", "method", *OPTIONS)
 """Columns that tell arms apart: runs of one arm differ in learning rate and seed only."""
-UNFINISHED = ("diverged", "failed", "interrupted", "running", "planned")
-"""Values of ``status`` that leave a run out."""
 
 PRIMARY = (
     "entropy_drift", "erf95_drift", "gini_drift", "head_diversity_drift", "representation_drift",
@@ -32,10 +31,11 @@ class AnalyseError(ClipdriftError):
 def prepared(frame: pd.DataFrame) -> pd.DataFrame:
     """The finished runs in a fixed order, with what their table leaves out filled in.
 
-    Runs whose ``status`` is one of :data:`UNFINISHED` are left out and counted, by status, in
-    ``attrs["left_out"]``. Infinite values count as missing. Adds ``arm`` and ``cell`` where missing,
-    ``place`` (the target, and the backbone where there are several), ``variant`` (the method and the options
-    that vary, in words), ``log_rate`` (log10) and ``representation_drift`` (1 - cka) at every moment.
+    Runs that are not finished (:func:`clipdrift.outcomes.statuses.status_of`) are left out and counted, by
+    status, in ``attrs["left_out"]``; a table without ``status`` is one of finished runs. Infinite values
+    count as missing. Adds ``arm`` and ``cell`` where missing, ``place`` (the target, and the backbone where
+    there are several), ``changed`` (the options that tell a run apart), ``variant`` (the method and these, in
+    words), ``log_rate`` (log10), and at every moment ``representation_drift`` (1 - cka) and magnitudes.
 
     Raises:
         AnalyseError: a needed column is missing, a learning rate is no number, or a run stands twice.
@@ -51,11 +51,13 @@ def prepared(frame: pd.DataFrame) -> pd.DataFrame:
         runs["learning_rate"] = pd.to_numeric(runs["learning_rate"]).astype(float)
     except (TypeError, ValueError) as error:
         raise AnalyseError(f"column learning_rate: {error}") from None
-    for name, value in (("backbone", ""), ("seed", 0), ("status", "done")):
+    statuses = runs["status"] if "status" in runs else pd.Series(DONE, runs.index)
+    runs["status"] = statuses.astype(object).map(status_of)
+    for name, value in (("backbone", ""), ("seed", 0)):
         given = runs[name].astype(object) if name in runs else pd.Series(value, runs.index, dtype=object)
         runs[name] = given.where(given.notna(), value)
     runs["place"] = place_names(runs)
-    out = runs["status"].isin(UNFINISHED)
+    out = runs["status"] != DONE
     left_out = {str(k): int(v) for k, v in runs.loc[out, "status"].value_counts().sort_index().items()}
     runs = runs[~out].sort_values(
         ["target", "backbone", "method", "learning_rate", "seed", "run"], key=_sortable
@@ -69,8 +71,12 @@ def prepared(frame: pd.DataFrame) -> pd.DataFrame:
     new["changed"] = changes(runs)
     new["variant"] = pd.Series(map(_variant, runs["method"], new["changed"]), runs.index, dtype=object)
     new["log_rate"] = np.log10(runs["learning_rate"].where(runs["learning_rate"] > 0))
-    for name in [c for c in runs if c in ("cka", "epoch1_cka", "last_cka")]:
-        new[f"{name.removesuffix('cka')}representation_drift"] = 1 - pd.to_numeric(runs[name])
+    for moment in ("", "epoch1_", "last_"):
+        if f"{moment}cka" in runs:
+            new[f"{moment}representation_drift"] = 1 - pd.to_numeric(runs[f"{moment}cka"])
+        for name, signed in MAGNITUDE_OF.items():
+            if f"{moment}{signed}" in runs:
+                new[f"{moment}{name}"] = pd.to_numeric(runs[f"{moment}{signed}"]).abs()
     texts = [name for name in runs if isinstance(runs[name].dtype, pd.StringDtype)]
     runs[texts] = runs[texts].astype(object)  # Arrow's texts are slow to take apart, a thousand times
     runs = pd.concat([runs.drop(columns=[c for c in new if c in runs]), pd.DataFrame(new)], axis=1).copy()
@@ -132,12 +138,15 @@ def plain(runs: pd.DataFrame) -> pd.Series:
         runs: One row a run, with place and method; penalty and the options where known.
 
     Returns:
-        Booleans on the index of `runs`; of options equally common the first in order counts.
+        Booleans on the index of `runs`; finished runs alone decide what is common, where there are any. Of
+        options equally common the first in order counts.
     """
     place = ["place", "method"]
     arms = _joined(runs, [*place, *(name for name in OPTIONS if name in runs)])
     free = runs["penalty"].isna() if "penalty" in runs else pd.Series(True, index=runs.index)
-    counts = arms[free].groupby([*(runs[name] for name in place), arms], sort=False).size()
+    known = runs["status"] == DONE if "status" in runs else pd.Series(True, index=runs.index)
+    weights = pd.Series(np.where(known, 1.0, 1e-9), runs.index)  # others count where none is finished
+    counts = weights[free].groupby([*(runs[name] for name in place), arms], sort=False).sum()
     usual = counts.groupby(level=place, sort=False).idxmax()
     return free & arms.isin([arm for *_, arm in usual])
 
@@ -148,8 +157,9 @@ def signals(runs: pd.DataFrame) -> list[str]:
 
 
 def retentions(runs: pd.DataFrame) -> list[str]:
-    """Columns of retention without a moment, percent."""
-    return columns_of("retention", runs.select_dtypes("number").columns)
+    """Columns of retention without a moment, percent; without those that no run has."""
+    found = columns_of("retention", runs.select_dtypes("number").columns)
+    return [name for name in found if runs[name].notna().any()]
 
 
 def outcomes(runs: pd.DataFrame) -> list[str]:

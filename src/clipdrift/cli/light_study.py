@@ -16,7 +16,8 @@ from rich.text import Text
 from clipdrift.cli.light import print_table
 from clipdrift.config import ConfigError
 from clipdrift.figures.words import rate_text
-from clipdrift.outcomes.columns import columns_of, outcome
+from clipdrift.outcomes.chance import NOT_MEASURABLE, measurable
+from clipdrift.outcomes.columns import chance_p_of, columns_of, outcome
 from clipdrift.runs.layout import CONFIG, FAILURE, RECORD
 from clipdrift.runs.states import StateKind
 from clipdrift.runs.store import Store
@@ -153,7 +154,9 @@ def _number(cell: pd.Series, name: str) -> str:
         return f"{cell[name]:.0f}"
     mean, spread = cell[name], cell[f"{name}_sd"]
     if pd.isna(mean):
-        return ""
+        known = outcome(name)
+        measured = known.kind != "retention" or measurable(cell.get(chance_p_of(known.transfer)))
+        return "" if measured else NOT_MEASURABLE
     digits = 3 if name in ("cka", "embedding_drift") else 1
     sign = "+" if name.endswith("_drift") and name != "embedding_drift" else ""
     return f"{mean:{sign}.{digits}f}" + ("" if pd.isna(spread) else f" ±{spread:.{digits}f}")

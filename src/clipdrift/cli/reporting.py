@@ -84,6 +84,8 @@ def write_report(
     console = Console()
     with drawing(console) as progress:
         done = work(place, out, published=published, formats=formats, processes=processes, progress=progress)
+    for note in done.notes:
+        console.print(f"note: {note}", highlight=False, markup=False)
     for sentence in done.sentences:
         console.print(f"- {sentence}", highlight=False, markup=False)
     folder = done.page.parent

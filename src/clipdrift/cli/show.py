@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipdrift.figures.words import rate_text
+from clipdrift.outcomes.chance import NOT_MEASURABLE, above_chance, correct_of
 from clipdrift.runs.record import Point, Record, Values
 
 console = Console()
@@ -170,12 +171,15 @@ def _rows(record: Record) -> list[tuple[str, list[str]]]:
     for name in ("cka", "embedding_drift", "weight_drift"):
         rows.append((name, [_number(p.measures[name].mean) for p in points]))
     for name, before in record.backbone.zero_shot.items():
-        cells = []
+        cells, facts = [], record.transfer[name]
+        images = facts.images["test"].count
+        above = above_chance(correct_of(before, images), images, len(facts.classes))
         for point in points:
             now = point.transfer[name]
             kept = "" if now.retention is None else f"  keeps {now.retention:.1f} %"
+            kept = kept if above else f"  {NOT_MEASURABLE}"
             cells.append(f"{now.accuracy:.1f} %{kept}")
-        chance = 100 / len(record.transfer[name].classes)
+        chance = 100 / len(facts.classes)
         rows.append((f"zero-shot {name} (before {before:.1f} %, chance {chance:.1f} %)", cells))
     return rows
 

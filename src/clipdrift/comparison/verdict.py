@@ -8,6 +8,7 @@ of the comparison.
 from __future__ import annotations
 
 from clipdrift.comparison import Compared, Comparison
+from clipdrift.outcomes.chance import above_chance, correct_of
 
 _WORDS = ((0.995, "hardly moved"), (0.95, "moved a little"), (0.8, "moved clearly"), (-1.0, "moved far"))
 """By debiased CKA, mean over blocks. Names for a reader, not thresholds that were tested."""
@@ -75,7 +76,9 @@ def _transfer(found: Comparison) -> list[str]:
     for name, row in found.transfer.items():
         kept = "" if row.retention is None else f", {row.retention:.1f} % of it kept"
         doubt = (
-            "; BASE is not above chance here, so this says nothing" if row.before < 1.5 * row.chance else ""
+            ""
+            if above_chance(correct_of(row.before, row.images), row.images, row.classes)
+            else "; BASE is not above chance here, so this says nothing"
         )
         lines.append(
             f"Zero-shot on {name}: {row.before:.1f} % before, {row.after:.1f} % after{kept} (chance "

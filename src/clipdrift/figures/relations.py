@@ -70,7 +70,7 @@ def scatter(axis: Axes, runs: pd.DataFrame, x: str, y: str, found: Sequence[floa
 
 def measures(tables: StudySource, canvas: Canvas) -> Figure:
     """Correlation of every two measures over cells: Pearson below the diagonal, Spearman above."""
-    rows = tables.rows("measures").dropna(subset=["value"])
+    rows = select(tables.rows("measures").dropna(subset=["value"]), over="")
     keys = rows[["quantity", "signal", "outcome"]].itertuples(index=False, name=None)
     found = {key: float(value) for key, value in zip(keys, rows["value"], strict=True)}
     pairs = [(first, second) for kind, first, second in found if kind == "Pearson"]

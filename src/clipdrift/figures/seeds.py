@@ -144,7 +144,8 @@ def band_text(runs: pd.DataFrame) -> str:
 def lost_text(ends: Mapping[str, int], runs: pd.DataFrame, crosses: bool = False) -> str:
     """What is not shown: runs that diverged (unless crosses mark them), failed or are still to come."""
     diverged = int((runs["status"] == "diverged").sum())
-    kinds = ("failed", "running", "interrupted", "planned")
+    ours = ("failed", "running", "interrupted", "planned")
+    kinds = [*ours, *(kind for kind in ends if kind not in ("done", "diverged", *ours))]
     away = [f"{diverged} diverged"] if diverged and not crosses else []
     away += [f"{ends[kind]} {kind}" for kind in kinds if ends.get(kind)]
     said = f"Crosses: {diverged} diverged." if diverged and crosses else ""

@@ -6,6 +6,8 @@ from scipy.special import bdtrc
 
 LEVEL = 0.05
 """Of the p-value below which an accuracy counts as above chance."""
+NOT_MEASURABLE = "not measurable"
+"""In place of a retention where the backbone is not above chance."""
 
 
 def chance_p(correct: int, images: int, classes: int) -> float:
@@ -22,6 +24,11 @@ def chance_p(correct: int, images: int, classes: int) -> float:
 def above_chance(correct: int, images: int, classes: int) -> bool:
     """Whether `correct` of `images` right is more than guessing among `classes` gives (:func:`chance_p`)."""
     return chance_p(correct, images, classes) < LEVEL
+
+
+def measurable(p: float | None) -> bool:
+    """Whether retention says something, by :func:`chance_p` of the backbone; an unknown p does not object."""
+    return p is None or not p >= LEVEL  # nan compares as false
 
 
 def correct_of(accuracy: float, images: int) -> int:

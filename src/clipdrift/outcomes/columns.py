@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-Kind = Literal["accuracy", "zero-shot", "retention", "drift", "other"]
+Kind = Literal["accuracy", "zero-shot", "retention", "drift", "magnitude", "other"]
 Moment = Literal["", "epoch1", "best", "last", "backbone"]
 """When a number was read; without one, at the epoch chosen on validation."""
 
@@ -30,7 +30,19 @@ MAGNITUDES = {
 """The same for sizes of drifts without their sign, and for the last block alone. Declared later than
 :data:`RISES_WITH_LOSS`, so their tests are a family of their own."""
 
+MAGNITUDE_OF = {
+    "entropy_magnitude": "entropy_drift", "erf95_magnitude": "erf95_drift", "gini_magnitude": "gini_drift",
+    "entropy_magnitude_of_last_block": "entropy_drift_of_last_block",
+}  # fmt: skip
+"""Magnitude -> the column whose absolute value it is."""
+DIRECTIONS = RISES_WITH_LOSS | MAGNITUDES
+"""Of all signals whose direction was fixed beforehand."""
+
 _ACCURACIES = ("accuracy", "validation_accuracy", "train_accuracy")
+_UNITLESS = (
+    "representation_drift", "embedding_drift", "weight_drift", "zero_shot_agreement", "zero_shot_kl",
+    "cka_of_last_block",
+)  # fmt: skip
 _PREFIXES: tuple[tuple[str, Moment], ...] = (
     ("epoch1_", "epoch1"), ("best_", "best"), ("last_", "last"), ("backbone_", "backbone"),
 )  # fmt: skip
@@ -70,12 +82,10 @@ def outcome(column: str) -> Outcome:
             return Outcome(plain.name, plain.kind, moment, plain.transfer, plain.unit, plain.direction)
     if column in _ACCURACIES:
         return Outcome(column, "accuracy", unit="%", direction=1)
-    known = RISES_WITH_LOSS | MAGNITUDES
-    if column in known:
-        bounded = {"representation_drift", "embedding_drift", "weight_drift", "cka_of_last_block"}
-        plain_unit = column in bounded or column.startswith("zero_shot_")
-        kind: Kind = "drift" if column in RISES_WITH_LOSS else "other"
-        return Outcome(column, kind, unit="" if plain_unit else "%", direction=-known[column])
+    if column in DIRECTIONS:
+        kind: Kind = "drift" if column in RISES_WITH_LOSS else "magnitude"
+        unit = "" if column in _UNITLESS else "%"
+        return Outcome(column, kind, unit=unit, direction=-DIRECTIONS[column])
     for start, kind in (("retention_", "retention"), ("zero_shot_", "zero-shot")):
         if column.startswith(start) and len(column) > len(start):
             return Outcome(column, kind, transfer=column[len(start) :], unit="%", direction=1)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from clipdrift.outcomes.columns import outcome
+
 BACKBONE = "openai/clip-vit-base-patch32"
 EPOCHS = {"eurosat": 20, "pets": 30}
 TRAIN_IMAGES = {"eurosat": 21_600, "pets": 3_680}
@@ -46,6 +48,11 @@ class Quantity:
     columns: tuple[str, ...]
     defects: tuple[int, ...] = ()
     scale: float = 1.0
+
+    @property
+    def zero_shot(self) -> bool:
+        """Whether it is accuracy on a transfer set."""
+        return any(outcome(column).kind == "zero-shot" for column in self.columns)
 
 
 def _drift(measure: str, ours: str, *defects: int) -> Quantity:
@@ -113,7 +120,7 @@ class Published:
     @property
     def defects(self) -> tuple[int, ...]:
         """Keys of :data:`DEFECTS` that apply."""
-        corrected = self.method == "lora" and self.quantity.words.startswith("zero-shot")
+        corrected = self.method == "lora" and self.quantity.zero_shot
         return tuple(sorted({*self.quantity.defects, *((2,) if corrected else ())}))
 
 

@@ -39,6 +39,7 @@ class Report:
         tables, figures: files beside it.
         sentences: the summary in words.
         undrawn: figure -> why it was not drawn.
+        notes: how a table made elsewhere was read.
     """
 
     page: Path
@@ -46,6 +47,7 @@ class Report:
     figures: tuple[Path, ...]
     sentences: tuple[str, ...]
     undrawn: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def report(
@@ -82,7 +84,7 @@ def report(
     progress("statistics", 0, steps)
     with figures_of(tables, Path(place), root / "figures", formats, processes) as figures:
         printed = [cells_table(tables), runs_table(tables)]
-        tests = {table.name.removeprefix("tests_"): table for table in questions_tables(tables)}
+        tests = questions_tables(tables)
         beside = published_table(tables) if published else None
         sentences = summary(tables, tests)
         progress("tables", 1, steps)
@@ -111,7 +113,8 @@ def report(
     write_study_page(page, root / PAGE)
     progress("done", steps, steps)
     undrawn = {name: found.reason for name, found in shown.items() if found.file is None}
-    return Report(root / PAGE, tuple(files), tuple(drawn), tuple(s.text for s in sentences), undrawn)
+    texts = tuple(sentence.text for sentence in sentences)
+    return Report(root / PAGE, tuple(files), tuple(drawn), texts, undrawn, tables.notes)
 
 
 def _default(place: Path) -> Path:
@@ -179,6 +182,7 @@ def _notes(tables: Tables, published: bool) -> list[str]:
         )
     if tables.folder is None:
         notes.append("These runs were made elsewhere: their table alone was read, no records.")
+        notes += [f"In this table {note}." for note in tables.notes]
     protocols = set(runs["protocol"].dropna()) if "protocol" in runs else set()
     if "published" in protocols:
         notes.append(

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from clipdrift.figures.words import rate_text
+from clipdrift.outcomes.chance import NOT_MEASURABLE, measurable
 from clipdrift.pages.cells import PageCell, drift_text, number, percent_text
 from clipdrift.runs.files import write_text
 
@@ -66,6 +67,7 @@ class Column:
         text: how a value is printed.
         spread: the column that holds its standard deviation, printed after ``±``.
         left: whether it is set to the left, as words are.
+        chance: the column with the p-value that the backbone is above chance, of a retention.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Column:
     text: Callable[[Any], str] = number
     spread: str | None = None
     left: bool = False
+    chance: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +103,10 @@ class Printed:
     def cell(self, row: Mapping[str, Any], column: Column) -> PageCell | None:
         """One value as the page prints it; None where there is none."""
         value = row.get(column.name)
-        if _missing(value):
-            return None
         place = f"{self.place(row)}/{column.name}"
+        if _missing(value):
+            p = row.get(column.chance or "")
+            return None if measurable(p) else PageCell(NOT_MEASURABLE, place, math.nan)
         return PageCell(column.text(value), place, value if isinstance(value, int | float) else math.nan)
 
     def spread(self, row: Mapping[str, Any], column: Column) -> PageCell | None:

@@ -13,8 +13,10 @@ from typing import Any
 import pandas as pd
 
 from clipdrift.analysis.runs import PRIMARY, accuracy, retentions
-from clipdrift.outcomes.columns import outcome
+from clipdrift.outcomes.chance import measurable
+from clipdrift.outcomes.columns import chance_p_of, columns_of, outcome
 from clipdrift.outcomes.keys import Matching, key_of
+from clipdrift.outcomes.statuses import DONE
 from clipdrift.pages.cells import percent_text
 from clipdrift.reporting.printed import Printed, p_value
 from clipdrift.reporting.sentences import (
@@ -38,7 +40,7 @@ def summary(tables: Tables, rows: PrintedTables) -> list[Sentence]:
     Args:
         rows: of :func:`clipdrift.reporting.tables.questions_tables`, by question.
     """
-    found = [_ends(tables)]
+    found = [_ends(tables), *_unmeasurable(tables)]
     for question, heading, ask in (
         ("methods", "Methods", lambda printed: _contrasts(tables, printed)),
         ("rate", "Learning rate and drift", lambda printed: _rates(tables, printed)),
@@ -61,6 +63,26 @@ def _ends(tables: Tables) -> Sentence:
         words = f"All {done} runs are finished" if done > 1 else "The only run is finished"
     left = "; statements below are about those that finished" if rest else ""
     return Sentence((f"{words}{f' ({rest}){left}' if rest else ''}.",))
+
+
+def _unmeasurable(tables: Tables) -> Iterator[Sentence]:
+    """On which transfer sets the backbone is not above chance, and in how many runs."""
+    runs = tables.runs[tables.runs["status"] == DONE]
+    for column in columns_of("zero-shot", runs):
+        transfer = outcome(column).transfer
+        if (p := chance_p_of(transfer)) not in runs:
+            continue
+        left = runs[~runs[p].map(measurable)]
+        if len(left):
+            before = sorted(set(left[f"backbone_{column}"].round(1)))
+            said = f"{before[0]:.1f}" if len(before) == 1 else f"{before[0]:.1f} to {before[-1]:.1f}"
+            yield Sentence(
+                (
+                    f"What is kept of {transfer} is not measurable in {len(left)} of {len(runs)} runs: the "
+                    f"backbone's zero-shot accuracy there, {said} %, is not above chance (exact binomial "
+                    "test). The statistics leave it out.",
+                )
+            )
 
 
 def _plain(tables: Tables) -> list[tuple[str, list[str]]]:

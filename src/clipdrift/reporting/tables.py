@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 
 import pandas as pd
 
 from clipdrift.analysis.rows import COLUMNS
-from clipdrift.outcomes.columns import Kind, columns_of, outcome
+from clipdrift.outcomes.chance import measurable
+from clipdrift.outcomes.columns import Kind, chance_p_of, columns_of, outcome
 from clipdrift.pages.cells import number, percent_text
 from clipdrift.reporting.printed import (
     KEY,
@@ -51,8 +52,11 @@ def numbers(frame: pd.DataFrame) -> list[Column]:
             continue
         names = columns_of(kind, frame) if (kind := _KINDS.get(name)) else [name]
         for column in names:
-            if column in frame and frame[column].notna().any():
-                found.append(Column(column, head.format(outcome(column).transfer), text))
+            known = outcome(column)
+            chance = chance_p_of(known.transfer) if known.kind == "retention" else None
+            unmeasured = chance in frame and not frame[chance].map(measurable).all()
+            if column in frame and (frame[column].notna().any() or unmeasured):
+                found.append(Column(column, head.format(known.transfer), text, chance=chance))
     return found
 
 
@@ -96,9 +100,11 @@ def cells_table(tables: Tables) -> Printed:
     for name in names:
         frame[name] = means[name].to_numpy()
         frame[f"{name}_sd"] = spreads[name].to_numpy()
+    for chance in {column.chance for column in shown} & set(runs):
+        frame[chance] = groups[chance].first().reindex(order).to_numpy()
     frame.insert(0, KEY, [f"{p}; {v}; {r:g}" for p, v, r in frame[what].itertuples(index=False)])
     columns = [*_what(runs), Column("done", "n", count)]
-    columns += [Column(c.name, c.head, c.text, spread=f"{c.name}_sd") for c in shown]
+    columns += [replace(column, spread=f"{column.name}_sd") for column in shown]
     return Printed(
         "cells",
         "Cells",
@@ -108,8 +114,9 @@ def cells_table(tables: Tables) -> Printed:
     )
 
 
-def questions_tables(tables: Tables) -> Iterator[Printed]:
-    """For each question one row per test."""
+def questions_tables(tables: Tables) -> dict[str, Printed]:
+    """For each question its table, one row per test."""
+    found = {}
     asked = (
         list(tables.manifest.questions) if tables.manifest and tables.manifest.questions else list(QUESTIONS)
     )
@@ -130,7 +137,10 @@ def questions_tables(tables: Tables) -> Iterator[Printed]:
             for name, (head, text) in heads.items()
             if name in COLUMNS and _any(frame[name])
         ]
-        yield Printed(f"tests_{question}", QUESTIONS[question], _note(question), frame, tuple(columns))
+        found[question] = Printed(
+            f"tests_{question}", QUESTIONS[question], _note(question), frame, tuple(columns)
+        )
+    return found
 
 
 def _any(column: pd.Series) -> bool:

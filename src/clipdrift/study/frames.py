@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 from pydantic_core import from_json
 
-from clipdrift.outcomes.columns import retention_of, zero_shot_of
+from clipdrift.outcomes.chance import chance_p, correct_of, measurable
+from clipdrift.outcomes.columns import chance_p_of, outcome, retention_of, zero_shot_of
 from clipdrift.runs.layout import RECORD
 from clipdrift.runs.record import OPTIONS, SCHEMA_VERSION, DamagedRecordError, RecordError
 from clipdrift.runs.states import foreign_record
@@ -76,12 +77,16 @@ def runs_frame(records: Iterable[RecordDict], labels: Mapping[str, str] | None =
 
     Columns: ``run``, ``label``, ``status``, ``target``, ``backbone``, ``method``, ``learning_rate``, ``seed``
     and the options that tell runs apart; then ``accuracy`` (test, percent), ``validation_accuracy``, for each
-    measure its value (``entropy``), where it has one its drift in percent (``entropy_drift``), and
-    ``zero_shot_<set>`` and ``retention_<set>`` (percent). Columns without a prefix are of the epoch chosen on
+    measure its value (``entropy``), where it has one its drift in percent (``entropy_drift``), of entropy and
+    CKA that of the last block (``entropy_drift_of_last_block``, ``cka_of_last_block``), and
+    ``zero_shot_<set>`` and ``retention_<set>`` (percent; None where the backbone is not above chance, whose
+    p-value is ``backbone_chance_p_<set>``). Columns without a prefix are of the epoch chosen on
     validation, those with ``last_`` of the last epoch, with ``epoch1_`` of the first.
     """
     names = labels or {}
-    return pd.DataFrame([_run_row(record, names.get(record["key"], "")) for record in records])
+    frame = pd.DataFrame([_run_row(record, names.get(record["key"], "")) for record in records])
+    kept = [column for column in frame if outcome(str(column)).kind == "retention"]
+    return frame.astype(dict.fromkeys(kept, float)).copy()  # numbers also where none is measurable; one block
 
 
 def _run_row(record: RecordDict, label: str) -> RowDict:
@@ -115,12 +120,14 @@ def _run_row(record: RecordDict, label: str) -> RowDict:
     }
     row |= {f"backbone_{name}": values["mean"] for name, values in record["backbone"]["measures"].items()}
     row |= {f"backbone_{zero_shot_of(name)}": v for name, v in record["backbone"]["zero_shot"].items()}
+    chances = _chances(record)
+    row |= {chance_p_of(name): p for name, p in chances.items()}
     for prefix, moment in TIMES.items():
         if record.get(moment) is not None:
-            row |= _point(record[moment], prefix)
+            row |= _point(record[moment], prefix, chances)
     first = next((p for p in record["history"] if p["epoch"] == 1 and p["ends_epoch"]), None)
     if first is not None:
-        row |= _point(first, "epoch1_")
+        row |= _point(first, "epoch1_", chances)
     return row
 
 
@@ -156,7 +163,18 @@ def varied(cells: pd.DataFrame) -> list[str]:
     return [c for c in columns if c == "method" or by_method[c].nunique(dropna=False).max() > 1]
 
 
-def _point(point: Mapping[str, Any], prefix: str) -> RowDict:
+def _chances(record: RecordDict) -> dict[str, float]:
+    """For each transfer set the p-value that the backbone's zero-shot accuracy is above chance."""
+    found = {}
+    for name, accuracy in record["backbone"]["zero_shot"].items():
+        facts = record.get("transfer", {}).get(name)
+        if facts is not None and "test" in facts["images"]:
+            images = facts["images"]["test"]["count"]
+            found[name] = chance_p(correct_of(accuracy, images), images, len(facts["classes"]))
+    return found
+
+
+def _point(point: Mapping[str, Any], prefix: str, chances: Mapping[str, float]) -> RowDict:
     row: RowDict = {
         "epoch": point["epoch"],
         "train_loss": point["train_loss"],
@@ -169,9 +187,13 @@ def _point(point: Mapping[str, Any], prefix: str) -> RowDict:
         row[name] = values["mean"]
         if values["drift"] is not None:
             row[f"{name}_drift"] = values["drift"]
+        if name == "entropy" and values["drift_blocks"]:
+            row["entropy_drift_of_last_block"] = values["drift_blocks"][-1]
+        if name == "cka" and values["blocks"]:
+            row["cka_of_last_block"] = values["blocks"][-1]
     for name, transfer in point["transfer"].items():
         row[zero_shot_of(name)] = transfer["accuracy"]
-        row[retention_of(name)] = transfer["retention"]
+        row[retention_of(name)] = transfer["retention"] if measurable(chances.get(name)) else None
     return {f"{prefix}{name}": value for name, value in row.items()}
 
 
@@ -195,8 +217,9 @@ def history_frame(records: Iterable[RecordDict]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"run": record["key"], "step": point["step"], "ends_epoch": point["ends_epoch"]}
-            | _point(point, "")
+            | _point(point, "", chances)
             for record in records
+            for chances in (_chances(record),)
             for point in record["history"]
         ]
     )

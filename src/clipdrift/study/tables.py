@@ -8,17 +8,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from clipdrift.analysis import questions as analysis
-from clipdrift.analysis.runs import NEEDED, plain, prepared
+from clipdrift.analysis.elsewhere import read_runs
+from clipdrift.analysis.runs import AnalyseError, plain, prepared
 from clipdrift.errors import ClipdriftError
-from clipdrift.outcomes.columns import outcome, retention_of
+from clipdrift.outcomes.chance import measurable
+from clipdrift.outcomes.columns import chance_p_of, columns_of, outcome, retention_of
 from clipdrift.outcomes.places import place_names
+from clipdrift.outcomes.statuses import DONE
 from clipdrift.repair import Repaired
 from clipdrift.repair.result import FILE, read_repaired
 from clipdrift.runs.layout import CONFIG, MAPS
 from clipdrift.runs.maps import Maps, read_maps
+from clipdrift.runs.record import OPTIONS
 from clipdrift.runs.states import read_state
 from clipdrift.study.folder import MANIFEST, Manifest, read_manifest
 from clipdrift.study.frames import (
@@ -50,6 +55,7 @@ class Tables:
         folder: where the runs are; None for a table made elsewhere.
         manifest: the study's plan, where there is one.
         problems: records that could not be read, one line each.
+        notes: how a table made elsewhere was read, one line each.
     """
 
     def __init__(
@@ -58,9 +64,11 @@ class Tables:
         folder: Path | None = None,
         manifest: Manifest | None = None,
         problems: Iterable[str] = (),
+        notes: Iterable[str] = (),
     ) -> None:
         self._frame = frame
-        self.folder, self.manifest, self.problems = folder, manifest, tuple(problems)
+        self.folder, self.manifest = folder, manifest
+        self.problems, self.notes = tuple(problems), tuple(notes)
         self._of_measure: dict[str, pd.DataFrame] = {}
         self._answers: dict[str, pd.DataFrame] = {}
 
@@ -85,25 +93,16 @@ class Tables:
         """A table of runs made elsewhere, with those columns of ``runs_frame`` that it has.
 
         Raises:
-            ResultsError: cannot be read, or lacks ``target``, ``method`` or ``learning_rate``; words where
-                numbers belong, a learning rate that is not above 0.
+            ResultsError: cannot be read, or lacks ``target``, ``method`` or ``learning_rate``; what
+                :func:`clipdrift.analysis.elsewhere.read_runs` refuses.
         """
         try:
-            frame = pd.read_csv(path)
-        except (OSError, ValueError) as error:
-            raise ResultsError(f"{path}: no table of runs ({error})") from None
-        for name in NEEDED:
-            if name not in frame:
-                raise ResultsError(f"{path}: no column {name}; a table of runs has {', '.join(NEEDED)}")
-        if frame.empty:
-            raise ResultsError(f"{path}: no run in this table")
-        _only_numbers(path, frame)
-        for name, value in (("backbone", ""), ("seed", 0), ("status", "done")):
-            if name not in frame:
-                frame[name] = value
+            frame, notes = read_runs(path)
+        except AnalyseError as error:
+            raise ResultsError(str(error)) from None
         named = "run" in frame
         frame["run"] = frame["run"].map(str) if named else [f"run {i}" for i in range(1, len(frame) + 1)]
-        return cls(frame)
+        return cls(frame, notes=notes)
 
     @classmethod
     def open(cls, place: str | Path) -> Tables:
@@ -125,7 +124,7 @@ class Tables:
     def keep(self, runs: Iterable[str]) -> Tables:
         """The tables of some runs, by their names; what else there is is not looked at."""
         kept = self._frame[self._frame["run"].isin(set(runs))]
-        return Tables(kept.reset_index(drop=True), self.folder, self.manifest, self.problems)
+        return Tables(kept.reset_index(drop=True), self.folder, self.manifest, self.problems, self.notes)
 
     @cached_property
     def prepared(self) -> pd.DataFrame:
@@ -134,13 +133,17 @@ class Tables:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """One row per finished run: the columns of :func:`clipdrift.study.frames.runs_frame` and
+        """One row per run: the columns of :func:`clipdrift.study.frames.runs_frame`, and of a table made elsewhere
+        no results of runs that are not finished; with
 
         - ``place``: the target, and the backbone where there are several;
         - ``variant``: the method and the options that vary, as analysis names it;
         - ``plain``: no penalty, and the options that most of the method's runs have in this place.
         """
         runs = self._frame.copy()
+        if self.folder is None:  # ours have no results to blank
+            results = set(runs.select_dtypes("number").columns) - {"learning_rate", "seed", *OPTIONS}
+            runs.loc[runs["status"] != DONE, sorted(results)] = np.nan
         runs["place"] = place_names(runs)
         named = self.prepared.set_index("run")["variant"]
         runs["variant"] = runs["run"].map(named).fillna(runs["method"])
@@ -189,6 +192,10 @@ class Tables:
                 if (self.folder / str(run) / PATH / FILE).is_file():
                     found.append(_path(str(run), read_repaired(self.folder / str(run) / PATH)))
         whole = pd.concat([part for part in found if len(part)] or found[:1], ignore_index=True)
+        for column in columns_of("retention", whole):
+            if (p := chance_p_of(outcome(column).transfer)) in self._frame:
+                known = whole["run"].map(self._frame.set_index("run")[p])
+                whole.loc[~known.map(measurable), column] = np.nan
         return whole[whole["run"].isin(self._frame["run"])].reset_index(drop=True)
 
     @cached_property
@@ -250,25 +257,6 @@ class Tables:
         if self.folder is None:
             return iter(())
         return records_in(self.folder, list(self._frame["run"]))
-
-
-def _is_number(column: str) -> bool:
-    """Whether a column of this name holds numbers, whoever made the table."""
-    known = outcome(column)
-    return known.kind != "other" or column == "learning_rate" or known.name == "cka"
-
-
-def _only_numbers(path: str | Path, frame: pd.DataFrame) -> None:
-    """Refuse words in columns of numbers, and rates that have no logarithm; lines count as in an editor."""
-    for name in filter(_is_number, map(str, frame)):
-        numbers = pd.to_numeric(frame[name], errors="coerce")
-        wrong = numbers.isna() & frame[name].notna()
-        if name == "learning_rate":
-            wrong |= ~(numbers > 0)
-        if wrong.any():
-            row = int(wrong.to_numpy().argmax())
-            what = "no learning rate above 0" if name == "learning_rate" else "no number"
-            raise ResultsError(f"{path}, line {row + 2}, column {name}: {frame[name].iloc[row]} is {what}")
 
 
 def _path(run: str, walked: Repaired) -> pd.DataFrame:
