@@ -54,6 +54,7 @@ def generated_study(
     rates: Sequence[float] = RATES,
     seeds: Sequence[int] = SEEDS,
     transfer: Sequence[str] = ("cifar100",),
+    models: Sequence[str] = ("openai/clip-vit-base-patch32",),
     extras: bool = False,
     diverged: int = 0,
     failed: int = 0,
@@ -82,7 +83,7 @@ def generated_study(
         "questions": list(QUESTIONS),
         "seeds": list(seeds),
         "base": {
-            "model": "openai/clip-vit-base-patch32",
+            "model": models[0],
             "data": {"transfer": list(transfer)},
             "optim": {"epochs": epochs},
             "evaluation": {"per_epoch": per_epoch},
@@ -93,6 +94,8 @@ def generated_study(
             "method": list(methods),
         },
     }
+    if len(models) > 1:
+        plan["axes"]["model"] = list(models)
     if extras:
         plan["cells"] = [{"seeds": list(seeds[:3])} | cell for cell in _extra_cells(targets[0], methods)]
     study = study_of(plan)

@@ -100,7 +100,7 @@ def cells_table(tables: Tables) -> Printed:
     for name in names:
         frame[name] = means[name].to_numpy()
         frame[f"{name}_sd"] = spreads[name].to_numpy()
-    for chance in {column.chance for column in shown} & set(runs):
+    for chance in [column.chance for column in shown if column.chance in runs]:
         frame[chance] = groups[chance].first().reindex(order).to_numpy()
     frame.insert(0, KEY, [f"{p}; {v}; {r:g}" for p, v, r in frame[what].itertuples(index=False)])
     columns = [*_what(runs), Column("done", "n", count)]
