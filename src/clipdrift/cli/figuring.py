@@ -60,6 +60,8 @@ def figure(
     tables = Tables.open(place)
     for problem in tables.problems:
         typer.echo(f"left out: {problem}", err=True)
+    for said in tables.notes:
+        typer.echo(f"note: {said}", err=True)
     if target is not None:
         tables = tables.only(target)
     if name != "all":

@@ -51,6 +51,8 @@ def replicate(
     tables = Tables.open(place)
     for problem in tables.problems:
         typer.echo(f"left out: {problem}", err=True)
+    for note in tables.notes:
+        typer.echo(f"note: {note}", err=True)
     console = Console()
     with console.status("the study is analysed"):
         found = work(tables, land_use, fine)
