@@ -50,7 +50,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reported(before: Path) -> Path:
     """A report's tables; its figures would take seconds and are tested elsewhere."""
     tables, folder = Tables.open(before / "study"), before / "report"
-    for printed in (cells_table(tables), runs_table(tables), *questions_tables(tables)):
+    for printed in (cells_table(tables), runs_table(tables), *questions_tables(tables).values()):
         printed.write(folder)
     blocks_table(tables).to_csv(folder / "blocks.csv", index=False)
     return folder
