@@ -136,7 +136,11 @@ def extensions(group: Group, taken: frozenset[str] = frozenset()) -> Found:
 def _read_otherwise(name: str) -> bool:
     """Whether tables would take it for something else, as ``last_...`` or ``..._drift``."""
     prefixes = ("last_", "best_", "epoch1_", "backbone_", "retention_", "zero_shot_")
-    return not name.isidentifier() or name.startswith(prefixes) or name.endswith(("_drift", "_sd"))
+    return (
+        not name.isidentifier()
+        or name.startswith(prefixes)
+        or name.endswith(("_drift", "_sd", "_magnitude", "_of_last_block"))
+    )
 
 
 def _distribution(point: EntryPoint) -> str:

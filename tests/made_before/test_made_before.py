@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from clipdrift.analysis.runs import prepared
 from clipdrift.comparison import read_comparison
 from clipdrift.config import RunConfig
 from clipdrift.repair import read_repaired
@@ -20,7 +21,7 @@ from clipdrift.reporting.courses import blocks_table
 from clipdrift.reporting.tables import cells_table, questions_tables, runs_table
 from clipdrift.runs.record import read_record
 from clipdrift.runs.states import read_state
-from clipdrift.study.frames import records_in
+from clipdrift.study.frames import records_in, runs_frame
 from clipdrift.study.tables import Tables
 from clipdrift.training.runner import run
 
@@ -116,3 +117,23 @@ def test_comparisons_and_repairs_give_the_same_tables(before: Path) -> None:
     ):
         text = made.to_csv(index=False)
         assert text == table.read_text()
+
+
+def test_options_without_a_column_tell_arms_apart(before: Path) -> None:
+    """LoRA at two values of alpha, or a penalty on other blocks, is not one arm."""
+    usual, *_ = (dict(record) for record in records_in(before / "study"))
+    changed = []
+    for number, change in enumerate(
+        (
+            {"method": usual["config"]["method"] | {"alpha": 4.0}},
+            {"penalty": [{"name": "apr", "weight": 0.1, "blocks": [1, 2]}]},
+            {"penalty": [{"name": "apr", "weight": 0.1}, {"name": "l2_sp", "weight": 0.5}]},
+            {"method": {"name": "of_elsewhere", "size": 3}},
+        )
+    ):
+        changed.append(usual | {"key": f"k{number}", "config": usual["config"] | change})
+    frame = runs_frame([usual, *changed])
+    assert frame["other_options"].fillna("").tolist() == [
+        "", "alpha=4.0", "apr.blocks=[1, 2]", "l2_sp.weight=0.5", "size=3",
+    ]  # fmt: skip
+    assert prepared(frame)["arm"].nunique() == len(frame)

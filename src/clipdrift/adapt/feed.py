@@ -19,6 +19,7 @@ from torch import Tensor
 
 from clipdrift.adapt.adapted import Adapted
 from clipdrift.data.deck import Deck
+from clipdrift.model.modes import in_eval_mode
 from clipdrift.model.towers import tower_of
 from clipdrift.model.trace import Traced, trace
 
@@ -114,9 +115,7 @@ def _keep(
     size = tower.images_per_pass(None)
     sides = 2 if flip else 1
     store: NDArray[np.float32] | None = None
-    was_training = [module for module in tower.model.modules() if module.training]
-    tower.model.eval()
-    try:
+    with in_eval_mode(tower.model):
         for side in range(sides):
             for begin in range(0, len(deck), size):
                 picked = np.arange(begin, min(begin + size, len(deck)))
@@ -128,9 +127,6 @@ def _keep(
                 store[side, picked] = found
                 if progress:
                     progress(side * len(deck) + int(picked[-1]) + 1, sides * len(deck))
-    finally:
-        for module in was_training:
-            module.training = True
     return Kept(store, start)
 
 

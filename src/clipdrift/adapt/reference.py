@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from clipdrift.adapt.adapted import Adapted
 from clipdrift.data.deck import Deck
+from clipdrift.model.modes import in_eval_mode
 from clipdrift.model.towers import tower_of
 from clipdrift.model.trace import trace
 
@@ -139,11 +140,5 @@ class Reference:
             yield self._copy
             return
         model = self.adapted.clip.model
-        training = [module for module in model.modules() if module.training]
-        model.eval()
-        try:
-            with self.adapted.peft.disable_adapter():
-                yield model
-        finally:
-            for module in training:
-                module.training = True
+        with in_eval_mode(model), self.adapted.peft.disable_adapter():
+            yield model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from clipdrift.listing import MEASURES
+from clipdrift.listing import MEASURE_EXTENSIONS, MEASURES
 from clipdrift.outcomes.columns import outcome
 
 _SHORT = {
@@ -73,7 +73,12 @@ def label(column: str, blocks: bool = False) -> str:
     if known.kind == "drift" and not blocks:
         return f"{short(column)} drift, %"
     unit = MEASURES[column].unit if column in MEASURES else ""
-    return f"{short(column)}, {unit}" if unit else f"{short(column)} (0 to 1)"
+    if unit:
+        return f"{short(column)}, {unit}"
+    if column in MEASURE_EXTENSIONS.usable:
+        span = MEASURES[column].range
+        return f"{short(column)} ({span})" if span else short(column)
+    return f"{short(column)} (0 to 1)"
 
 
 def rate_text(rate: float) -> str:

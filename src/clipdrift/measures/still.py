@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from clipdrift.model.modes import in_eval_mode
+
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -23,7 +25,6 @@ def still(model: nn.Module) -> Iterator[None]:
     training stays so. TF32 and reduced float32 matrix products are off, an outer autocast is suspended, and
     the random generators are those of before.
     """
-    training = [module for module in model.modules() if module.training]
     place = next(model.parameters()).device
     devices = [place] if place.type == "cuda" else []
     with ExitStack() as stack:
@@ -31,12 +32,8 @@ def still(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.autocast(place.type, enabled=False))
         stack.enter_context(_true_float32())
-        try:
-            model.eval()
-            yield
-        finally:
-            for module in training:
-                module.training = True
+        stack.enter_context(in_eval_mode(model))
+        yield
 
 
 _EXACT = {

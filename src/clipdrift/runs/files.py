@@ -84,11 +84,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 def replace_folder(place: Path, made: Path) -> None:
-    """Move a complete folder to ``place``, over an older one; both lie on one disk."""
+    """Move a complete folder to ``place``, over an older one; both lie on one disk.
+
+    The older one is moved aside first and removed last, so at any moment a whole folder is there.
+    """
+    aside = place.with_name(f".{place.name}.{os.getpid()}.old")
+    shutil.rmtree(aside, ignore_errors=True)
     if place.exists():
-        shutil.rmtree(place)
-    made.rename(place)
+        place.rename(aside)
+    try:
+        made.rename(place)
+    except OSError:
+        if aside.exists():
+            aside.rename(place)
+        raise
     sync_folder(place.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """Files kept for later, with their checksum: damage is noticed when they are read. Loads no torch.
 
-Every cache writes and reads through here. A file begins with a line that holds its checksum.
+A file begins with a line that holds its checksum, so it is verified whenever it is read. Pixels are mapped,
+not read, and have a checksum beside them (``data/pixels.py``); attention for pictures lies in zip files,
+which carry their own (``runs/maps.py``).
 """
 
 from __future__ import annotations

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from pydantic_core import from_json
 
+from clipdrift.config import methods, penalties
+from clipdrift.config.base import MethodOptions, PenaltyOptions, name_of
 from clipdrift.outcomes.chance import chance_p, correct_of, measurable
 from clipdrift.outcomes.columns import chance_p_of, outcome, retention_of, zero_shot_of
 from clipdrift.runs.layout import RECORD
@@ -92,7 +94,7 @@ def runs_frame(records: Iterable[RecordDict], labels: Mapping[str, str] | None =
 def _run_row(record: RecordDict, label: str) -> RowDict:
     config = record["config"]
     method, optim, data = config["method"], config["optim"], config["data"]
-    penalties = config.get("penalty") or ()  # absent in records older than the option
+    losses = config.get("penalty") or ()  # absent in records older than the option
     row: RowDict = {
         "run": record["key"],
         "cell": _cell(config),
@@ -108,8 +110,9 @@ def _run_row(record: RecordDict, label: str) -> RowDict:
         "train_projection": method.get("train_projection"),
         "frozen_blocks": method.get("frozen_blocks", 0),
         "tuned_blocks": method.get("blocks"),
-        "penalty": "+".join(p["name"] for p in penalties) or None,
-        "penalty_weight": penalties[0].get("weight") if penalties else None,
+        "penalty": "+".join(p["name"] for p in losses) or None,
+        "penalty_weight": losses[0].get("weight") if losses else None,
+        "other_options": _other_options(method, losses),
         "weight_decay": optim["weight_decay"],
         "epochs": optim["epochs"],
         "batch_size": optim["batch_size"],
@@ -129,6 +132,38 @@ def _run_row(record: RecordDict, label: str) -> RowDict:
     if first is not None:
         row |= _point(first, "epoch1_", chances)
     return row
+
+
+_OF_METHOD = frozenset(("name", "rank", "targets", "train_projection", "frozen_blocks", "blocks"))
+"""Options of a method that have columns of their own; of the first penalty its weight has one."""
+_BUILT_IN: tuple[type[MethodOptions] | type[PenaltyOptions], ...] = (*methods.BUILT_IN, *penalties.BUILT_IN)
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    name_of(options): {name: field.get_default() for name, field in options.model_fields.items()}
+    for options in _BUILT_IN
+}
+
+
+def _other_options(method: Mapping[str, Any], losses: Sequence[Mapping[str, Any]]) -> str | None:
+    """Options that have no column and are not at their default, as ``alpha=4, apr.blocks=[1]``.
+
+    Of a method or penalty of another package every option is named.
+    """
+    found = [f"{name}={value}" for name, value in _unusual(method, _OF_METHOD)]
+    for index, penalty in enumerate(losses):
+        own = frozenset(("name",) if index else ("name", "weight"))
+        found += [f"{penalty['name']}.{name}={value}" for name, value in _unusual(penalty, own)]
+    return ", ".join(found) or None
+
+
+def _unusual(part: Mapping[str, Any], own: frozenset[str]) -> Iterator[tuple[str, Any]]:
+    usual = _DEFAULTS.get(part["name"], {})
+    for name, value in part.items():
+        if name not in own and (name not in usual or value not in (usual[name], _listed(usual[name]))):
+            yield name, value
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _cell(config: Mapping[str, Any]) -> str:

@@ -133,8 +133,8 @@ class Tables:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """One row per run: the columns of ``runs_frame``, and of a table made elsewhere no results of runs that
-        are not finished; and also
+        """One row per run: the columns of ``runs_frame``, and of a table made elsewhere no results of runs
+        that are not finished; and also
 
         - ``place``: the target, and the backbone where there are several;
         - ``variant``: the method and the options that vary, as analysis names it;
