@@ -50,6 +50,7 @@ check: $(READY)  # style, types, directions of imports, sizes of files
 	$(BIN)/ruff check --no-cache  # what it remembers of imports goes stale when a module moves
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
 	$(BIN)/lint-imports
 	$(BIN)/python tools/sizes.py
 

@@ -46,12 +46,12 @@ def main() -> None:
         sdpa, eager = vision_only(patch, "sdpa"), vision_only(patch, "eager")
         images = torch.randn(16, 3, 224, 224)
         plain, rows = side_by_side(
-            lambda sdpa=sdpa, images=images: sdpa.get_image_features(pixel_values=images),
-            lambda sdpa=sdpa, images=images: trace(sdpa, images, rows=True),
+            lambda sdpa=sdpa, images=images: sdpa.get_image_features(pixel_values=images),  # type: ignore[misc]
+            lambda sdpa=sdpa, images=images: trace(sdpa, images, rows=True),  # type: ignore[misc]
         )
         rows_again, maps = side_by_side(
-            lambda sdpa=sdpa, images=images: trace(sdpa, images, rows=True),
-            lambda eager=eager, images=images: eager.vision_model(
+            lambda sdpa=sdpa, images=images: trace(sdpa, images, rows=True),  # type: ignore[misc]
+            lambda eager=eager, images=images: eager.vision_model(  # type: ignore[misc]
                 pixel_values=images, output_attentions=True
             ),
         )

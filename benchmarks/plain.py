@@ -24,9 +24,9 @@ def plain_measures(model: CLIPModel, images: torch.Tensor, flow: bool) -> dict[s
         values: dict[str, list[float]] = {name: [] for name in names}
         for image in attention:
             rows = [row / row.sum() for row in image[:, 0, 1:].astype(np.float64)]
-            values["entropy"].append(np.mean([_entropy(row) for row in rows]))
-            values["erf95"].append(np.mean([_erf(row, 0.95) for row in rows]))
-            values["gini"].append(np.mean([_gini(row) for row in rows]))
+            values["entropy"].append(np.mean([_entropy(row) for row in rows]))  # type: ignore[arg-type]
+            values["erf95"].append(np.mean([_erf(row, 0.95) for row in rows]))  # type: ignore[arg-type]
+            values["gini"].append(np.mean([_gini(row) for row in rows]))  # type: ignore[arg-type]
             values["head_diversity"].append(_diversity(rows))
             values["cls_self"].append(float(image[:, 0, 0].mean(dtype=np.float64)))
             values["sink_share"].append(np.mean([row.max() for row in rows]))

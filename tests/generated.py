@@ -382,7 +382,9 @@ def attention_of(
     size = 16 * side
     y, x = np.mgrid[:size, :size] / size
     py, px = (np.mgrid[:side, :side] + 0.5) / side
-    pictures, before, after = [], [], []
+    pictures: list[Any] = []
+    before: list[Any] = []
+    after: list[Any] = []
     for i in range(images):
         cx, cy = 0.3 + 0.2 * i, 0.65 - 0.15 * i
         blob = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 0.03)

@@ -96,7 +96,7 @@ def dying(name: str, where: str, nth: int, board: Board) -> Any:
         if where == "half":
             WRITE(path, lambda stream: fill(Half(stream, 200)))
         elif where == "whole":
-            WRITE(path, lambda stream: (fill(stream), die()))
+            WRITE(path, lambda stream: (fill(stream), die()))  # type: ignore[func-returns-value]
         else:
             WRITE(path, fill)
             die()

@@ -86,12 +86,12 @@ def test_pages_are_written_between_their_markers(
     monkeypatch.setattr(evidence, "report", lambda study, out: type("Done", (), done))
     with few_draws():
         evidence.write_pages(packed)
-    page, readme, short = ((tmp_path / f"{name}.md").read_text() for name in ("PAGE", "README", "REPORT"))
-    for text in (page, readme, short):
-        assert text.startswith("before\n")
-        assert text.endswith("\nafter\n")
-        assert "stale words" not in text
-    assert page.count("\n### ") == 14
+    page, readme, short = ((tmp_path / f"{name}.md").read_text() for name in ("PAGE", "README", "REPORT"))  # type: ignore[assignment]
+    for made in (page, readme, short):  # type: ignore[assignment]
+        assert made.startswith("before\n")  # type: ignore[attr-defined]
+        assert made.endswith("\nafter\n")  # type: ignore[attr-defined]
+        assert "stale words" not in made  # type: ignore[operator]
+    assert page.count("\n### ") == 14  # type: ignore[attr-defined]
     assert "lora" in readme
     assert "- Something was found." in short
     assert "images/photographs_frontier.png" in short

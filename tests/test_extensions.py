@@ -173,7 +173,7 @@ def test_nothing_is_installed_here_and_built_in_names_are_those_of_the_tables() 
     assert broken_extensions() == ()
     for group in ("methods", "penalties", "measures"):
         assert not extensions(group, frozenset({"x"})).usable  # type: ignore[arg-type]
-    assert len({name_of(o) for o in (*METHODS, *PENALTIES)}) == len(METHODS) + len(PENALTIES)
+    assert len({name_of(o) for o in (*METHODS, *PENALTIES)}) == len(METHODS) + len(PENALTIES)  # type: ignore[arg-type]
 
 
 def test_a_record_of_a_package_that_is_gone_says_which(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_a_second_process_is_told_who_has_the_run(command: list[str], tmp_path: 
     """One line and status 2; once the owner is dead, its run is taken over at once."""
     out = tmp_path / "out"
     process = subprocess.Popen([*command, "--out", out], env=ENVIRONMENT, stdout=subprocess.DEVNULL)
-    folder = begun(process, out)
+    folder = begun(process, out)  # type: ignore[arg-type]
     process.send_signal(signal.SIGSTOP)  # it lives, and has the run, for as long as the second one takes
     second = subprocess.run([*command, "--out", out], env=ENVIRONMENT, capture_output=True, text=True)
     assert second.returncode == 2
@@ -180,7 +180,7 @@ def test_a_full_disk(command: list[str], tmp_path: Path, small_disk: Path) -> No
         filler.unlink(missing_ok=True)
         room = os.statvfs(small_disk)
         filler.write_bytes(b"x" * max(0, room.f_bavail * room.f_frsize - free))
-        done = subprocess.run(fast, env=ENVIRONMENT, capture_output=True, text=True)
+        done = subprocess.run(fast, env=ENVIRONMENT, capture_output=True, text=True)  # type: ignore[arg-type]
         assert done.returncode == 2, (free, done.stdout)
         assert done.stderr.startswith(f"error: {small_disk}"), done.stderr
         assert "No space left on device" in done.stderr

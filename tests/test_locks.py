@@ -90,7 +90,7 @@ def test_a_dead_owners_claim_is_void(tmp_path: Path) -> None:
 def test_processes_that_race_are_never_in_together(tmp_path: Path) -> None:
     """Three of them, over and over; each gets its turns."""
     arguments = [sys.executable, "-c", _RACE, tmp_path / "run", tmp_path]
-    racing = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    racing = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(3)]  # type: ignore[arg-type]
     turns = [process.communicate()[0].count("x") for process in racing]
     assert [process.returncode for process in racing] == [0, 0, 0]
     assert min(turns) > 0
@@ -132,7 +132,7 @@ def test_one_of_two_does_a_run(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Non
         try:
             said.append(lab.run(config, out)[0].status)
         except BusyError as error:
-            said.append(str(error))
+            said.append(str(error))  # type: ignore[arg-type]
 
     racing = [threading.Thread(target=work) for _ in range(2)]
     for thread in racing:

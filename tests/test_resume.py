@@ -179,7 +179,7 @@ def test_what_is_over_costs_nothing(tiny_clip_dir: Path, make_deck: MakeDeck) ->
     """Killed while the result is tested, a run must not compute its frozen blocks again."""
     deck, config = make_deck(6), parse_config({"method": "linear_probe"}, RunConfig)
     optim, kept = OptimConfig(epochs=2, batch_size=4), []
-    states = []
+    states = []  # type: ignore[var-annotated]
     for saved in (None, 0):
         adapted, _ = work_on(tiny_clip_dir, deck, config)
         progress = Progress(None if saved is None else states[saved])

@@ -236,7 +236,7 @@ def test_saved_weights_reproduce_the_zero_shot_accuracy(finished: Finished, lab:
             (CLIPModel.from_pretrained(lab.model).eval(), record.backbone.zero_shot[name]),
             (plain_model(record, folder, lab.model), record.best.transfer[name].accuracy),
         ):
-            found = plain_zero_shot(model, lab.model, texts, plain_embeddings(model, shown, lab.model), truth)
+            found = plain_zero_shot(model, lab.model, texts, plain_embeddings(model, shown, lab.model), truth)  # type: ignore[arg-type]
             assert recorded == pytest.approx(found, abs=1e-9)
 
 
@@ -347,7 +347,7 @@ def test_the_python_call_is_the_same_run(lab: Lab, tmp_path: Path) -> None:
     record, _ = lab.run(lab.config("linear_probe"))
     for number, given in enumerate((tmp_path / "run.toml", plain, lab.config("linear_probe"))):
         out = tmp_path / str(number)
-        found = clipdrift.train(given, out, cache=lab.cache, device="cpu")
+        found = clipdrift.train(given, out, cache=lab.cache, device="cpu")  # type: ignore[arg-type]
         assert found.without_times() == record.without_times()
         assert RunFolder(out / found.key).record() == found
 
@@ -365,7 +365,7 @@ def test_the_chosen_epoch_is_the_best_on_validation(
     scripted, tests = iter(validation), []
     monkeypatch.setattr(observing, "accuracy", lambda *_: float(next(scripted)))
     count = attempting.accuracy
-    monkeypatch.setattr(attempting, "accuracy", lambda *a: tests.append(a) or count(*a))
+    monkeypatch.setattr(attempting, "accuracy", lambda *a: tests.append(a) or count(*a))  # type: ignore[func-returns-value]
     record, folder = lab.run(lab.config(optim={"epochs": 3, "learning_rate": 3e-3}))
     assert record.best is not None
     assert record.last is not None

@@ -51,7 +51,8 @@ def counted(values: list[int], number: float = 1.5) -> Any:
 
 
 def test_a_number_is_computed_once_and_exactly(tiny_clip: Clip, tmp_path: Path) -> None:
-    backbone_cache, times = BackboneCache.of(tmp_path, tiny_clip, CPU, Silent()), []
+    times: list[int] = []
+    backbone_cache = BackboneCache.of(tmp_path, tiny_clip, CPU, Silent())
     value = 0.1 + 0.2  # no short decimal
     assert [backbone_cache.number("x", ["a"], counted(times, value)) for _ in range(3)] == [value] * 3
     assert len(times) == 1
@@ -84,7 +85,8 @@ def test_every_weight_counts(tiny_clip: Clip) -> None:
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-3], lambda raw: b"", lambda raw: b"x" * len(raw)])
 def test_a_damaged_file_is_said_and_made_anew(tiny_clip: Clip, tmp_path: Path, damage: Any) -> None:
-    heard, times = Heard(), []
+    times: list[int] = []
+    heard = Heard()
     backbone_cache = BackboneCache.of(tmp_path, tiny_clip, CPU, heard)
     backbone_cache.number("x", [], counted(times))
     (path,) = tmp_path.rglob("*.kept")
@@ -197,7 +199,8 @@ def test_a_kept_file_is_read_as_it_was_written_or_not_at_all(tmp_path: Path, dam
 
 
 def test_an_error_leaves_nothing_behind(tiny_clip: Clip, tmp_path: Path) -> None:
-    backbone_cache, times = BackboneCache.of(tmp_path, tiny_clip, CPU, Silent()), []
+    times: list[int] = []
+    backbone_cache = BackboneCache.of(tmp_path, tiny_clip, CPU, Silent())
 
     def broken() -> float:
         raise ValueError("no number")

@@ -130,7 +130,7 @@ def test_wandb_is_called_as_its_documentation_says(
         finish=lambda: calls.append(("finish", None)),
     )
     module = ModuleType("wandb")
-    module.init = lambda **given: (calls.append(("init", given)), run)[1]  # type: ignore[attr-defined]
+    module.init = lambda **given: (calls.append(("init", given)), run)[1]  # type: ignore[attr-defined, func-returns-value]
     monkeypatch.setitem(sys.modules, "wandb", module)
     config = small(lab)
     tracked = Tracked.of(Silent(), ["wandb"], config, tmp_path)

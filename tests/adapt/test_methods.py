@@ -38,7 +38,7 @@ LORAS: list[LoraOptions] = [
     ALL_FROZEN_PROJECTION,
     RsLora(name="rslora", rank=3),
     Dora(name="dora", rank=3, targets=("q", "out", "mlp")),
-    method("lora_plus", rank=3),
+    method("lora_plus", rank=3),  # type: ignore[list-item]
 ]
 EVERY: list[Method] = [
     method("full_ft"),

@@ -105,7 +105,7 @@ def shake(adapted: Adapted, size: float = 0.05, seed: int = 1) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for _, parameter in adapted.parameters():
-            parameter += size * torch.randn(parameter.shape, generator=generator)
+            parameter += size * torch.randn(parameter.shape, generator=generator)  # type: ignore[misc]
 
 
 def value(adapted: Adapted, deck: Deck, penalties: Penalties, reference: Reference) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +18,7 @@ PLAIN = {"weight_decay": 0.01, "frozen_blocks": 0, "penalty": None, "penalty_wei
 
 def copied(*seeds: int) -> pd.DataFrame:
     """The published grid as if it were ours: each seed's number is off by a tenth of the seed."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for cell in published("matched_grid_cells").to_dict("records"):
         lora, eurosat = cell["method"] == "lora", cell["dataset"] == "eurosat"
         for seed in seeds:
@@ -115,7 +117,7 @@ def test_options_choose_the_run() -> None:
         "R2-0.01": {"penalty": "entropy_floor", "penalty_weight": 0.01}, "R3-0.0": {"weight_decay": 0.0},
     }  # fmt: skip
     for name, change in changes.items():
-        table = against_published(base.assign(**change))
+        table = against_published(base.assign(**change))  # type: ignore[arg-type]
         found = table[
             (table.source == "exploratory_runs") & (table.quantity == "best validation accuracy, %")
         ]

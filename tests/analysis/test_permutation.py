@@ -101,7 +101,7 @@ def test_bca_against_scipy() -> None:
     assert ours.method.startswith("BCa bootstrap over 40 cells")
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
     for kind, oracle in (("Pearson", stats.pearsonr), ("Spearman", stats.spearmanr)):
-        ours = interval(correlation_of(*data, kind), units, draws=draws(resamples=4000), named="cell")
+        ours = interval(correlation_of(*data, kind), units, draws=draws(resamples=4000), named="cell")  # type: ignore[call-arg]
         theirs = stats.bootstrap(
             tuple(data), lambda a, b, f=oracle: f(a, b).statistic, paired=True, vectorized=False,
             n_resamples=1000, rng=np.random.default_rng(1), method="BCa",
@@ -113,10 +113,13 @@ def test_cells_are_drawn_whole() -> None:
     """Ten copies of each value say no more than the value: the interval is that of the cells."""
     values = np.random.default_rng(3).normal(size=12)
     by_cell = interval(
-        mean_of(np.repeat(values, 10)), np.repeat(np.arange(12), 10), draws=draws(), named="cell"
+        mean_of(np.repeat(values, 10)),
+        np.repeat(np.arange(12), 10),  # type: ignore[arg-type]
+        draws=draws(),
+        named="cell",  # type: ignore[arg-type]
     )
-    alone = interval(mean_of(values), np.arange(12), draws=draws(), named="cell")
-    as_runs = interval(mean_of(np.repeat(values, 10)), np.arange(120), draws=draws(), named="run")
+    alone = interval(mean_of(values), np.arange(12), draws=draws(), named="cell")  # type: ignore[arg-type]
+    as_runs = interval(mean_of(np.repeat(values, 10)), np.arange(120), draws=draws(), named="run")  # type: ignore[arg-type]
     assert by_cell.high - by_cell.low == pytest.approx(alone.high - alone.low, rel=0.1)
     assert as_runs.high - as_runs.low < 0.5 * (by_cell.high - by_cell.low)
 
@@ -126,7 +129,7 @@ def test_d_over_strata() -> None:
     values = np.random.default_rng(3).normal(size=20) + np.repeat([0.0, 3.0], 10)
     first = np.repeat([False, True], 10)
     assert d_of(values, first)(np.ones((1, 20)))[0] == pytest.approx(cohens_d(values[10:], values[:10]))
-    found = interval(d_of(values, first), range(20), draws=draws(), named="run", strata=first)
+    found = interval(d_of(values, first), range(20), draws=draws(), named="run", strata=first)  # type: ignore[arg-type]
     assert 0 < found.low < cohens_d(values[10:], values[:10]) < found.high
 
 

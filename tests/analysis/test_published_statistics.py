@@ -23,7 +23,7 @@ def test_rate_and_drift(kind: str, name: str) -> None:
     """Five rates: value and exact p as published."""
     runs = published("exploratory_runs").set_index("id")
     runs = runs.loc[["A1-1e-6", "A1-5e-6", "E2", "A1-5e-5", "A1-1e-4"]]
-    found = correlate(np.log10(runs.learning_rate), runs.entropy_drift, kind, draws=DRAWS)
+    found = correlate(np.log10(runs.learning_rate), runs.entropy_drift, kind, draws=DRAWS)  # type: ignore[arg-type]
     assert found.value == pytest.approx(statistic(name).value, abs=5e-4)
     assert found.p == pytest.approx(statistic(name).p, abs=5e-5)
     assert found.method == "exact permutation"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 
@@ -72,7 +73,7 @@ def test_sides(check: Check, wanted: str) -> None:
 
 
 @pytest.mark.parametrize("make", [above, below])
-def test_a_side_needs_its_p_value_where_one_is_asked_for(make: type[Check]) -> None:
+def test_a_side_needs_its_p_value_where_one_is_asked_for(make: Callable[..., Check]) -> None:
     sign = 1 if make is above else -1
     row = source(*sorted((sign * 0.1, sign * 0.3)))
     assert make(row, "x", tested=source(0, 1, p=0.049)).side == "for"

@@ -68,7 +68,7 @@ def shake(
     for name, parameter in model.named_parameters():
         if only(name):
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter += amount * parameter.std(correction=0).clamp_min(0.05) * noise
+            parameter += amount * parameter.std(correction=0).clamp_min(0.05) * noise  # type: ignore[misc]
 
 
 def of_image(name: str) -> bool:

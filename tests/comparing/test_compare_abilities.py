@@ -325,7 +325,7 @@ def test_retrieval_by_hand(
         (other_dir, found.image_to_text_after, found.text_to_image_after),
     ):
         model = load_plain(folder)
-        similarity = image_features(model, folder, images) @ text_features(model, folder, list(CAPTIONS)).T
+        similarity = image_features(model, folder, images) @ text_features(model, folder, list(CAPTIONS)).T  # type: ignore[arg-type]
         assert to_text == pytest.approx({k: recall(similarity, right, k) for k in (1, 5, 10)})
         # of seven images there are no ten
         assert to_image == pytest.approx({k: recall(similarity.T, right.T, k) for k in (1, 5)})

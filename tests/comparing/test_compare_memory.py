@@ -119,7 +119,7 @@ def precision() -> dict[str, Any]:
         "mkldnn": (backends.mkldnn.enabled, backends.mkldnn.deterministic),
         "new": [
             getattr(place, "fp32_precision", None)
-            for place in (backends, backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul)
+            for place in (backends, backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul)  # type: ignore[attr-defined]
         ],
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "threads": torch.get_num_threads(),
@@ -133,7 +133,7 @@ def state(script: Script) -> dict[str, Any]:
     modules = dict(model.named_modules())
     parameters = dict(model.named_parameters())
     hook_kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    hook_kinds += ("_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
+    hook_kinds += ("_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")  # type: ignore[assignment]
     return {
         "modes": {name: module.training for name, module in modules.items()},
         "classes": {name: type(module) for name, module in modules.items()},
@@ -317,7 +317,7 @@ def test_a_model_that_broke_is_told_by_block(tiny_clip: Clip, pixels: Tensor) ->
 
 def test_newer_precision_settings_are_kept(tiny_clip: Clip, pixels: Tensor) -> None:
     """Those of torch 2.9 and later, by which old ones cannot even be asked for; transformers sets them."""
-    places = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul]
+    places = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
     if not all(hasattr(place, "fp32_precision") for place in places):
         pytest.skip("this torch has none")
     before = [place.fp32_precision for place in places]

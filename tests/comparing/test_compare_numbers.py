@@ -239,7 +239,7 @@ def test_sensitivity_by_numpy(
         np.mean([float(formulas.cka(x[part], y[part])) for x, y in zip(*states, strict=True)])
         for part in parts
     ]
-    assert found.subsets.measures["cka"].after == pytest.approx(variation(cka), rel=1e-3)
+    assert found.subsets.measures["cka"].after == pytest.approx(variation(cka), rel=1e-3)  # type: ignore[arg-type]
     assert found.subsets.measures["cka"].before is None
 
 

@@ -37,7 +37,7 @@ def panel(figure: Figure, title: str) -> Axes:
 
 
 def heights(axis: Axes) -> list[float]:
-    return [bar.get_height() for bar in axis.patches]
+    return [bar.get_height() for bar in axis.patches]  # type: ignore[attr-defined]
 
 
 def cells(axis: Axes) -> np.ndarray:
@@ -51,9 +51,9 @@ def heading(figure: Figure) -> str:
 def cut_off(figure: Figure) -> list[str]:
     """Texts of headings, titles, labels and legends that reach beyond the figure."""
     figure.draw_without_rendering()
-    texts = [*figure.texts, figure._suptitle]  # matplotlib has no public way to it
+    texts = [*figure.texts, figure._suptitle]  # type: ignore[attr-defined]  # matplotlib has no public way to it
     for axis in figure.axes:
-        texts += [axis.title, axis._left_title, axis.xaxis.label, axis.yaxis.label]
+        texts += [axis.title, axis._left_title, axis.xaxis.label, axis.yaxis.label]  # type: ignore[attr-defined]
         low, high = sorted(axis.get_ylim())  # ticks beyond the limits are kept but not drawn
         texts += [tick.label1 for tick in axis.yaxis.get_major_ticks() if low <= tick.get_loc() <= high]
         texts += axis.texts
@@ -154,7 +154,7 @@ def test_bars_are_the_drifts_of_every_measure_with_blocks(blocks: int) -> None:
             assert heights(axis) == list(values), title
         whole = found.drift if found.drift_blocks else found.value
         dashed = [line for line in axis.lines if line.is_dashed()]
-        assert [line.get_ydata()[0] for line in dashed] == [whole], title
+        assert [line.get_ydata()[0] for line in dashed] == [whole], title  # type: ignore[index]
         assert axis.get_xlabel() == "block"
         assert [int(tick) for tick in axis.get_xticks()] == block_places(blocks)
         low, high = axis.get_ylim()
@@ -178,8 +178,8 @@ def test_units_and_the_line_of_no_change(usual: Comparison) -> None:
     assert said["cka"] == "CKA"
     assert said["weight drift q"] == "relative change"
     for title, rest in (("entropy", 0), ("cka biased", 1), ("weight drift", 0)):
-        solid = [line for line in panel(figure, title).lines if list(line.get_xdata()) == [0, 1]]
-        assert rest in [line.get_ydata()[0] for line in solid if not line.is_dashed()], title
+        solid = [line for line in panel(figure, title).lines if list(line.get_xdata()) == [0, 1]]  # type: ignore[arg-type]
+        assert rest in [line.get_ydata()[0] for line in solid if not line.is_dashed()], title  # type: ignore[index]
     assert "200 images of photos/of pets" in heading(figure)
     assert usual.base.name in heading(figure)
     assert usual.tuned.name in heading(figure)
@@ -200,7 +200,7 @@ def test_a_pooling_head_has_its_values_in_one_panel() -> None:
     names = [label.get_text().replace(" ", "_") for label in axis.get_yticklabels()]
     assert names[:3] == ["entropy", "normalised_entropy", "erf95"]
     drifts = [comparison.measures[name].drift for name in names]
-    assert [bar.get_width() for bar in axis.patches] == drifts
+    assert [bar.get_width() for bar in axis.patches] == drifts  # type: ignore[attr-defined]
     assert axis.get_xlabel() == "change, %"
 
 
@@ -263,7 +263,7 @@ def test_weight_drift_has_kinds_in_order_and_leaves_gaps() -> None:
     assert np.array_equal(shown[1], measures["weight_drift_q"].value_blocks)
     assert np.isnan(shown[2:]).all()
     order = ("weight_drift", "weight_drift_q", "weight_drift_v", "weight_drift_projection")
-    assert [bar.get_width() for bar in right.patches] == [measures[name].value for name in order]
+    assert [bar.get_width() for bar in right.patches] == [measures[name].value for name in order]  # type: ignore[attr-defined]
     assert left.images[0].get_clim() == (0, np.nanmax(shown))
 
 
@@ -288,7 +288,7 @@ def test_many_heads_show_signs_that_grey_keeps() -> None:
     limit = np.abs(shown).max() / 10
     for text in axis.texts:
         x, y = text.get_position()
-        value = shown[y - 1, x - 1]
+        value = shown[y - 1, x - 1]  # type: ignore[index]
         assert text.get_text() == ("" if abs(value) < limit else "+" if value > 0 else "−")
 
 
@@ -328,9 +328,9 @@ def test_transfer_bars_chance_and_counts(usual: Comparison) -> None:
     figure = comparing.transfer(usual)
     axis = figure.axes[0]
     rows = list(usual.transfer.values())
-    widths = [bar.get_width() for bar in axis.patches]
+    widths = [bar.get_width() for bar in axis.patches]  # type: ignore[attr-defined]
     assert widths == [row.before for row in rows] + [row.after for row in rows]
-    marks = axis.collections[-1].get_segments()
+    marks = axis.collections[-1].get_segments()  # type: ignore[attr-defined]
     assert [segment[0][0] for segment in marks] == [1.0, 100 / 47, 25.0]
     labels = [label.get_text() for label in axis.get_yticklabels()]
     assert labels[0] == "cifar100\n10000 images, 100 classes"

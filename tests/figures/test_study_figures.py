@@ -174,7 +174,7 @@ def test_a_method_has_its_colour_in_every_figure() -> None:
             found = {text.get_text(): handle for text, handle in keys}
             for method in ("full_ft", "lora"):
                 handle = found[method]
-                colour = handle.get_facecolor() if name == "zero_shot" else handle.get_color()  # type: ignore[union-attr]
+                colour = handle.get_facecolor() if name == "zero_shot" else handle.get_color()  # type: ignore[attr-defined, union-attr]
                 assert matplotlib.colors.to_hex(colour) == LOOKS[method].colour.lower()
 
 

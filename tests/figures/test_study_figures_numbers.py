@@ -155,7 +155,7 @@ def test_numbers_of_tests_are_those_of_their_table() -> None:
     effects = {round(float(v), 9) for v in pooled["effect"]}
     figure = draw("statistics", grid())
     (axis,) = [a for a in figure.axes if a.get_xlabel() == "Cohen's d"]
-    marks = {round(float(x.get_xdata()[0]), 9) for x in axis.lines if x.get_marker() == "o"}  # type: ignore[index]
+    marks = {round(float(x.get_xdata()[0]), 9) for x in axis.lines if x.get_marker() == "o"}  # type: ignore[arg-type, index]
     assert marks
     assert marks <= effects
     measures = grid().rows("measures").set_index("statistic")["value"]
@@ -170,8 +170,8 @@ def test_marks_of_onset_are_where_analysis_puts_them() -> None:
     steps = rows[rows["statistic"].str.startswith("step at which")]["value"]
     figure = draw("onset", grid())
     marks = [line for axis in figure.axes for line in axis.lines if line.get_marker() == "v"]
-    assert sorted(float(line.get_xdata()[0]) for line in marks) == sorted(steps)  # type: ignore[index]
-    assert all(float(line.get_ydata()[0]) <= -1 for line in marks)  # type: ignore[index]
+    assert sorted(float(line.get_xdata()[0]) for line in marks) == sorted(steps)  # type: ignore[arg-type, index]
+    assert all(float(line.get_ydata()[0]) <= -1 for line in marks)  # type: ignore[arg-type, index]
 
 
 def test_attention_is_shown_as_it_was_kept() -> None:
@@ -182,7 +182,7 @@ def test_attention_is_shown_as_it_was_kept() -> None:
         "lora": np.eye(2, dtype=np.float32)[None].repeat(2, 0) / 2,
     }
     with style():
-        figure = side_by_side(images, maps, Canvas())
+        figure = side_by_side(images, maps, Canvas())  # type: ignore[arg-type]
     assert [axis.get_title() for axis in figure.axes[:3]] == ["image", "backbone", "lora"]
     np.testing.assert_allclose(np.asarray(figure.axes[2].images[0].get_array()), [[50, 0], [0, 50]])
     assert figure.axes[1].images[0].get_clim() == figure.axes[2].images[0].get_clim() == (0, 50)
@@ -234,8 +234,8 @@ def test_published_table_as_csv(tmp_path: Path) -> None:
     """Cell means of another study, one row per cell and nothing else, are drawn too."""
     file = tmp_path / "cells.csv"
     rows = {"target": "eurosat", "method": ["full_ft"] * 3 + ["lora"] * 3}
-    rows |= {"learning_rate": [1e-6, 5e-6, 1e-5] * 2}
-    rows |= {"accuracy": [98.0, 99, 99, 90, 91, 92], "retention_cifar100": [26.0, 29, 17, 93, 74, 69]}
+    rows |= {"learning_rate": [1e-6, 5e-6, 1e-5] * 2}  # type: ignore[list-item]
+    rows |= {"accuracy": [98.0, 99, 99, 90, 91, 92], "retention_cifar100": [26.0, 29, 17, 93, 74, 69]}  # type: ignore[list-item]
     pd.DataFrame(rows).to_csv(file, index=False)
     figure = draw("matched_rates", Tables.open(file))
     assert [axis.get_ylabel() for axis in figure.axes] == ["test accuracy, %", "retention cifar100, %"]

@@ -318,10 +318,10 @@ def test_minibatch_cka_leaves_out_a_rest_that_is_too_small() -> None:
     """Three images have no unbiased estimate; too few in all are an error."""
     long, longer = pair(27)
     first = [internals(torch.stack([b[:24] for b in side.states])) for side in (long, longer)]
-    close(cka_minibatch(long, longer, size=8), cka_minibatch(*first, size=8))
+    close(cka_minibatch(long, longer, size=8), cka_minibatch(*first, size=8))  # type: ignore[arg-type, misc]
     few = [internals(torch.stack([b[:3] for b in side.states])) for side in (long, longer)]
     with pytest.raises(MeasureError, match=r"minibatch cka of block 1: .*at least one batch"):
-        cka_minibatch(*few)
+        cka_minibatch(*few)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("limit", [keeping.IN_MEMORY, 0])

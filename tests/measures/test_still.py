@@ -64,7 +64,7 @@ def test_each_module_has_its_own_mode_back(measuring: Measuring) -> None:
         for module, mode in zip(model.modules(), modes, strict=True):
             module.training = mode
         inside: list[bool] = []
-        measuring(model, lambda inside=inside: inside.extend(m.training for m in model.modules()))
+        measuring(model, lambda inside=inside: inside.extend(m.training for m in model.modules()))  # type: ignore[misc]
         assert not any(inside)
         assert [module.training for module in model.modules()] == modes
 
@@ -146,14 +146,14 @@ def told() -> tuple[Any, ...]:
         ask(torch.get_float32_matmul_precision),
         ask(lambda: BACKENDS.cuda.matmul.allow_tf32),
         ask(lambda: BACKENDS.cudnn.allow_tf32),
-        BACKENDS.fp32_precision,
+        BACKENDS.fp32_precision,  # type: ignore[attr-defined]
         BACKENDS.cuda.matmul.fp32_precision,
         BACKENDS.cudnn.fp32_precision,
-        BACKENDS.cudnn.conv.fp32_precision,
-        BACKENDS.cudnn.rnn.fp32_precision,
+        BACKENDS.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
+        BACKENDS.cudnn.rnn.fp32_precision,  # type: ignore[attr-defined]
         BACKENDS.mkldnn.fp32_precision,
-        BACKENDS.mkldnn.matmul.fp32_precision,
-        BACKENDS.mkldnn.conv.fp32_precision,
+        BACKENDS.mkldnn.matmul.fp32_precision,  # type: ignore[attr-defined]
+        BACKENDS.mkldnn.conv.fp32_precision,  # type: ignore[attr-defined]
         BACKENDS.cudnn.enabled,
         BACKENDS.cudnn.benchmark,
         BACKENDS.cudnn.deterministic,
@@ -168,8 +168,8 @@ SETTINGS: dict[str, Callable[[], Any]] = {
     "old: cudnn": lambda: setattr(BACKENDS.cudnn, "allow_tf32", False),
     "new: all": lambda: setattr(BACKENDS, "fp32_precision", "tf32"),
     "new: cuda.matmul": lambda: setattr(BACKENDS.cuda.matmul, "fp32_precision", "tf32"),
-    "new: cudnn.conv": lambda: setattr(BACKENDS.cudnn.conv, "fp32_precision", "ieee"),
-    "new: mkldnn.matmul": lambda: setattr(BACKENDS.mkldnn.matmul, "fp32_precision", "bf16"),
+    "new: cudnn.conv": lambda: setattr(BACKENDS.cudnn.conv, "fp32_precision", "ieee"),  # type: ignore[attr-defined]
+    "new: mkldnn.matmul": lambda: setattr(BACKENDS.mkldnn.matmul, "fp32_precision", "bf16"),  # type: ignore[attr-defined]
     "cudnn: deterministic": lambda: setattr(BACKENDS.cudnn, "deterministic", True),
     "cudnn: benchmark": lambda: setattr(BACKENDS.cudnn, "benchmark", True),
     "cudnn: off": lambda: setattr(BACKENDS.cudnn, "enabled", False),
@@ -187,8 +187,8 @@ def as_torch_starts() -> Iterator[None]:
 def _reset() -> None:
     torch.set_float32_matmul_precision("highest")
     BACKENDS.cudnn.allow_tf32 = True
-    for place in (BACKENDS, BACKENDS.cuda.matmul, BACKENDS.mkldnn.matmul, BACKENDS.mkldnn.conv):
-        place.fp32_precision = "none"
+    for place in (BACKENDS, BACKENDS.cuda.matmul, BACKENDS.mkldnn.matmul, BACKENDS.mkldnn.conv):  # type: ignore[attr-defined]
+        place.fp32_precision = "none"  # type: ignore[union-attr]
     BACKENDS.cudnn.enabled, BACKENDS.cudnn.benchmark, BACKENDS.cudnn.deterministic = True, False, False
 
 
@@ -205,7 +205,7 @@ def test_precision_is_as_the_caller_set_it(measuring: Measuring, setting: str) -
         for name in ("cuda.matmul", "cudnn.conv", "mkldnn.matmul", "mkldnn.conv"):
             place, kind = name.split(".")
             inside[name] = getattr(getattr(BACKENDS, place), kind).fp32_precision
-        inside["cudnn"] = (BACKENDS.cudnn.enabled, BACKENDS.cudnn.benchmark, BACKENDS.cudnn.deterministic)
+        inside["cudnn"] = (BACKENDS.cudnn.enabled, BACKENDS.cudnn.benchmark, BACKENDS.cudnn.deterministic)  # type: ignore[assignment]
 
     measuring(network(), work)
     assert inside.pop("cudnn") == before[-3:]  # cuDNN is neither switched off nor made less deterministic
@@ -213,7 +213,7 @@ def test_precision_is_as_the_caller_set_it(measuring: Measuring, setting: str) -
     assert set(inside.values()) == {"ieee"}
     assert told() == before
     if setting == "as torch starts":
-        BACKENDS.fp32_precision = "tf32"
+        BACKENDS.fp32_precision = "tf32"  # type: ignore[attr-defined]
         assert BACKENDS.cuda.matmul.fp32_precision == "tf32"
 
 
@@ -351,7 +351,7 @@ def test_reading_and_embedding_in_the_middle_of_a_training_step(tiny_clip: Clip,
     expected, at_rest = read_internals(model, probe).blocks("entropy"), embed(model, probe)
     model.train()
     model.vision_model.encoder.layers[0].eval()
-    BACKENDS.fp32_precision = "tf32"
+    BACKENDS.fp32_precision = "tf32"  # type: ignore[attr-defined]
     model.get_image_features(pixel_values=probe.images[:2]).pooler_output.sum().backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     modes, random, settings = [m.training for m in model.modules()], torch.get_rng_state(), told()

@@ -374,7 +374,7 @@ def test_an_ensemble_is_the_mean_of_unit_features(tiny_clip: Clip) -> None:
     for name, feature in zip(NAMES, features, strict=True):
         units = [normalize(text_embedding(tiny_clip, p.format(name)), dim=0) for p in PROMPTS]
         mean = sum(units) / len(units)
-        assert torch.allclose(feature, mean / mean.norm(), atol=1e-6)
+        assert torch.allclose(feature, mean / mean.norm(), atol=1e-6)  # type: ignore[union-attr]
     assert torch.allclose(features.norm(dim=-1), torch.ones(4), atol=1e-6)
     assert not torch.allclose(features, class_features(tiny_clip, NAMES, PROMPTS[:1]), atol=1e-3)
 

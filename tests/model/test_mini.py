@@ -145,7 +145,7 @@ def test_clipdrift_gets_the_same_accuracy(
     images, labels = (part[:600] for part in test_set)
     clip = load(MINI)
     features = class_features(clip, objects.PAIRS, ("a photo of a {}",))
-    deck = Deck(images, np.arange(len(images)), labels, clip.preprocess, torch.device("cpu"))
+    deck = Deck(images, np.arange(len(images)), labels, clip.preprocess, torch.device("cpu"))  # type: ignore[arg-type]
     # a picture whose two best classes tie to the last bit may fall either way
     found = zero_shot_accuracy(clip.model, features, deck)
     assert found == pytest.approx(100 * right[:600].mean(), abs=100 / 600 + 1e-9)

@@ -81,7 +81,7 @@ def test_the_real_shapes_agree_with_transformers(base: CLIPModel) -> None:
         base.set_attn_implementation("sdpa")
     assert seen.rows is not None
     assert seen.rows.shape == (12, 2, 12, 1 + (size // side) ** 2)
-    assert seen.rows.std(-1).mean() > 0.1 / seen.rows.shape[-1]  # not even: a wrong scale would show
+    assert seen.rows.std(-1).mean() > 0.1 / seen.rows.shape[-1]  # type: ignore[index]  # not even: a wrong scale would show
     assert (seen.rows - expected).abs().max() < 1e-6
     assert torch.equal(seen.embedding, embedding)
     assert torch.equal(seen.states, torch.stack(hidden[1:])[:, :, 0])

@@ -215,7 +215,7 @@ def test_zero_shot_is_openclips(weights: Path, model: Any) -> None:
     def encoded(prompt: str) -> Tensor:
         return normalize(model.encode_text(tokenizer([prompt.format(name) for name in classes])), dim=-1)
 
-    expected = normalize(sum(encoded(prompt) for prompt in prompts), dim=-1)
+    expected = normalize(sum(encoded(prompt) for prompt in prompts), dim=-1)  # type: ignore[arg-type]
     features = class_features(clip, classes, prompts)
     assert (features - expected).abs().max() < 1e-6
     images = model.encode_image(pixels(20))

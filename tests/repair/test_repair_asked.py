@@ -93,7 +93,7 @@ def test_scales_fall_from_what_is_kept() -> None:
     """1 is no repair, and below 0 an intruder would come back turned round."""
     assert parse_factors("0,0.5") == (0.5, 0)
     assert parse_factors(0.3) == (0.3,)
-    for given in ("1", "-0.1", "x", []):
+    for given in ("1", "-0.1", "x", []):  # type: ignore[var-annotated]
         with pytest.raises(RepairError, match=r"--scale|no scale"):
             parse_factors(given)  # type: ignore[arg-type]
 

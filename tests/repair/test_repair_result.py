@@ -86,13 +86,13 @@ def test_the_figure_shows_the_numbers_and_marks_the_choice(walked: Repaired) -> 
     titles = [axis.get_title(loc="left") for axis in figure.axes]
     assert titles == ["accuracy of the head", "retention", "CKA with the backbone", "learnt against kept"]
     accuracy, retention, cka, trade = figure.axes
-    assert list(accuracy.get_lines()[0].get_ydata()) == [20, 85, 80]
-    assert list(retention.get_lines()[0].get_ydata()) == [100, 91, 30]
-    assert list(cka.get_lines()[0].get_ydata()) == [1.0, 0.9, 0.4]
-    assert list(trade.get_lines()[0].get_xdata()) == [100, 91, 30]
+    assert list(accuracy.get_lines()[0].get_ydata()) == [20, 85, 80]  # type: ignore[arg-type]
+    assert list(retention.get_lines()[0].get_ydata()) == [100, 91, 30]  # type: ignore[arg-type]
+    assert list(cka.get_lines()[0].get_ydata()) == [1.0, 0.9, 0.4]  # type: ignore[arg-type]
+    assert list(trade.get_lines()[0].get_xdata()) == [100, 91, 30]  # type: ignore[arg-type]
     for axis, height in ((accuracy, 85), (retention, 91), (cka, 0.9), (trade, 85)):
         rings = [line for line in axis.get_lines() if line.get_markersize() == 10]
-        assert rings[0].get_ydata()[0] == height
+        assert rings[0].get_ydata()[0] == height  # type: ignore[index]
     named = [line for line in cka.get_lines() if not str(line.get_label()).startswith("_")]
     assert (
         len({(line.get_linestyle(), line.get_marker()) for line in named}) == 2
@@ -106,7 +106,7 @@ def test_the_figure_leaves_out_what_was_not_measured(tmp_path: Path) -> None:
     assert write_path(bare, tmp_path / "new" / "path.png").is_file()
     sets = made((step(0, 1.0, {"a": 100, "b": 100}), step(1, 0.5, {"a": 50, "b": 10})), accuracy_of="")
     lines = path(sets).axes[0].get_lines()
-    assert list(lines[2].get_ydata()) == [100, 30]
+    assert list(lines[2].get_ydata()) == [100, 30]  # type: ignore[arg-type]
 
 
 def test_a_terminal_shows_a_row_per_alpha(walked: Repaired) -> None:

@@ -72,7 +72,7 @@ def test_the_matched_matrix() -> None:
     assert facts(study, "data.protocol", "optim.batch_size", "optim.weight_decay") == {
         ("published", 64, 0.01): 80
     }
-    assert {run.config.method.rank for run in study.runs if run.config.method.name == "lora"} == {8}
+    assert {run.config.method.rank for run in study.runs if run.config.method.name == "lora"} == {8}  # type: ignore[attr-defined]
 
 
 def test_the_exploratory_study_is_the_published_one() -> None:
@@ -86,8 +86,8 @@ def test_the_exploratory_study_is_the_published_one() -> None:
             (
                 config.data.target.name,
                 config.method.name,
-                lora and lora.rank,
-                lora and "".join(lora.targets),
+                lora and lora.rank,  # type: ignore[attr-defined]
+                lora and "".join(lora.targets),  # type: ignore[attr-defined]
                 config.optim.learning_rate,
                 config.optim.weight_decay,
                 getattr(config.method, "frozen_blocks", 0),
@@ -100,16 +100,16 @@ def test_the_exploratory_study_is_the_published_one() -> None:
     ) -> tuple[Any, ...]:
         return ("eurosat", "full_ft", None, None, rate, decay, frozen, penalty)
 
-    def lora(rank: int, targets: str = "qv", target: str = "eurosat") -> tuple[Any, ...]:
+    def lora_cell(rank: int, targets: str = "qv", target: str = "eurosat") -> tuple[Any, ...]:
         return (target, "lora", rank, targets, 1e-4, 0.01, 0, None)
 
     assert found == {
         full(),
         ("pets", "full_ft", None, None, 1e-5, 0.01, 0, None),
-        *(lora(rank) for rank in (4, 8, 16)),
-        lora(8, target="pets"),
+        *(lora_cell(rank) for rank in (4, 8, 16)),
+        lora_cell(8, target="pets"),
         *(full(rate) for rate in (1e-6, 5e-6, 5e-5, 1e-4)),
-        lora(8, "qkvout"),
+        lora_cell(8, "qkvout"),
         *(full(frozen=n) for n in (3, 6, 9)),
         *(full(penalty=("apr", w)) for w in (0.01, 0.1, 1.0)),
         *(full(penalty=("entropy_floor", w)) for w in (0.01, 0.1)),
@@ -189,10 +189,10 @@ def test_a_named_table_replaces_and_a_plain_one_adds() -> None:
         {"name": "m", "base": base, "axes": {"method": ["full_ft", {"name": "lora", "rank": 4}]}}
     )
     assert [run.config.method.name for run in study.runs] == ["full_ft", "lora"]
-    assert study.runs[1].config.method.rank == 4
+    assert study.runs[1].config.method.rank == 4  # type: ignore[attr-defined]
     study = study_of({"name": "m", "base": base, "cells": [{"change": {"optim": {"epochs": 5}}}]})
     assert (study.runs[0].config.optim.epochs, study.runs[0].config.optim.batch_size) == (5, 8)
-    assert study.runs[0].config.method.rank == 2
+    assert study.runs[0].config.method.rank == 2  # type: ignore[attr-defined]
 
 
 def test_a_plan_is_a_run_of_train() -> None:
