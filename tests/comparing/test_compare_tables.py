@@ -271,9 +271,9 @@ def test_the_verdict_with_transfer(changed: Comparison) -> None:
     assert not any("not tested" in line for line in said)
 
 
-@pytest.mark.parametrize(("before", "hopeless"), [(0, True), (10, True), (14.9, True), (15.1, False)])
+@pytest.mark.parametrize(("before", "hopeless"), [(0, True), (10, True), (15, True), (17, False)])
 def test_the_verdict_on_a_base_at_chance(changed: Comparison, before: float, hopeless: bool) -> None:
-    """What was never there cannot be kept: such a retention is no finding."""
+    """What was never there cannot be kept. Of 100 images and 10 classes 17 right are above chance, 15 not."""
     said = lines(changed.model_copy(update={"transfer": {"pets": zero_shot(before, 9)}}))[3]
     assert said.endswith("; BASE is not above chance here, so this says nothing.") == hopeless
     assert ("kept" in said) == (before > 0)

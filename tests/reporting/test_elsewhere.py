@@ -7,6 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from clipdrift.cli import main
+from clipdrift.reporting import drawing
 from clipdrift.reporting.summary import summary
 from clipdrift.reporting.tables import cells_table, questions_tables
 from clipdrift.study.tables import ResultsError, Tables
@@ -63,6 +65,28 @@ def test_other_words_for_done_count(word: str, tmp_path: Path) -> None:
     assert opened(runs().replace({"status": {"done": word}}), tmp_path).ends == {"done": 15, "crashed": 3}
 
 
+def test_where_no_run_counts_the_words_that_would_are_named(tmp_path: Path) -> None:
+    tables = opened(runs().assign(status="ok"), tmp_path)
+    assert tables.notes == ("no run counts; those do whose status is done, finished, completed or success",)
+    (sentence,) = summary(tables, questions_tables(tables))
+    assert sentence.text.startswith("0 of 18 runs are finished (18 ok)")
+
+
+def test_the_command_and_the_page_say_what_was_read_differently(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawing, "FIGURES", {})
+    runs("KILLED", 0.01).to_csv(tmp_path / "runs.csv", index=False)
+    with pytest.raises(SystemExit) as ended:
+        main(["report", "--from", str(tmp_path / "runs.csv"), "--out", str(tmp_path / "out")])
+    assert not ended.value.code
+    said = " ".join(capsys.readouterr().out.split())
+    page = " ".join((tmp_path / "out" / "index.html").read_text(encoding="utf-8").split())
+    for text in ("column accuracy was given as fractions", "15 of 18 runs are finished (3 KILLED)"):
+        assert text in said
+        assert text in page
+
+
 def test_a_table_without_a_status_is_one_of_finished_runs(tmp_path: Path) -> None:
     assert opened(runs().drop(columns="status"), tmp_path).ends == {"done": 18}
 
@@ -93,6 +117,7 @@ def test_percent_signs_are_read(tmp_path: Path) -> None:
             {"accuracy": ["63.7%"] * 17 + ["0.6"]},
             "column accuracy: some values have a % sign and some have none",
         ),
+        ({"accuracy": True}, "line 2, column accuracy: True is no number"),
         ({"accuracy": 6370.0}, "line 2, column accuracy: 6370 is no percentage"),
         ({"accuracy": -1.0}, "line 2, column accuracy: -1 is no percentage"),
         (

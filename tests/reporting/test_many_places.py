@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from rich.console import Console
 
 import generated
+from clipdrift.cli.light_study import cells_table as study_table
 from clipdrift.figures.registry import FIGURES, draw
 from clipdrift.outcomes.chance import NOT_MEASURABLE
 from clipdrift.reporting import Report, drawing, report
@@ -152,4 +155,7 @@ def test_where_the_backbone_guesses_retention_is_not_measurable(sets: Tables) ->
     cells = cells_table(sets).texts()
     assert set(cells["kept of flowers102, %"]) == {NOT_MEASURABLE}
     assert NOT_MEASURABLE not in set(cells["kept of cifar100, %"])
+    console = Console(width=400, file=io.StringIO())
+    console.print(study_table(sets.cells))
+    assert console.file.getvalue().count(NOT_MEASURABLE) == len(sets.cells)  # type: ignore[attr-defined]
     assert sets.paths["retention_flowers102"].isna().all()

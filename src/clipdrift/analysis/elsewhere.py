@@ -13,7 +13,7 @@ import pandas as pd
 
 from clipdrift.analysis.runs import NEEDED, AnalyseError
 from clipdrift.outcomes.columns import outcome
-from clipdrift.outcomes.statuses import DONE, status_of
+from clipdrift.outcomes.statuses import DONE, FINISHED, status_of
 
 ALIASES = {
     "target": ("dataset",),
@@ -42,7 +42,10 @@ def read_runs(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
             percentages as well as fractions. Says where.
     """
     frame = _read(path)
-    notes = list(_named(path, frame))
+    renamed = _renamed(path, frame)
+    frame = frame.rename(columns=renamed)
+    ordered = sorted(renamed.items(), key=lambda pair: pair[1])
+    notes = [f"column {name} was read as {wanted}" for name, wanted in ordered]
     for name in NEEDED:
         if name not in frame:
             raise AnalyseError(f"{path}: no column {name}; a table of runs has {', '.join(NEEDED)}")
@@ -52,6 +55,8 @@ def read_runs(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
         if name not in frame:
             frame[name] = value
     frame["status"] = frame["status"].astype(object).map(status_of)
+    if (frame["status"] != DONE).all():
+        notes.append(f"no run counts; those do whose status is {', '.join(FINISHED[:-1])} or {FINISHED[-1]}")
     notes += _told_apart(frame)
     for name in filter(_is_number, map(str, frame)):
         notes += _numbers(path, frame, name)
@@ -73,8 +78,8 @@ def _read(path: str | Path) -> pd.DataFrame:
     return frame
 
 
-def _named(path: str | Path, frame: pd.DataFrame) -> Iterator[str]:
-    """Rename columns to ours, in place; says which."""
+def _renamed(path: str | Path, frame: pd.DataFrame) -> dict[str, str]:
+    """Columns that go by another name -> ours."""
     plain = {name: re.sub(r"[\s./-]+", "_", str(name).strip()).lower() for name in frame}
     plain = {name: _GROUPS.sub("", text, count=1) for name, text in plain.items()}
     renamed = {}
@@ -88,9 +93,7 @@ def _named(path: str | Path, frame: pd.DataFrame) -> Iterator[str]:
             raise AnalyseError(f"{path}: columns {' and '.join(chosen)} may both be the {wanted}; leave one")
         if chosen:
             renamed[chosen[0]] = wanted
-    frame.rename(columns=renamed, inplace=True)
-    for name, wanted in sorted(renamed.items(), key=lambda pair: pair[1]):
-        yield f"column {name} was read as {wanted}"
+    return renamed
 
 
 def _told_apart(frame: pd.DataFrame) -> Iterator[str]:
@@ -123,7 +126,7 @@ def _numbers(path: str | Path, frame: pd.DataFrame, name: str) -> Iterator[str]:
         signed = bool(signs.any())
         given = given.map(lambda value: value.removesuffix("%") if isinstance(value, str) else value)
     numbers = pd.to_numeric(given, errors="coerce")
-    wrong = numbers.isna() & given.notna()
+    wrong = (numbers.isna() | given.map(lambda value: isinstance(value, bool))) & given.notna()
     if name == "learning_rate":
         wrong |= ~(numbers > 0)
     if wrong.any():

@@ -172,8 +172,8 @@ def _rows(record: Record) -> list[tuple[str, list[str]]]:
         rows.append((name, [_number(p.measures[name].mean) for p in points]))
     for name, before in record.backbone.zero_shot.items():
         cells, facts = [], record.transfer[name]
-        images = facts.images["test"].count
-        above = above_chance(correct_of(before, images), images, len(facts.classes))
+        images = facts.images["test"].count if "test" in facts.images else 0
+        above = not images or above_chance(correct_of(before, images), images, len(facts.classes))
         for point in points:
             now = point.transfer[name]
             kept = "" if now.retention is None else f"  keeps {now.retention:.1f} %"

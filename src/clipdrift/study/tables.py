@@ -146,7 +146,8 @@ class Tables:
             runs.loc[runs["status"] != DONE, sorted(results)] = np.nan
         runs["place"] = place_names(runs)
         named = self.prepared.set_index("run")["variant"]
-        runs["variant"] = runs["run"].map(named).fillna(runs["method"])
+        known = runs["run"].map(named).astype(object)  # of none where no run is finished
+        runs["variant"] = known.where(known.notna(), runs["method"].astype(object))
         runs["plain"] = plain(runs)
         return runs
 
