@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from clipdrift.analysis.permutation import UndeterminedError
@@ -90,16 +91,19 @@ def corrected(rows: list[Row]) -> list[Row]:
 
 
 def holm(p_values: Iterable[float]) -> list[float]:
-    """p-values corrected by Holm's step-down method (Holm 1979), in their order.
+    """p-values corrected by Holm's step-down method, in their order.
+
+    The k-th smallest of m is multiplied by m - k + 1, made monotone and cut at 1 (Holm 1979). Not by
+    ``statsmodels.multipletests``, which gives the same (a test holds it) but collects all garbage at each
+    call: a third of the time of a study with 41 families.
 
     Raises:
         ValueError: a value outside [0, 1].
     """
-    given = list(p_values)
-    if not all(0 <= p <= 1 for p in given):
-        raise ValueError(f"p-values lie between 0 and 1, not {given}")
-    if not given:
-        return []
-    from statsmodels.stats.multitest import multipletests  # slow to load: only where something was tested
-
-    return [float(p) for p in multipletests(given, method="holm")[1]]
+    given = np.asarray(list(p_values), dtype=float)
+    if not ((given >= 0) & (given <= 1)).all():
+        raise ValueError(f"p-values lie between 0 and 1, not {given.tolist()}")
+    order = np.argsort(given, kind="stable")
+    out = np.empty_like(given)
+    out[order] = np.minimum(1.0, np.maximum.accumulate(given[order] * np.arange(len(given), 0, -1)))
+    return out.tolist()
