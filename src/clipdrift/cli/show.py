@@ -22,7 +22,6 @@ from rich.table import Table
 from rich.text import Text
 
 from clipdrift.figures.words import rate_text
-from clipdrift.outcomes.chance import NOT_MEASURABLE, above_chance, correct_of
 from clipdrift.runs.record import Point, Record, Values
 
 console = Console()
@@ -171,15 +170,12 @@ def _rows(record: Record) -> list[tuple[str, list[str]]]:
     for name in ("cka", "embedding_drift", "weight_drift"):
         rows.append((name, [_number(p.measures[name].mean) for p in points]))
     for name, before in record.backbone.zero_shot.items():
-        cells, facts = [], record.transfer[name]
-        images = facts.images["test"].count if "test" in facts.images else 0
-        above = not images or above_chance(correct_of(before, images), images, len(facts.classes))
+        cells = []
         for point in points:
             now = point.transfer[name]
             kept = "" if now.retention is None else f"  keeps {now.retention:.1f} %"
-            kept = kept if above else f"  {NOT_MEASURABLE}"
             cells.append(f"{now.accuracy:.1f} %{kept}")
-        chance = 100 / len(facts.classes)
+        chance = 100 / len(record.transfer[name].classes)
         rows.append((f"zero-shot {name} (before {before:.1f} %, chance {chance:.1f} %)", cells))
     return rows
 
