@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from scipy.special import bdtrc
-
 LEVEL = 0.05
 """Of the p-value below which an accuracy counts as above chance."""
 NOT_MEASURABLE = "not measurable"
@@ -18,6 +16,8 @@ def chance_p(correct: int, images: int, classes: int) -> float:
     """
     if not (0 <= correct <= images and images >= 1 and classes >= 1):
         raise ValueError(f"{correct} of {images} images right, {classes} classes")
+    from scipy.special import bdtrc  # slow to load, and a listing does without
+
     return float(bdtrc(correct - 1, images, 1 / classes))
 
 
