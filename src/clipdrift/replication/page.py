@@ -9,12 +9,13 @@ from typing import Any
 import pandas as pd
 
 from clipdrift.analysis.wording import group_words, statistic_words
+from clipdrift.outcomes.keys import KEY_COLUMNS, columns_of_keys
 from clipdrift.pages.cells import number
 from clipdrift.replication.checks import Check, EvidenceRow, Finding
 
 COLUMNS = (
     "finding", "verdict", "of", "decides", "side", "part", "question", "group", "statistic", "test", "unit",
-    "n", "value", "low", "high", "p_corrected", "note",
+    "n", "value", "low", "high", "p_corrected", "note", *KEY_COLUMNS,
 )  # fmt: skip
 
 
@@ -23,7 +24,8 @@ def rows_of(findings: Iterable[Finding]) -> pd.DataFrame:
 
     Columns: ``finding`` (number), ``verdict``, ``of`` (in words), ``decides`` (whether the verdict rests on
     it), ``side`` (``for``, ``against``, ``open``); ``part``, ``question``, ``group``, ``statistic``, ``test``
-    name the row; ``unit``, ``n``, ``value``, ``low``, ``high``, ``p_corrected``, ``note`` are the row's own.
+    name the row; ``unit``, ``n``, ``value``, ``low``, ``high``, ``p_corrected``, ``note`` are the row's own;
+    its keys (:mod:`clipdrift.outcomes.keys`) come last.
     A p-value that stands in another row has a row of its own, with the same ``of``.
     """
     found = []
@@ -34,6 +36,7 @@ def rows_of(findings: Iterable[Finding]) -> pd.DataFrame:
                 row |= {"decides": decides, "side": check.side if decides else ""}
                 row |= {k: getattr(source, k) for k in ("part", "question", "test")}
                 row |= {"group": group_words(source.group), "statistic": _statistic(source)}
+                row |= columns_of_keys(source.group, source.statistic)
                 for name in ("unit", "n", "note"):
                     row[name] = "" if source.row is None else source.row[name]
                 for name in ("value", "low", "high", "p_corrected"):

@@ -203,8 +203,8 @@ def _chances(record: RecordDict) -> dict[str, float]:
     found = {}
     for name, accuracy in record["backbone"]["zero_shot"].items():
         facts = record.get("transfer", {}).get(name)
-        if facts is not None and "test" in facts["images"]:
-            images = facts["images"]["test"]["count"]
+        images = facts["images"].get("test", {}).get("count", 0) if facts is not None else 0
+        if images and facts is not None:
             found[name] = chance_p(correct_of(accuracy, images), images, len(facts["classes"]))
     return found
 
