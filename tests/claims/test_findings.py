@@ -171,7 +171,7 @@ def test_options_and_penalties_are_judged_by_what_their_runs_did(tables: Tables)
         return {finding.number: finding for finding in replicate(Tables(made.reset_index(drop=True)))}
 
     def sides(finding: Finding, words: str) -> set[str]:
-        found = {check.side for check in finding.checks if words in check.of}
+        found: set[str] = {check.side for check in finding.checks if words in check.of}
         assert found, (finding.number, words)
         return found
 
