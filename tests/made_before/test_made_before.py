@@ -1,7 +1,7 @@
 """Folders that an earlier version wrote are read, reported and resumed to the numbers that it gave.
 
 ``runs.tar.xz`` was made by version c207953 on two Xeon cores (torch 2.13): a study of eight tiny runs and its
-report's tables, one run stopped after two of six epochs and its finished record, a comparison and a repair.
+report's tables; a run with its images, stopped after two of six epochs, and its finished record; a comparison; a repair.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from clipdrift.study.frames import records_in, runs_frame
 from clipdrift.study.tables import Tables
 from clipdrift.training.runner import run
 
-KEY = "75aaba33c125084d"
+KEY = "980612845846ca69"
 TEST = ("question", "group", "statistic", "unit", "test", "family")
 TABLES = {
     "blocks": ("run", "block"),
@@ -96,8 +96,10 @@ def test_an_interrupted_run_goes_on_to_the_record_that_it_would_have_had(before:
     assert read_state(folder).kind == "interrupted"
     told = len((folder / "metrics.jsonl").read_text().splitlines())
     assert told == 2
+    config = expected.config.model_dump()
+    config["data"]["target"]["path"] = str(before / "colours")
     record, where = run(
-        RunConfig.model_validate(expected.config.model_dump()), before / "interrupted", cache=before / "cache"
+        RunConfig.model_validate(config), before / "interrupted", cache=before / "cache", device="cpu"
     )
     assert (where.path, record.key) == (folder, KEY)
     assert [p.step for p in record.history] == [p.step for p in expected.history]
