@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from clipdrift.config import ModelConfig
-from clipdrift.model.clip import Clip, ModelError, load
+from clipdrift.model.clip import BrokenWeightsError, Clip, ModelError, load
+from clipdrift.model.finite import broken_tensors
 from clipdrift.model.quiet import quiet
 
 
@@ -46,10 +47,15 @@ def attach_adapter(clip: Clip, folder: Path) -> Clip:
             "are not loaded: save it again with safetensors"
         )
     try:
-        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        saved = set(load_file(file))
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8-sig"))
+        if not isinstance(settings, dict):
+            raise ValueError("adapter_config.json is not a JSON object")
+        tensors = load_file(file)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{folder}: the adapter cannot be read ({error})") from None
+    if said := broken_tensors(tensors.items()):
+        raise BrokenWeightsError(f"{folder}: {said}")
+    saved = set(tensors)
     try:
         with quiet(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error, below
@@ -80,8 +86,14 @@ def attach_adapter(clip: Clip, folder: Path) -> Clip:
 
 def load_head(folder: Path) -> nn.Linear:
     """The linear head saved in ``folder``; it takes the projected, unnormalised embedding."""
-    state = load_file(folder / "head.safetensors")
-    classes, width = state["weight"].shape
+    file = folder / "head.safetensors"
+    try:
+        state = load_file(file)
+        classes, width = state["weight"].shape
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{file}: the head cannot be read ({error})") from None
+    if said := broken_tensors(state.items()):
+        raise BrokenWeightsError(f"{file}: {said}")
     head = nn.Linear(width, classes)
     head.load_state_dict(state, strict=True)
     return head.eval().to(torch.float32)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +32,10 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = 130
+_INTERNAL = 70
+"""Exit status of a mistake of ours, as sysexits.h numbers it."""
+_DEBUG = "CLIPDRIFT_DEBUG"
+"""Environment variable that shows tracebacks instead of writing them to a file."""
 
 
 def _version(wanted: bool) -> None:
@@ -232,8 +239,23 @@ def status(out: Annotated[Path, typer.Argument(help="A folder of runs.")] = Path
     run_list(out)
 
 
+def _log_of(error: Exception) -> str:
+    """Where the traceback was written, or why it was not."""
+    try:
+        handle, name = tempfile.mkstemp(prefix="clipdrift-", suffix=".log")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as log:
+            log.write(f"clipdrift {__version__}, Python {sys.version}\n{sys.argv}\n\n")
+            log.writelines(traceback.format_exception(error))
+    except OSError as why:
+        return f"the traceback could not be written ({why}); {_DEBUG}=1 shows it"
+    return f"please report it with {name}"
+
+
 def main(arguments: list[str] | None = None) -> Any:
-    """Entry point: errors that a user can mend are one line on stderr and exit status 2."""
+    """Entry point: errors that a user can mend are one line on stderr and exit status 2.
+
+    Whatever else goes wrong is one line, too, with its traceback in a file, and exit status 70.
+    """
     try:
         return app(arguments)
     except Interrupted as end:
@@ -242,6 +264,12 @@ def main(arguments: list[str] | None = None) -> Any:
     except ClipdriftError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except Exception as error:
+        if os.environ.get(_DEBUG, "0") not in ("", "0"):
+            raise
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        typer.echo(f"internal error: {said}; {_log_of(error)}", err=True)
+        sys.exit(_INTERNAL)
     except SystemExit as end:
         if end.code == _INTERRUPTED:  # the command line library has swallowed the interruption itself
             typer.echo("interrupted; what is finished is kept, the same command goes on from there", err=True)

@@ -17,7 +17,7 @@ from clipdrift.adapt import load_adapted
 from clipdrift.adapt.saved import attach_adapter
 from clipdrift.config import RunConfig
 from clipdrift.errors import ClipdriftError
-from clipdrift.model.clip import SHIPPED, Clip, fingerprint_model, load, shipped_folder
+from clipdrift.model.clip import SHIPPED, Clip, check_finite, fingerprint_model, load, shipped_folder
 from clipdrift.runs.layout import CONFIG, WEIGHTS
 from clipdrift.runs.store import RunFolder
 
@@ -62,8 +62,10 @@ def open_model(given: ModelLike, base: OpenedModel | None = None) -> OpenedModel
         PairError, ModelError: what cannot be opened, and why.
     """
     if isinstance(given, Clip):
+        check_finite(given.model, given.name)
         return OpenedModel(given.name, "in memory", given.model, given)
     if isinstance(given, nn.Module):
+        check_finite(given, type(given).__name__)
         return OpenedModel(type(given).__name__, "in memory", given, None)
     name = str(given)
     folder = Path(name).expanduser()
@@ -75,7 +77,7 @@ def open_model(given: ModelLike, base: OpenedModel | None = None) -> OpenedModel
         return _open_run(name, folder.parent)
     if adapter := _adapter_folder(name, folder):
         return _open_adapter(name, adapter, base)
-    clip = load(name)
+    clip = load(name, None if base is None else base.clip)
     return OpenedModel(name, "model", clip.model, clip, _fingerprint(name))
 
 
@@ -85,7 +87,7 @@ def _is_model(folder: Path) -> bool:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise PairError(f"{file}: unreadable ({error})") from None
     return found if isinstance(found, dict) else {}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clipdrift.comparison import Shape
 from clipdrift.comparison.models import ModelLike, OpenedModel, PairError, open_model
+from clipdrift.model.clip import on_side
 from clipdrift.model.towers import Tower, tower_of, unwrapped
 from clipdrift.model.weights import effective_weights
 
@@ -50,13 +51,16 @@ def open_pair(base: ModelLike, tuned: ModelLike, any_base: bool = False) -> Mode
         PairError: architectures differ, the adapter was made on another model or changes nothing.
         ModelError, UnsupportedModelError: one of them cannot be opened or read.
     """
-    first = open_model(base)
-    second = open_model(tuned, first)
+    with on_side("BASE"):
+        first = open_model(base)
+    with on_side("TUNED"):
+        second = open_model(tuned, first)
     one, other = tower_of(first.model), tower_of(second.model)
     _same_architecture(first, second, one, other)
     before, after = effective_weights(first.model), effective_weights(second.model)
     _same_weights(first, second, before, after)
     notes = [] if any_base else _right_base(first, second)
+    notes += [f"{side}: {note}" for side, note in _loading_notes(first, second)]
     if all(torch.equal(before[name].cpu(), after[name].cpu()) for name in before):
         if second.kind == "adapter":
             raise PairError(
@@ -70,6 +74,17 @@ def open_pair(base: ModelLike, tuned: ModelLike, any_base: bool = False) -> Mode
                 "so BASE has to be a copy of it."
             )
     return ModelPair(first, second, before, after, tuple(notes))
+
+
+def _loading_notes(first: OpenedModel, second: OpenedModel) -> list[tuple[str, str]]:
+    """What was done to read either side's files, which an adapter on BASE repeats."""
+    sides = {"BASE": first.clip, "TUNED": second.clip}
+    return [
+        (side, note)
+        for side, clip in sides.items()
+        for note in (() if clip is None else clip.notes)
+        if side == "BASE" or first.clip is None or note not in first.clip.notes
+    ]
 
 
 def _same_architecture(first: OpenedModel, second: OpenedModel, one: Tower, other: Tower) -> None:

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.errors import ClipdriftError
+from clipdrift.model.finite import broken_tensors
 from clipdrift.model.texts import TextEncoder
 from clipdrift.model.towers import Geometry, tower_of
 
 
 class ModelError(ClipdriftError):
     """A model that cannot be loaded; the message names the model, the reason and what to do."""
+
+
+class BrokenWeightsError(ModelError):
+    """Weights with nan or inf in them."""
+
+
+def check_finite(model: Any, name: str) -> None:
+    """Refuse a model with nan or inf in any weight. Raises BrokenWeightsError."""
+    if said := broken_tensors(model.named_parameters()):
+        raise BrokenWeightsError(f"{name}: {said}")
+
+
+@contextmanager
+def on_side(side: str) -> Iterator[None]:
+    """Say in an error about broken weights whose they are: BASE, TUNED, the backbone."""
+    try:
+        yield
+    except BrokenWeightsError as error:
+        raise BrokenWeightsError(f"{side} {error}") from None
 
 
 @dataclass(frozen=True)
@@ -31,6 +53,8 @@ class Clip:
     """The model's own preprocessing as its file says it, to be written beside adapted weights."""
     texts: TextEncoder
     """From texts to embeddings (n, E) in the joint space, not normalised."""
+    notes: tuple[str, ...] = ()
+    """What was done to read it that a reader should know."""
 
     @property
     def geometry(self) -> Geometry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from transformers.utils.hub import cached_file
 from clipdrift.config import ModelConfig
 from clipdrift.data.errors import DataError
 from clipdrift.data.preprocess import Preprocess
-from clipdrift.model.base import Clip, ModelError
+from clipdrift.model.base import BrokenWeightsError, Clip, ModelError, check_finite, on_side
 from clipdrift.model.families import FAMILIES, REFUSED, ModelFamily
+from clipdrift.model.folders import strange_prefix, why_no_model, why_no_towers, why_unreadable
 from clipdrift.model.quiet import quiet
 from clipdrift.model.towers import UnsupportedModelError, tower_of
 
@@ -24,10 +26,13 @@ __all__ = [
     "MINI",
     "MINI_PHOTO",
     "SHIPPED",
+    "BrokenWeightsError",
     "Clip",
     "ModelError",
+    "check_finite",
     "fingerprint_model",
     "load",
+    "on_side",
     "shipped_folder",
 ]
 
@@ -48,32 +53,73 @@ def shipped_folder(name: str) -> Path:
     return Path(str(resources.files("clipdrift.model") / SHIPPED[name]))
 
 
-def load(model: str | Path | ModelConfig) -> Clip:
+def load(model: str | Path | ModelConfig, donor: Clip | None = None) -> Clip:
     """Load a model by hub id, directory, or the name of a shipped one; works offline from a hub cache.
 
     Args:
         model: ``openai/clip-vit-base-patch32``, ``google/siglip-base-patch16-224``, ``path/to/folder``,
             ``clipdrift/mini``, ``clipdrift/mini-photo``, a name of OpenCLIP's (``open_clip:...``,
             ``hf-hub:...``), or a ModelConfig.
+        donor: whose tokenizer and preprocessing are used where a folder has none, as in the checkpoints of
+            a Trainer; :attr:`Clip.notes` says so.
 
     Raises:
-        ModelError: not found (with or without network), of another kind, weights missing, left over or of
-            another shape, unreadable files.
+        ModelError: not found (with or without network), of another kind, weights missing, left over, of
+            another shape or no numbers, unreadable files, preprocessing of another size than the model's.
     """
     config = model if isinstance(model, ModelConfig) else ModelConfig.model_validate(str(model))
     if config.path is None and config.name.startswith(_OPEN_CLIP):
-        return _open_clip(config)
+        clip = _open_clip(config)
+        check_finite(clip.model, config.name)
+        return clip
     place = _place(config)
-    family = _family(_json(place, "config.json", config).get("model_type"), config)
-    preprocessor = _preprocessor(place, config)
-    loaded = _weights(place, config, family)
-    tokenizer = _tokenizer(place, config, family, loaded.config.text_config)
+    settings = _json(place, "config.json", config)
+    family = _family(settings.get("model_type"), config)
+    if why := why_no_towers(settings):
+        raise ModelError(f"{config.name}: {why}")
+    notes = []
+    lent = donor if donor is not None and Path(place).is_dir() else None
+    if lent is not None and not _has(place, _PREPROCESSORS):
+        preprocessor = lent.preprocessor
+        notes.append(f"{config.name} has no preprocessing of its own; that of {lent.name} is used.")
+    else:
+        preprocessor = _preprocessor(place, config)
+    loaded = _weights(place, config, family, notes)
+    check_finite(loaded, config.name)
+    if lent is not None and not _has(place, _VOCABULARIES):
+        tokenizer = lent.tokenizer
+        _check_tokenizer(tokenizer, config, family, loaded.config.text_config)
+        notes.append(f"{config.name} has no tokenizer of its own; that of {lent.name} is used.")
+    else:
+        tokenizer = _tokenizer(place, config, family, loaded.config.text_config)
     try:
-        tower_of(loaded)
+        taken = tower_of(loaded).geometry.image_size
         preprocess = Preprocess.from_config({"image_processor_type": family.preprocessing} | preprocessor)
     except (DataError, UnsupportedModelError) as error:
         raise ModelError(f"{config.name}: {error}") from None
-    return Clip(config.name, loaded, tokenizer, preprocess, preprocessor, family.texts(loaded, tokenizer))
+    _check_size(preprocess, taken, config.name)
+    texts = family.texts(loaded, tokenizer)
+    return Clip(config.name, loaded, tokenizer, preprocess, preprocessor, texts, tuple(notes))
+
+
+_PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer_config.json")
+
+
+def _has(place: str, files: tuple[str, ...]) -> bool:
+    return any((Path(place) / file).is_file() for file in files)
+
+
+def _check_size(preprocess: Preprocess, taken: int, name: str) -> None:
+    """Refuse pictures that the image tower cannot take; without a crop a single size fixes one side only."""
+    given = preprocess.crop or preprocess.size
+    sides = (given, given) if isinstance(given, int) else given
+    if sides is not None and sides != (taken, taken):
+        said = str(sides[0]) if sides[0] == sides[1] else f"{sides[0]} x {sides[1]}"
+        raise ModelError(
+            f"{name}: its preprocessing gives images of {said} pixels, the model takes {taken}; set size and "
+            "crop_size in preprocessor_config.json, or image_size in config.json, to what the weights are for"
+        )
 
 
 def _open_clip(config: ModelConfig) -> Clip:
@@ -112,6 +158,8 @@ def _place(config: ModelConfig) -> str:
         folder = Path(config.path).expanduser()
         if not folder.is_dir():
             raise ModelError(f"{config.path}: no such folder; give a hub id or a folder with config.json")
+        if why := why_no_model(folder):
+            raise ModelError(f"{config.path}: {why}")
         return str(folder)
     if config.name in SHIPPED:
         return str(shipped_folder(config.name))
@@ -123,7 +171,7 @@ def _json(place: str, name: str, config: ModelConfig) -> dict[str, Any]:
         file = cached_file(place, name, revision=config.revision)
         if file is None:  # for config.json alone transformers says it so
             raise FileNotFoundError("no such file")
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        content = json.loads(Path(file).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         if Path(place).is_dir():
             raise ModelError(f"{place}/{name}: missing or unreadable ({_one_line(error)})") from None
@@ -150,7 +198,14 @@ def _preprocessor(place: str, config: ModelConfig) -> dict[str, Any]:
         return found
 
 
-def _weights(place: str, config: ModelConfig, family: ModelFamily) -> Any:
+def _weights(place: str, config: ModelConfig, family: ModelFamily, notes: list[str]) -> Any:
+    renamed: dict[str, Any] = {}
+    if Path(place).is_dir():
+        if why := why_unreadable(Path(place)):
+            raise ModelError(why)
+        if prefix := strange_prefix(Path(place)):
+            renamed = {"key_mapping": {f"^{re.escape(prefix)}": ""}}
+            notes.append(f"{config.name}: every weight's name began with {prefix}, which was left out.")
     try:
         with quiet():
             model, report = family.model.from_pretrained(
@@ -160,6 +215,7 @@ def _weights(place: str, config: ModelConfig, family: ModelFamily) -> Any:
                 attn_implementation="sdpa",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # so that the report below names all of them
+                **renamed,
             )
     except Exception as error:  # transformers raises many kinds here; none may pass as a traceback
         raise ModelError(f"{config.name}: the weights cannot be loaded: {_one_line(error)}") from error
@@ -186,6 +242,13 @@ def _tokenizer(place: str, config: ModelConfig, family: ModelFamily, text: Any) 
     except Exception as error:  # as with the weights, a broken file raises many kinds
         raise ModelError(f"{config.name}: its tokenizer cannot be loaded: {_one_line(error)}") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    _check_tokenizer(tokenizer, config, family, text)
+    return tokenizer
+
+
+def _check_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, config: ModelConfig, family: ModelFamily, text: Any
+) -> None:
     # transformers makes one of special tokens alone where the files are missing
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelError(f"{config.name}: its tokenizer has no vocabulary; is {family.vocabulary} missing?")
@@ -203,7 +266,6 @@ def _tokenizer(place: str, config: ModelConfig, family: ModelFamily, text: Any) 
             f"{config.name}: config.json pools texts at token {pooled}, its tokenizer ends them with "
             f"{tokenizer.eos_token_id}; set text_config.eos_token_id to that"
         )
-    return tokenizer
 
 
 def _one_line(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from clipdrift.data.preprocess import Preprocess
 from clipdrift.data.sources import Source, fingerprint_path, open_source
 from clipdrift.data.splits import balanced, divide
 from clipdrift.data.worlds import WORLDS
-from clipdrift.model.clip import SHIPPED, Clip, fingerprint_model, load, shipped_folder
+from clipdrift.model.clip import SHIPPED, Clip, fingerprint_model, load, on_side, shipped_folder
 from clipdrift.model.zero_shot import class_features
 from clipdrift.runs.record import DataFacts, ImageCounts
 from clipdrift.runs.reporter import Reporter
@@ -123,7 +123,10 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
         ModelError, DataError: as loading and opening do.
     """
     reporter.stage(f"loading {config.model.name}")
-    clip = load(config.model)
+    with on_side("backbone"):
+        clip = load(config.model)
+    for note in clip.notes:
+        reporter.warn(note)
     check_method(clip, config.method)
     check_penalties(config.penalty, clip.blocks)
     clip.model.to(device)

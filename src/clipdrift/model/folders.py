@@ -1,0 +1,121 @@
+"""What a folder of a model is, told from its files alone: torch-free, nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+_POINTER = b"version https://git-lfs"
+_PREFIXES = ("module.", "_orig_mod.", "model.", "clip.")
+_OWN = ("text_model.", "vision_model.", "visual_projection.", "text_projection.", "logit_")
+"""How the names of transformers' CLIP and SigLIP weights begin."""
+_LARGEST_HEADER = 100_000_000
+"""Bytes; safetensors' own limit."""
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+
+
+def why_no_model(folder: Path) -> str | None:
+    """Why a folder without config.json holds no model, and what to give instead; None: it has one."""
+    if (folder / "config.json").is_file():
+        return None
+    inside = sorted(child for child in folder.iterdir())
+    steps = [(int(found[1]), child) for child in inside if (found := _CHECKPOINT.fullmatch(child.name))]
+    if steps:
+        names = ", ".join(child.name for _, child in sorted(steps))
+        return f"a training's folder with {names} in it; give one of them, such as {max(steps)[1]}"
+    if (folder / "0_CLIPModel").is_dir():
+        return f"a model of sentence-transformers; give the CLIP inside it, {folder / '0_CLIPModel'}"
+    adapters = [child for child in inside if (child / "adapter_config.json").is_file()]
+    if adapters:
+        names = ", ".join(child.name for child in adapters)
+        return f"a folder of named adapters ({names}); give one of them, such as {adapters[0]}"
+    pickled = [child.name for child in inside if child.suffix in _PICKLED]
+    if pickled:
+        return (
+            f"no config.json beside {pickled[0]}; pickled weights alone do not say of which model they are: "
+            "load them into that model and save it with save_pretrained"
+        )
+    return "no config.json in it" + ("; the folder is empty" if not inside else "")
+
+
+def why_no_towers(config: dict[str, Any]) -> str | None:
+    """Why a configuration of a right ``model_type`` still is no model with two towers."""
+    kinds = [str(kind) for kind in config.get("architectures") or ()]
+    odd = [kind for kind in kinds if kind.endswith("ForImageClassification")]
+    if not odd:
+        return None
+    return (
+        f"an image classifier ({odd[0]}): it has no text tower, so it tells its own classes and nothing "
+        "zero-shot; give the whole CLIP that it was made from, or fine-tune that with clipdrift"
+    )
+
+
+def why_unreadable(folder: Path) -> str | None:
+    """What is wrong with the weight files of a folder, as far as their first bytes and lengths tell."""
+    files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin"))
+    for file in files:
+        with file.open("rb") as stream:
+            if stream.read(len(_POINTER)) == _POINTER:
+                return f"{file}: a pointer of Git LFS in place of the weights; run `git lfs pull` there"
+        if file.suffix == ".safetensors" and (cut := _cut_off(file)):
+            return f"{file}: {cut}; copy or save it again"
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        try:
+            named = set(json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return f"{index}: not an index of weight files; copy it again"
+        lost = sorted(str(name) for name in named if not (folder / str(name)).is_file())
+        if lost:
+            return f"{index}: {len(lost)} of {len(named)} files of weights are missing, for example {lost[0]}"
+    return None
+
+
+def strange_prefix(folder: Path) -> str | None:
+    """What stands before every weight's name, such as ``module._orig_mod.``; None: nothing does.
+
+    Only what training tools are known to put there counts, and only if every weight has it.
+    """
+    names = [name for file in folder.glob("*.safetensors") for name in _names(file)]
+    if not names or any(name.startswith(_OWN) for name in names):
+        return None
+    prefix = ""
+    while found := next((p for p in _PREFIXES if all(name.startswith(prefix + p) for name in names)), None):
+        prefix += found
+    own = all(name[len(prefix) :].startswith(_OWN) for name in names)
+    return prefix if prefix and own else None
+
+
+def _header(file: Path) -> tuple[int, dict[str, Any]] | None:
+    """The header's length and content; None where it is no safetensors header."""
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > _LARGEST_HEADER:
+            return None
+        try:
+            content = json.loads(stream.read(length))
+        except ValueError:
+            return None
+    return (length, content) if isinstance(content, dict) else None
+
+
+def _cut_off(file: Path) -> str | None:
+    found = _header(file)
+    if found is None:
+        return "not a safetensors file, or one that was cut off at its start"
+    length, content = found
+    try:
+        ends = [int(entry["data_offsets"][1]) for name, entry in content.items() if name != "__metadata__"]
+    except (KeyError, IndexError, TypeError, ValueError):
+        return "its header is damaged"
+    wanted, there = 8 + length + max(ends, default=0), file.stat().st_size
+    return f"cut off, {there} of {wanted} bytes are there" if there < wanted else None
+
+
+def _names(file: Path) -> list[str]:
+    found = _header(file)
+    return [] if found is None else [name for name in found[1] if name != "__metadata__"]
