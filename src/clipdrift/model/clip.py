@@ -202,7 +202,7 @@ def _weights(place: str, config: ModelConfig, family: ModelFamily, notes: list[s
     renamed: dict[str, Any] = {}
     if Path(place).is_dir():
         if why := why_unreadable(Path(place)):
-            raise ModelError(why)
+            raise ModelError(f"{config.name}: the weights cannot be loaded: {why}")
         if prefix := strange_prefix(Path(place)):
             renamed = {"key_mapping": {f"^{re.escape(prefix)}": ""}}
             notes.append(f"{config.name}: every weight's name began with {prefix}, which was left out.")

@@ -18,7 +18,7 @@ _PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 
 
 def why_no_model(folder: Path) -> str | None:
-    """Why a folder without config.json holds no model, and what to give instead; None: it has one."""
+    """Why a folder without config.json holds no model, and what to give instead; None: nothing known."""
     if (folder / "config.json").is_file():
         return None
     inside = sorted(child for child in folder.iterdir())
@@ -38,7 +38,7 @@ def why_no_model(folder: Path) -> str | None:
             f"no config.json beside {pickled[0]}; pickled weights alone do not say of which model they are: "
             "load them into that model and save it with save_pretrained"
         )
-    return "no config.json in it" + ("; the folder is empty" if not inside else "")
+    return None
 
 
 def why_no_towers(config: dict[str, Any]) -> str | None:
