@@ -72,7 +72,7 @@ def test_broken_weights_are_of_a_side(folder: Path, tiny_clip_dir: Path) -> None
 def test_a_broken_model_in_memory_is_refused_too(tiny_clip_dir: Path) -> None:
     broken = CLIPModel.from_pretrained(tiny_clip_dir)
     broken.logit_scale.data.fill_(float("inf"))
-    with pytest.raises(BrokenWeightsError, match="TUNED CLIPModel: .*logit_scale"):
+    with pytest.raises(BrokenWeightsError, match=r"TUNED CLIPModel: .*logit_scale"):
         open_pair(CLIPModel.from_pretrained(tiny_clip_dir), broken)
 
 

@@ -48,8 +48,6 @@ def attach_adapter(clip: Clip, folder: Path) -> Clip:
         )
     try:
         settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8-sig"))
-        if not isinstance(settings, dict):
-            raise ValueError("adapter_config.json is not a JSON object")
         tensors = load_file(file)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{folder}: the adapter cannot be read ({error})") from None

@@ -43,8 +43,12 @@ def why_no_model(folder: Path) -> str | None:
 
 def why_no_towers(config: dict[str, Any]) -> str | None:
     """Why a configuration of a right ``model_type`` still is no model with two towers."""
-    kinds = [str(kind) for kind in config.get("architectures") or ()]
-    odd = [kind for kind in kinds if kind.endswith("ForImageClassification")]
+    kinds = config.get("architectures")
+    odd = [
+        str(kind)
+        for kind in (kinds if isinstance(kinds, list) else ())
+        if str(kind).endswith("ForImageClassification")
+    ]
     if not odd:
         return None
     return (
