@@ -21,7 +21,7 @@ from clipdrift.comparison.compare import compare
 from clipdrift.comparison.measuring import measure
 from clipdrift.errors import ClipdriftError
 from clipdrift.measures import MeasureError
-from clipdrift.model.clip import Clip, load
+from clipdrift.model.clip import Clip, ModelError, load
 
 Work = Callable[[Any], object]
 
@@ -305,10 +305,15 @@ def test_nothing_is_changed_when_measuring_fails(tiny_clip_dir: Path, pixels: Te
 
 
 def test_a_model_that_broke_is_told_by_block(tiny_clip: Clip, pixels: Tensor) -> None:
-    """A weight that became nan in training."""
+    """A weight so large that what comes out of its block is no number; one that is nan itself is named before."""
+    weight = tiny_clip.model.vision_model.encoder.layers[1].mlp.fc2.weight
     with torch.no_grad():
-        tiny_clip.model.vision_model.encoder.layers[1].mlp.fc2.weight[0, 0] = float("nan")
+        weight[0] = 3e38
     with pytest.raises(MeasureError, match=r"after block 2 contains? nan or inf|block 2"):
+        measure(tiny_clip, pixels)
+    with torch.no_grad():
+        weight[0] = float("nan")
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.fc2\.weight \(64 nan of 2048 values\)"):
         measure(tiny_clip, pixels)
 
 

@@ -61,8 +61,8 @@ ODDITIES: list[Callable[[Path], None]] = [
     *(_text(name, lambda content: b"\xef\xbb\xbf" + content) for name in FILES),
     *(_text(name, lambda _: b"[]") for name in FILES),
     *((lambda folder, name=name: (folder / name).unlink(missing_ok=True)) for name in FILES),
-    *(_weights(lambda w, p=p: {p + n: t for n, t in w.items()}) for p in ("module.", "_orig_mod.", "odd.")),
-    *(_weights(lambda w, d=d: {n: t.to(d) for n, t in w.items()}) for d in (torch.float16, torch.bfloat16)),
+    *(_weights(lambda w, p=p: {p + n: t for n, t in w.items()}) for p in ("module.", "_orig_mod.", "odd.")),  # type: ignore[misc]
+    *(_weights(lambda w, d=d: {n: t.to(d) for n, t in w.items()}) for d in (torch.float16, torch.bfloat16)),  # type: ignore[misc]
     _weights(lambda w: {n: t * float("nan") for n, t in w.items()}),
     _weights(lambda w: {n: t[..., :1].clone() if t.ndim else t for n, t in w.items()}),
     _weights(lambda w: w | {"extra": torch.zeros(1)}),

@@ -56,13 +56,13 @@ USED = (
 def test_a_value_that_is_no_number_is_refused_by_name_and_count(
     folder: Path, name: str, value: float
 ) -> None:
-    rewrite(folder, lambda weights: weights[name].view(-1)[:1].fill_(value) and None)
+    rewrite(folder, lambda weights: weights[name].view(-1)[:1].fill_(value) and None)  # type: ignore[arg-type, return-value]
     kind = "nan" if value != value else "inf"
     assert f"{name} (1 {kind} of " in refused(folder)
 
 
 def test_broken_weights_are_of_a_side(folder: Path, tiny_clip_dir: Path) -> None:
-    rewrite(folder, lambda weights: weights["logit_scale"].fill_(float("nan")) and None)
+    rewrite(folder, lambda weights: weights["logit_scale"].fill_(float("nan")) and None)  # type: ignore[arg-type, return-value]
     with pytest.raises(BrokenWeightsError, match=r"^TUNED given: .*logit_scale"):
         open_pair(str(tiny_clip_dir), str(folder))
     with pytest.raises(BrokenWeightsError, match=r"^BASE given: .*logit_scale"):
