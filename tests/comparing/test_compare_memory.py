@@ -305,7 +305,7 @@ def test_nothing_is_changed_when_measuring_fails(tiny_clip_dir: Path, pixels: Te
 
 
 def test_a_model_that_broke_is_told_by_block(tiny_clip: Clip, pixels: Tensor) -> None:
-    """A weight so large that what comes out of its block is no number; one that is nan itself is named before."""
+    """Weights so large that a block's output is no number; weights that are nan are named before."""
     weight = tiny_clip.model.vision_model.encoder.layers[1].mlp.fc2.weight
     with torch.no_grad():
         weight[0] = 3e38

@@ -1,8 +1,8 @@
 """Folders that an earlier version wrote are read, reported and resumed to the numbers that it gave.
 
 ``runs.tar.xz`` was made by version c207953 on two Xeon cores (torch 2.13): a study of eight tiny runs and its
-report's tables; a run with its images, stopped after two of six epochs, and its finished record; a comparison;
-a repair.
+report's tables; a run with its images, stopped after two of six epochs, and its finished record; a
+comparison; a repair.
 """
 
 from __future__ import annotations
