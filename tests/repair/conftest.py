@@ -30,10 +30,10 @@ def _loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"clipdrift.{place}.load", _load)
 
 
-def _load(model: Any) -> Clip:
+def _load(model: Any, donor: Clip | None = None) -> Clip:
     config = model if isinstance(model, ModelConfig) else ModelConfig.model_validate(str(model))
-    if config.path is None:
-        return load(config)
+    if config.path is None or not (Path(config.path) / "tokenizer_config.json").exists():
+        return load(config, donor)
     changed = max(file.stat().st_mtime_ns for file in Path(config.path).iterdir())
     clip = _from_disk(config, changed)
     return copy.deepcopy(clip, {id(clip.tokenizer): clip.tokenizer})
