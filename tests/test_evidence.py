@@ -148,7 +148,7 @@ def test_the_records_are_of_the_study_as_it_is_planned(runs: pd.DataFrame) -> No
 @needs_records
 def test_the_page_prints_the_numbers_of_its_table(numbers: pd.DataFrame) -> None:
     """Every row of docs/evidence.csv that the page shows stands there with its number."""
-    from clipdrift.pages.cells import number
+    from clipdrift.texts import number
 
     page = (ROOT / "docs" / "evidence.md").read_text()
     for finding, part in numbers.groupby("finding"):

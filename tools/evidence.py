@@ -31,7 +31,6 @@ from clipdrift.errors import ClipdriftError
 from clipdrift.figures.registry import FIGURES as DRAWN
 from clipdrift.figures.registry import draw, write
 from clipdrift.figures.source import NotDrawnError
-from clipdrift.figures.words import rate_text
 from clipdrift.replication import Finding, replicate
 from clipdrift.replication.answers import target_roles
 from clipdrift.replication.checks import Verdict
@@ -44,6 +43,7 @@ from clipdrift.runs.record import DamagedRecordError
 from clipdrift.runs.store import Store
 from clipdrift.study.folder import MANIFEST, read_manifest
 from clipdrift.study.tables import Tables
+from clipdrift.texts import rate as rate_text
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKED = ".json.xz"

@@ -45,3 +45,14 @@ class OutOfMemoryError(ClipdriftError):
     def __init__(self, message: str, part: Literal["training", "measuring"] = "training") -> None:
         super().__init__(message)
         self.part = part
+
+
+def one_line(error: object, most: int = 200) -> str:
+    """An error's message without line breaks, cut where it is long; its class where it says nothing."""
+    text = " ".join(str(error).split())
+    return (text if len(text) <= most else f"{text[: most - 1]}…") or type(error).__name__
+
+
+def named_line(error: BaseException, most: int = 300) -> str:
+    """:func:`one_line` with the error's class before it."""
+    return one_line(f"{type(error).__name__}: {error}", most)

@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel
 
-from clipdrift.errors import ClipdriftError
+from clipdrift.errors import ClipdriftError, named_line
 
 Group = Literal["methods", "penalties", "measures"]
 
@@ -128,7 +128,7 @@ def extensions(group: Group, taken: frozenset[str] = frozenset()) -> Found:
             try:
                 usable[point.name] = Extension(group, point.name, _load(point, group), _distribution(point))
             except Exception as error:  # whatever a stranger's module raises
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                reason = named_line(error)
                 broken[point.name] = f"{said} cannot be used ({reason})"
     return Found(usable, broken)
 
@@ -181,7 +181,7 @@ def loaded(extension: Extension, place: str) -> Callable[..., Any]:
     try:
         function = getattr(import_module(module), name)
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = named_line(error)
         raise ExtensionError(f"{said}: {place} cannot be used ({reason})") from None
     if not callable(function):
         raise ExtensionError(f"{said}: {place} is no function")

@@ -15,7 +15,8 @@ from PIL import Image
 
 from clipdrift.comparison import FAMILIES, Comparison
 from clipdrift.figures import comparing
-from clipdrift.figures.panels import block_places, plain, short_number, signed
+from clipdrift.figures.panels import block_places, plain
+from clipdrift.texts import short, signed
 from made_comparisons import ODD, alone, compared, made_comparison, made_maps
 
 NAMES = ("block_drift", "cka_matrix", "weight_drift", "head_drift", "attention", "spectrum", "transfer")
@@ -426,5 +427,5 @@ def test_long_names_keep_both_ends() -> None:
 def test_numbers_in_cells_are_short() -> None:
     values = (0, 0.01234, 0.05, 0.9, 4.96, 12.34, 99.6, 768)
     expected = ["0", "0.012", "0.050", "0.90", "5.0", "12", "100", "768"]
-    assert [short_number(v) for v in values] == expected
+    assert [short(v) for v in values] == expected
     assert [signed(v) for v in (-0.5, 0, 2)] == ["−0.50", "0", "+2.0"]

@@ -16,8 +16,9 @@ from study_tables import grid, options, pets
 from clipdrift.figures.look import LOOKS, Canvas, levels, shade, style
 from clipdrift.figures.registry import draw
 from clipdrift.figures.study_attention import side_by_side
-from clipdrift.figures.words import label, numbers, rate_text, short
+from clipdrift.figures.words import label, numbers, short
 from clipdrift.study.tables import Tables
+from clipdrift.texts import rate as rate_text
 
 
 def panel(figure: Figure, title: str, row: int = 0) -> Axes:

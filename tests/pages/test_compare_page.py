@@ -17,11 +17,12 @@ import pytest
 from PIL import Image
 
 from clipdrift.comparison import Comparison
-from clipdrift.pages.cells import CellLookup, UnresolvedError, drift_text, number
+from clipdrift.pages.cells import CellLookup, UnresolvedError
 from clipdrift.pages.compare import write_page
 from clipdrift.pages.strips import HEIGHT, strip
 from clipdrift.pages.viewer import pack
 from clipdrift.runs.maps import Maps
+from clipdrift.texts import change, number
 from made_comparisons import ODD, alone, compared, made_comparison, made_maps
 from page_reading import Page, Tables, agrees
 
@@ -172,7 +173,7 @@ def test_numbers_keep_three_digits(value: float, text: str) -> None:
     [
         (5.26, False, "+5.3 %"),
         (-0.034, False, "−0.034 %"),
-        (-1e-5, False, "−1.0e−05 %"),
+        (-1e-5, False, "−0.000010 %"),
         (0.0, False, "0 %"),
         (1.5, True, "+1.500"),
         (-0.5, True, "−0.500"),
@@ -180,7 +181,7 @@ def test_numbers_keep_three_digits(value: float, text: str) -> None:
     ],
 )
 def test_drifts_have_a_sign_and_a_unit(value: float, absolute: bool, text: str) -> None:
-    assert drift_text(value, absolute) == text
+    assert change(value, absolute) == text
 
 
 # ---------------------------------------------------------------- strips

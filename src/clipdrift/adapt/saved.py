@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from clipdrift.config import ModelConfig
+from clipdrift.errors import one_line
 from clipdrift.model.clip import BrokenWeightsError, Clip, ModelError, load
 from clipdrift.model.finite import broken_tensors
 from clipdrift.model.quiet import quiet
@@ -59,7 +60,7 @@ def attach_adapter(clip: Clip, folder: Path) -> Clip:
             warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error, below
             model = PeftModel.from_pretrained(clip.model, str(folder))
     except Exception as error:  # peft and torch raise many kinds for an adapter of another model
-        said = " ".join(str(error).split())[:300]
+        said = one_line(error, 300)
         raise ModelError(f"{folder}: the adapter does not fit {clip.name}: {said}") from error
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     wanted = set(state)

@@ -11,6 +11,7 @@ from clipdrift.outcomes.keys import Group
 from clipdrift.outcomes.places import Place, place_names
 from clipdrift.outcomes.statuses import DONE, status_of
 from clipdrift.runs.record import OPTIONS
+from clipdrift.texts import option
 
 NEEDED = ("target", "method", "learning_rate")
 ARM = ("target", "backbone", "method", *OPTIONS)
@@ -104,7 +105,7 @@ def changes(runs: pd.DataFrame) -> pd.Series:
     place = _joined(runs, ["target", "backbone", "method"])
     named = []
     for name in options:
-        words = runs[name].map(_word)
+        words = runs[name].map(option)
         if name not in ("penalty", "penalty_weight"):
             words = words.where(words != "", "none")
             usual = place.map(words.groupby(place).agg(_most_frequent))
@@ -123,12 +124,6 @@ def _most_frequent(words: pd.Series) -> str | None:
     """The most frequent word; None where two are."""
     counts = words.value_counts()
     return None if len(counts) > 1 and counts.iloc[0] == counts.iloc[1] else str(counts.index[0])
-
-
-def _word(value: object) -> str:
-    if value is None or value != value:
-        return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def plain(runs: pd.DataFrame) -> pd.Series:

@@ -19,7 +19,7 @@ from clipdrift.cli.repairing import interpolate, rewind, soften
 from clipdrift.cli.replicating import replicate
 from clipdrift.cli.reporting import report
 from clipdrift.cli.studying import study
-from clipdrift.errors import ClipdriftError, Interrupted
+from clipdrift.errors import ClipdriftError, Interrupted, named_line
 from clipdrift.runs.layout import cache_folder
 
 app = typer.Typer(
@@ -267,7 +267,7 @@ def main(arguments: list[str] | None = None) -> Any:
     except Exception as error:
         if os.environ.get(_DEBUG, "0") not in ("", "0"):
             raise
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        said = named_line(error, 200)
         typer.echo(f"internal error: {said}; {_log_of(error)}", err=True)
         sys.exit(_INTERNAL)
     except SystemExit as end:

@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from clipdrift.config import ConfigError
-from clipdrift.figures.words import rate_text
 from clipdrift.listing import MEASURES, METHODS, MODELS, PENALTIES, Entry
 from clipdrift.runs.layout import RECORD
 from clipdrift.runs.record import Record, RecordError
 from clipdrift.runs.states import foreign_record
 from clipdrift.runs.store import Store
+from clipdrift.texts import rate as rate_text
 
 _KINDS = ("models", "datasets", "methods", "penalties", "measures", "studies", "figures")
 

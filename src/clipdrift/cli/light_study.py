@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from rich.text import Text
 
 from clipdrift.cli.light import print_table
 from clipdrift.config import ConfigError
-from clipdrift.figures.words import rate_text
 from clipdrift.outcomes.chance import NOT_MEASURABLE, measurable
 from clipdrift.outcomes.columns import chance_p_of, columns_of, outcome
 from clipdrift.runs.layout import CONFIG, FAILURE, RECORD
@@ -23,6 +21,8 @@ from clipdrift.runs.states import StateKind
 from clipdrift.runs.store import Store
 from clipdrift.study.folder import MANIFEST, read_manifest
 from clipdrift.study.frames import cells_frame, records_in, runs_frame, varied
+from clipdrift.texts import option
+from clipdrift.texts import rate as rate_text
 
 _STYLE = {"running": "cyan", "failed": "red", "diverged": "yellow", "interrupted": "magenta"}
 
@@ -139,11 +139,7 @@ def cells_table(cells: pd.DataFrame) -> Table:
 
 
 def _option(name: str, value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if name == "learning_rate":
-        return rate_text(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return rate_text(value) if name == "learning_rate" and value == value else option(value)
 
 
 def _number(cell: pd.Series, name: str) -> str:

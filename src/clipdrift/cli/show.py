@@ -21,8 +21,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from clipdrift.figures.words import rate_text
 from clipdrift.runs.record import Point, Record, Values
+from clipdrift.texts import decimal, percent
+from clipdrift.texts import rate as rate_text
 
 console = Console()
 _STRIP = "▁▂▃▄▅▆▇█"
@@ -161,14 +162,14 @@ def _moments(record: Record) -> list[tuple[str, Point]]:
 def _rows(record: Record) -> list[tuple[str, list[str]]]:
     points = [point for _, point in _moments(record)]
     rows = [
-        ("validation accuracy", [_percent(p.validation_accuracy) for p in points]),
-        ("test accuracy", [_percent(p.test_accuracy) for p in points]),
+        ("validation accuracy", [percent(p.validation_accuracy) for p in points]),
+        ("test accuracy", [percent(p.test_accuracy) for p in points]),
     ]
     for name, was in record.backbone.measures.items():
         unit = f" {record.units[name]}" if record.units.get(name) else ""
         rows.append((f"{name} (before {was.mean:.3f}{unit})", [_change(p.measures[name]) for p in points]))
     for name in ("cka", "embedding_drift", "weight_drift"):
-        rows.append((name, [_number(p.measures[name].mean) for p in points]))
+        rows.append((name, [decimal(p.measures[name].mean) for p in points]))
     for name, before in record.backbone.zero_shot.items():
         cells = []
         for point in points:
@@ -178,15 +179,6 @@ def _rows(record: Record) -> list[tuple[str, list[str]]]:
         chance = 100 / len(record.transfer[name].classes)
         rows.append((f"zero-shot {name} (before {before:.1f} %, chance {chance:.1f} %)", cells))
     return rows
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f} %"
-
-
-def _number(value: float) -> str:
-    """Three decimals, unless nothing would be left of the value."""
-    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
 
 
 def _change(values: Values) -> str:

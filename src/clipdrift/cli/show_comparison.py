@@ -9,6 +9,7 @@ from rich.text import Text
 from clipdrift.cli.show import strip
 from clipdrift.comparison import FAMILIES, Compared, Comparison
 from clipdrift.comparison.verdict import verdict
+from clipdrift.texts import decimal, drift, percent, share
 
 
 def comparison_report(found: Comparison) -> RenderableType:
@@ -60,13 +61,12 @@ def _cells(values: Compared) -> list[RenderableType]:
         blocks = values.value_blocks
         like = 1 - min(blocks, default=1.0) if values.family == "representation" else 0.0
         shown = strip([v - 1 for v in blocks]) if like else strip(blocks)
-        return ["", number(values.value), "", _marked(shown, blocks)]
+        return ["", decimal(values.value), "", _marked(shown, blocks)]
     assert values.before is not None
     assert values.after is not None
-    drift = values.drift or 0.0
-    change = f"{drift:+.3g}" if values.absolute else f"{drift:+.1f} %"
+    change = drift(values.drift, values.absolute)
     blocks = values.drift_blocks
-    return [number(values.before), number(values.after), change, _marked(strip(blocks), blocks, values)]
+    return [decimal(values.before), decimal(values.after), change, _marked(strip(blocks), blocks, values)]
 
 
 def _marked(shown: Text, blocks: tuple[float, ...], values: Compared | None = None) -> Text:
@@ -74,10 +74,9 @@ def _marked(shown: Text, blocks: tuple[float, ...], values: Compared | None = No
     if not blocks:
         return Text()
     if values is None:
-        return shown + Text(f"  {number(min(blocks))} to {number(max(blocks))}", style="dim")
+        return shown + Text(f"  {decimal(min(blocks))} to {decimal(max(blocks))}", style="dim")
     largest = max(blocks, key=abs)
-    said = f"{largest:+.3g}" if values.absolute else f"{largest:+.1f} %"
-    return shown + Text(f"  largest {said}", style="dim")
+    return shown + Text(f"  largest {drift(largest, values.absolute)}", style="dim")
 
 
 def _transfer(found: Comparison) -> Table:
@@ -85,9 +84,9 @@ def _transfer(found: Comparison) -> Table:
     for title in ("zero-shot", "before", "after", "kept", "chance", "same class", "KL (nats)", "prompts"):
         table.add_column(title, justify="left" if title == "zero-shot" else "right")
     for name, row in found.transfer.items():
-        kept = "" if row.retention is None else f"{row.retention:.1f} %"
-        common = [f"{row.chance:.1f} %", f"{100 * row.agreement:.1f} %", number(row.kl)]
-        table.add_row(Text(name), f"{row.before:.1f} %", f"{row.after:.1f} %", kept, *common, "1")
+        kept = percent(row.retention)
+        common = [f"{row.chance:.1f} %", f"{100 * row.agreement:.1f} %", decimal(row.kl)]
+        table.add_row(Text(name), percent(row.before), percent(row.after), kept, *common, "1")
         if row.ensemble_before is not None and row.ensemble_after is not None:
             before, after = row.ensemble_before, row.ensemble_after
             kept = f"{100 * after / before:.1f} %" if before else ""
@@ -116,13 +115,8 @@ def _stability(found: Comparison) -> Text:
     entropy, cka = found.subsets.measures["entropy"], found.subsets.measures["cka"]
     parts = []
     if entropy.after is not None:
-        parts.append(f"entropy {100 * entropy.after:.2g} %")
+        parts.append(f"entropy {share(100 * entropy.after)}")
     if cka.after is not None:
-        parts.append(f"CKA {100 * cka.after:.2g} %")
+        parts.append(f"CKA {share(100 * cka.after)}")
     text = f"\nover {found.subsets.count} disjoint subsets of {found.subsets.images} images these vary by "
     return Text(text + ", ".join(parts) + " (coefficient of variation)", style="dim")
-
-
-def number(value: float) -> str:
-    """Three decimals, unless nothing would be left of the value."""
-    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"

@@ -6,9 +6,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from clipdrift.cli.show_comparison import number
 from clipdrift.comparison import FAMILIES, Compared
 from clipdrift.repair import Repaired, Step
+from clipdrift.texts import decimal, drift, percent
 
 _TITLES = {"interpolate": "path", "rewind": "blocks put back", "soften": "intruder dimensions"}
 
@@ -43,14 +43,14 @@ def _by_step(found: Repaired) -> Table:
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for index, step in enumerate(found.steps):
-        cells = [_percent(step.accuracy)] * accurate
+        cells = [percent(step.accuracy)] * accurate
         if len(sets) == 1:
-            cells.append(_percent(step.transfer[sets[0]].accuracy))
-        cells += [_percent(step.transfer[name].retention) for name in sets]
+            cells.append(percent(step.transfer[sets[0]].accuracy))
+        cells += [percent(step.transfer[name].retention) for name in sets]
         cells += [str(sum(step.intruders.values()))] * intruded
-        cells += [number(step.value(name)) for name in ("cka", "embedding_drift", "weight_drift")]
+        cells += [decimal(step.value(name)) for name in ("cka", "embedding_drift", "weight_drift")]
         entropy = step.measures["entropy"]
-        cells.append(_drift(entropy))
+        cells.append(drift(entropy.drift, entropy.absolute))
         mark = index == found.chosen
         label = f"{step.label}{'  <' * mark}"
         table.add_row(Text(label), *cells, style="bold" if mark else None)
@@ -65,7 +65,7 @@ def _by_measure(found: Repaired) -> Table:
     for step in found.steps:
         table.add_column(step.label, justify="right")
     if found.accuracy_of:
-        table.add_row("accuracy", "", *(_percent(step.accuracy) for step in found.steps))
+        table.add_row("accuracy", "", *(percent(step.accuracy) for step in found.steps))
     for name, tested in found.transfer.items():
         table.add_row(
             Text(f"zero-shot {name}"), f"{tested.before:.1f} %", *(_kept(step, name) for step in found.steps)
@@ -79,7 +79,7 @@ def _by_measure(found: Repaired) -> Table:
     for family in FAMILIES:
         for name, values in first.measures.items():
             if values.family == family:
-                before = "" if values.before is None else number(values.before)
+                before = "" if values.before is None else decimal(values.before)
                 cells = [_cell(step.measures[name]) for step in found.steps]
                 table.add_row(name, before, *cells)
     return table
@@ -87,21 +87,12 @@ def _by_measure(found: Repaired) -> Table:
 
 def _cell(values: Compared) -> str:
     if values.value is not None:
-        return number(values.value)
+        return decimal(values.value)
     assert values.after is not None
-    return f"{number(values.after)}  {_drift(values)}"
-
-
-def _drift(values: Compared) -> str:
-    drift = values.drift or 0.0
-    return f"{drift:+.3g}" if values.absolute else f"{drift:+.1f} %"
+    return f"{decimal(values.after)}  {drift(values.drift, values.absolute)}"
 
 
 def _kept(step: Step, name: str) -> str:
     row = step.transfer[name]
     kept = "" if row.retention is None else f", {row.retention:.1f} %"
     return f"{row.accuracy:.1f} %{kept}"
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f} %"

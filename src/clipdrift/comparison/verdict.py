@@ -7,8 +7,9 @@ of the comparison.
 
 from __future__ import annotations
 
-from clipdrift.comparison import Compared, Comparison
+from clipdrift.comparison import Comparison
 from clipdrift.outcomes.chance import above_chance, correct_of
+from clipdrift.texts import drift, share
 
 _WORDS = ((0.995, "hardly moved"), (0.95, "moved a little"), (0.8, "moved clearly"), (-1.0, "moved far"))
 """By debiased CKA, mean over blocks. Names for a reader, not thresholds that were tested."""
@@ -26,7 +27,7 @@ def _how_far(found: Comparison) -> str:
     word = next(word for least, word in _WORDS if cka >= least)
     return (
         f"The image tower {word}: CKA with BASE {_three(cka)} (1 = unchanged), embedding drift "
-        f"{_three(turned)} (0 = unchanged), weights changed by {_percent(100 * weight)}."
+        f"{_three(turned)} (0 = unchanged), weights changed by {share(100 * weight)}."
     )
 
 
@@ -49,7 +50,7 @@ def _where(found: Comparison) -> list[str]:
     if kinds:
         most = max(kinds, key=lambda kind: kinds[kind] or 0)
         lines.append(
-            f"Relative to their size, most changed: {_KINDS[most]} ({_percent(100 * (kinds[most] or 0))})."
+            f"Relative to their size, most changed: {_KINDS[most]} ({share(100 * (kinds[most] or 0))})."
         )
     return lines
 
@@ -91,32 +92,20 @@ def _attention(found: Comparison) -> str:
     entropy = found.measures["entropy"]
     text = (
         f"Attention of the {found.shape.reader}: entropy {_three(entropy.before or 0)} to "
-        f"{_three(entropy.after or 0)} {entropy.unit} ({_drift(entropy)})"
+        f"{_three(entropy.after or 0)} {entropy.unit} ({drift(entropy.drift, entropy.absolute)})"
     )
     blocks = entropy.drift_blocks
     if blocks:
         block = max(range(len(blocks)), key=lambda i: abs(blocks[i]))
-        text += f", most in block {block + 1} ({_signed(blocks[block], entropy.absolute)})"
+        text += f", most in block {block + 1} ({drift(blocks[block], entropy.absolute)})"
     return f"{text}. Its sign alone does not tell what transfer was lost."
-
-
-def _drift(values: Compared) -> str:
-    return _signed(values.drift or 0.0, values.absolute)
-
-
-def _signed(value: float, absolute: bool) -> str:
-    return f"{value:+.3g}" if absolute else f"{value:+.1f} %"
-
-
-def _percent(value: float) -> str:
-    return f"{value:.1f} %" if value >= 1 else f"{value:.2g} %"
-
-
-def _three(value: float) -> str:
-    return f"{value:.3f}"
 
 
 def _value(found: Comparison, name: str) -> float:
     value = found.measures[name].value
     assert value is not None
     return value
+
+
+def _three(value: float) -> str:
+    return f"{value:.3f}"

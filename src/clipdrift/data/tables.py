@@ -17,6 +17,7 @@ import numpy as np
 
 from clipdrift.data.errors import DataError
 from clipdrift.data.images import ImageSet, LabelArray, TableRows, image_set
+from clipdrift.errors import one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -94,7 +95,7 @@ def load_files(files: Mapping[str, list[Path]], wanted: Mapping[str, str], data:
                 # "train" here is what `datasets` calls a list of files without splits.
                 tables[part] = load_dataset("parquet", data_files=paths, split="train")
         except (DatasetsError, OSError, ValueError) as error:
-            reason = " ".join(str(error.__cause__ or error).split())
+            reason = one_line(error.__cause__ or error)
             raise DataError(
                 f"{data}: split {split!r} cannot be read as parquet ({reason}); copy it again"
             ) from error

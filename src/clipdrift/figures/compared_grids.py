@@ -21,11 +21,10 @@ from clipdrift.figures.panels import (
     new_figure,
     plain,
     print_cells,
-    short_number,
-    signed,
     style,
 )
 from clipdrift.listing import MEASURES
+from clipdrift.texts import short, signed, typeset
 
 KINDS = ("q", "k", "v", "out", "fc1", "fc2")
 """Kinds of matrices in the order in which a block uses them."""
@@ -51,7 +50,7 @@ def cka_matrix(comparison: Comparison) -> Figure:
         block_ticks(axis, columns, label="block of TUNED")
         block_ticks(axis, rows, which="y", label="block of BASE")
         if max(rows, columns) <= NUMBERED:
-            print_cells(axis, shown, lambda value: f"{value:.2f}".replace("-", "−"))
+            print_cells(axis, shown, lambda value: typeset(f"{value:.2f}"))
         colour_bar(figure, shown, axis, "debiased linear CKA")
         heading(figure, comparison, "CKA between blocks")
     return figure
@@ -80,13 +79,13 @@ def weight_drift(comparison: Comparison) -> Figure:
         left.set_yticks(range(1, len(found) + 1), [plain(label) for label in found])
         left.set_title("by block", loc="left")
         if blocks <= NUMBERED:
-            print_cells(left, shown, short_number, 6.5)
+            print_cells(left, shown, short, 6.5)
         colour_bar(figure, shown, left, "relative change of the weights", aspect=20)
         places = np.arange(1, len(found) + 1)
         right.barh(places, whole, 0.7, color=COLOURS[3])
         for place, value in zip(places, whole, strict=True):
             if np.isfinite(value):
-                right.text(value, place, f" {short_number(value)}", va="center", fontsize=8)
+                right.text(value, place, f" {short(value)}", va="center", fontsize=8)
         right.set_xlim(0, 1.35 * _top(np.array(whole)))
         right.tick_params(axis="y", length=0, labelleft=False)
         right.set_xlabel("relative change")
@@ -164,7 +163,7 @@ def spectrum(comparison: Comparison) -> Figure:
         upper, lower = figure.subplots(2, 1)
         unit = MEASURES["intruder_dimensions"].unit
         for axis, table, title, label, text in (
-            (upper, ranks, "effective rank of the change", "rank", short_number),
+            (upper, ranks, "effective rank of the change", "rank", short),
             (lower, intruders, f"intruder dimensions, {unit}", "directions", lambda v: f"{v:.0f}"),
         ):
             shown = _kinds_by_block(axis, table, kinds)

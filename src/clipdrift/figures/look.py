@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from clipdrift.figures.words import rate_text
+from clipdrift.texts import rate as rate_text
 
 PAGE = 7.0
 """Inches: the width of a paper's two columns."""

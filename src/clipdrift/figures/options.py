@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from clipdrift.figures.look import GREY, Canvas, few_ticks, look, note
 from clipdrift.figures.seeds import in_categories, lost_text
 from clipdrift.figures.source import NotDrawnError, StudySource, done, retentions
-from clipdrift.figures.words import label, rate_text
+from clipdrift.figures.words import label
 from clipdrift.runs.record import OPTIONS
+from clipdrift.texts import option
+from clipdrift.texts import rate as rate_text
 
 SAME = ("place", "method", "learning_rate")
 
@@ -111,13 +113,9 @@ def _one_option(column: str, axis: str, words: str) -> Callable[[StudySource, Ca
 
     def draw(tables: StudySource, canvas: Canvas) -> Figure:
         missing = f"no runs differ in {words} alone"
-        return _panels(tables, canvas, (column,), lambda run: _text(run[column]), missing, axis)
+        return _panels(tables, canvas, (column,), lambda run: option(run[column]), missing, axis)
 
     return draw
-
-
-def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 frozen_blocks = _one_option("frozen_blocks", "frozen blocks", "frozen blocks")

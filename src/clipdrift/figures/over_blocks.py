@@ -11,7 +11,8 @@ from clipdrift.figures.look import DOTS, GREY, INK, Canvas, dots, few_ticks, not
 from clipdrift.figures.panels import CHANGE, SCALE, block_places, colour_bar, heat_map
 from clipdrift.figures.seeds import lost_text
 from clipdrift.figures.source import NotDrawnError, StudySource, in_order, joined, needed, places, rates
-from clipdrift.figures.words import label, numbers, rate_text
+from clipdrift.figures.words import label, numbers
+from clipdrift.texts import rate as rate_text
 
 KINDS: dict[str, Colormap] = {"entropy_drift": CHANGE, "gini_drift": CHANGE, "cka": SCALE}
 

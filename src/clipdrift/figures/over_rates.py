@@ -23,8 +23,9 @@ from clipdrift.figures.source import (
     plain,
     rates,
 )
-from clipdrift.figures.words import label, rate_text
+from clipdrift.figures.words import label
 from clipdrift.outcomes.columns import columns_of, outcome
+from clipdrift.texts import rate as rate_text
 
 ATTENTION = ("entropy_drift", "erf95_drift", "gini_drift", "head_diversity_drift")
 _HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----", "++++", "oo")

@@ -35,8 +35,9 @@ from clipdrift.figures.over_rates import of_runs
 from clipdrift.figures.panels import CHANGE, block_places, colour_bar, heat_map
 from clipdrift.figures.seeds import along, band_text, lost_text, zero
 from clipdrift.figures.source import StudySource, in_order, joined, places, plain, rates
-from clipdrift.figures.words import label, rate_text
+from clipdrift.figures.words import label
 from clipdrift.outcomes.keys import select
+from clipdrift.texts import rate as rate_text
 
 FALL = -1.0
 """Percent; where analysis says that entropy has begun to fall."""

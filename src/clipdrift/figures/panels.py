@@ -162,15 +162,3 @@ def colour_bar(figure: Figure, shown: AxesImage, axes: Axes | Sequence[Axes], la
     bar = figure.colorbar(shown, ax=axes, label=label, **{"pad": 0.015, "aspect": 30, **how})
     bar.outline.set_visible(False)
     bar.ax.tick_params(width=0.8, length=3)
-
-
-def short_number(value: float) -> str:
-    """Two digits that count, without an exponent where that stays short: ``0.012``, ``13``."""
-    if value == 0:
-        return "0"
-    return f"{value:#.2g}".removesuffix(".") if abs(value) < 99.5 else f"{value:.0f}"
-
-
-def signed(value: float) -> str:
-    """:func:`short_number` with its sign, a true minus."""
-    return "0" if value == 0 else f"{'+' if value > 0 else '−'}{short_number(abs(value))}"

@@ -19,6 +19,7 @@ from clipdrift.figures.source import NotDrawnError, StudySource, done, in_order,
 from clipdrift.figures.words import label, short
 from clipdrift.outcomes.columns import Moment, outcome
 from clipdrift.outcomes.keys import select
+from clipdrift.texts import typeset
 
 DRIFTS = ("entropy_drift", "cka", "embedding_drift", "weight_drift")
 SIGNS = LinearSegmentedColormap.from_list("clipdrift_signs", ["#0072B2", "#F7F7F7", "#D55E00"])
@@ -86,7 +87,7 @@ def measures(tables: StudySource, canvas: Canvas) -> Figure:
     figure = canvas.figure(max(3.4, side), max(3.0, side * 0.93))
     axis = figure.subplots()
     shown = heat_map(axis, matrix, -1, 1, SIGNS)
-    print_cells(axis, shown, lambda v: f"{v:.2f}".replace("0.", ".").replace("-", "−"), 5.5)
+    print_cells(axis, shown, lambda v: typeset(f"{v:.2f}".replace("0.", ".")), 5.5)
     places_ = range(1, len(names) + 1)
     axis.set_xticks(places_, [short(n) for n in names], rotation=45, ha="right", rotation_mode="anchor")
     axis.set_yticks(places_, [short(n) for n in names])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from clipdrift.figures.look import Canvas, note
 from clipdrift.figures.panels import ATTENTION, colour_bar
 from clipdrift.figures.source import NotDrawnError, StudySource, in_order, places, plain, rates
-from clipdrift.figures.words import rate_text
+from clipdrift.texts import rate as rate_text
 
 SHOWN = 3
 """Images of a figure."""

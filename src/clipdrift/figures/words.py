@@ -81,15 +81,6 @@ def label(column: str, blocks: bool = False) -> str:
     return f"{short(column)} (0 to 1)"
 
 
-def rate_text(rate: float) -> str:
-    """``1e-5``, not ``1e-05``."""
-    mantissa, _, power = f"{rate:.3g}".partition("e")
-    if power:
-        return f"{mantissa}e{int(power)}"
-    exact = f"{rate:.2e}".partition("e")
-    return f"{float(exact[0]):g}e{int(exact[2])}" if rate < 0.1 else mantissa
-
-
 def numbers(sizes: Iterable[int]) -> str:
     """``n = 5``, or ``n = 3 to 5`` where cells differ."""
     found = sorted({int(s) for s in sizes})

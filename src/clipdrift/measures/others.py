@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clipdrift.errors import named_line
 from clipdrift.extensions import Extension, loaded
 from clipdrift.listing import MEASURE_EXTENSIONS
 from clipdrift.measures.errors import MeasureError
@@ -46,7 +47,7 @@ def _called(extension: Extension, place: str, *internals: Any) -> NDArray[np.flo
     except Exception as error:  # whatever a stranger's function raises
         if "memory" in str(error):  # torch tells of a full main memory by a RuntimeError
             raise
-        raise MeasureError(f"{said}: {' '.join(f'{type(error).__name__}: {error}'.split())}") from None
+        raise MeasureError(f"{said}: {named_line(error)}") from None
     blocks = len(internals[0].states)
     if values.shape not in ((1,), (blocks,)):
         raise MeasureError(

@@ -16,6 +16,7 @@ from transformers.utils.hub import cached_file
 from clipdrift.config import ModelConfig
 from clipdrift.data.errors import DataError
 from clipdrift.data.preprocess import Preprocess
+from clipdrift.errors import one_line
 from clipdrift.model.base import BrokenWeightsError, Clip, ModelError, check_finite, on_side
 from clipdrift.model.families import FAMILIES, REFUSED, ModelFamily
 from clipdrift.model.folders import strange_prefix, why_no_model, why_no_towers, why_unreadable
@@ -174,10 +175,10 @@ def _json(place: str, name: str, config: ModelConfig) -> dict[str, Any]:
         content = json.loads(Path(file).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         if Path(place).is_dir():
-            raise ModelError(f"{place}/{name}: missing or unreadable ({_one_line(error)})") from None
+            raise ModelError(f"{place}/{name}: missing or unreadable ({one_line(error)})") from None
         raise ModelError(
             f"{config.name}: not found in the local hub cache and not to be had from the hub "
-            f"({_one_line(error)}); check the name and the network, or give a folder"
+            f"({one_line(error)}); check the name and the network, or give a folder"
         ) from None
     if not isinstance(content, dict):
         raise ModelError(f"{place}/{name}: not a JSON object")
@@ -218,7 +219,7 @@ def _weights(place: str, config: ModelConfig, family: ModelFamily, notes: list[s
                 **renamed,
             )
     except Exception as error:  # transformers raises many kinds here; none may pass as a traceback
-        raise ModelError(f"{config.name}: the weights cannot be loaded: {_one_line(error)}") from error
+        raise ModelError(f"{config.name}: the weights cannot be loaded: {one_line(error)}") from error
     # saved by older releases as weights though they are only a range; transformers rebuilds them
     unexpected = {k for k in report["unexpected_keys"] if not k.endswith("position_ids")}
     mismatched = {str(k[0]) if isinstance(k, tuple) else str(k) for k in report["mismatched_keys"]}
@@ -237,10 +238,10 @@ def _tokenizer(place: str, config: ModelConfig, family: ModelFamily, text: Any) 
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(place, revision=config.revision)
     except ImportError as error:  # SigLIP's vocabulary is SentencePiece's
-        missing = _one_line(error).partition(". ")[0]
+        missing = one_line(error).partition(". ")[0]
         raise ModelError(f"{config.name}: {missing}; pip install sentencepiece protobuf") from None
     except Exception as error:  # as with the weights, a broken file raises many kinds
-        raise ModelError(f"{config.name}: its tokenizer cannot be loaded: {_one_line(error)}") from error
+        raise ModelError(f"{config.name}: its tokenizer cannot be loaded: {one_line(error)}") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     _check_tokenizer(tokenizer, config, family, text)
     return tokenizer
@@ -266,7 +267,3 @@ def _check_tokenizer(
             f"{config.name}: config.json pools texts at token {pooled}, its tokenizer ends them with "
             f"{tokenizer.eos_token_id}; set text_config.eos_token_id to that"
         )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

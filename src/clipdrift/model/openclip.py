@@ -21,8 +21,9 @@ from torch import Tensor
 
 from clipdrift.data.errors import DataError
 from clipdrift.data.preprocess import Preprocess
+from clipdrift.errors import one_line
 from clipdrift.model.base import Clip, ModelError
-from clipdrift.model.openclip_names import OpenClipSource, Reason, one_line, source_of
+from clipdrift.model.openclip_names import OpenClipSource, Reason, source_of
 from clipdrift.model.quiet import quiet
 from clipdrift.model.towers import UnsupportedModelError, tower_of
 from clipdrift.model.towers.openclip import NOT_READ

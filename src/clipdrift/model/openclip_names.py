@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipdrift.errors import one_line
 from clipdrift.model.quiet import quiet
 
 _CONFIG = "open_clip_config.json"
@@ -143,7 +144,3 @@ def _weights_in(folder: Path) -> Path:
     passed = [file.name for file in files if file.suffix in (".pt", ".ckpt")]
     hint = f"; OpenCLIP takes no {passed[0]}: rename it to {_WEIGHTS[2]}" if passed else ""
     raise Reason(f"no weights in the folder ({_WEIGHTS[0]}, or *.bin or *.pth){hint}")
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

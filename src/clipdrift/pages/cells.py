@@ -18,6 +18,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from clipdrift.comparison import Comparison
+from clipdrift.texts import change, number, one_decimal
 
 NOTHING = "n/a"
 
@@ -62,8 +63,8 @@ class CellLookup:
         key = _key("comparison.csv", measure, of, "" if block is None else block, column)
         unit = str(row["unit"])
         if column == "drift":
-            return PageCell(drift_text(value, bool(row["absolute"])), key, value)
-        return PageCell(percent_text(value) if unit == "%" else number(value), key, value)
+            return PageCell(change(value, bool(row["absolute"])), key, value)
+        return PageCell(one_decimal(value) if unit == "%" else number(value), key, value)
 
     def has(self, measure: str, of: str = "") -> bool:
         """Whether there is such a row."""
@@ -94,7 +95,7 @@ class CellLookup:
     def percent(self, *path: str | int) -> PageCell:
         """A field that is in percent, as those are printed."""
         cell = self.field(*path)
-        return cell if math.isnan(cell.value) else PageCell(percent_text(cell.value), cell.key, cell.value)
+        return cell if math.isnan(cell.value) else PageCell(one_decimal(cell.value), cell.key, cell.value)
 
 
 def head_cell(row: Mapping[str, Any], column: str) -> PageCell:
@@ -110,39 +111,9 @@ def head_cell(row: Mapping[str, Any], column: str) -> PageCell:
     if pd.isna(value):
         return PageCell(NOTHING, key)
     if column in ("change", "relative_change"):
-        return PageCell(drift_text(value, column == "change"), key, value)
+        return PageCell(change(value, column == "change"), key, value)
     return PageCell(number(value), key, value)
 
 
 def _key(table: str, *parts: str | int) -> str:
     return f"{table}:" + "/".join(quote(str(part), safe="") for part in parts)
-
-
-def number(value: float) -> str:
-    """Three digits that count at least, with a true minus: ``0.0123``, ``3.142``, ``87,849,216``."""
-    size = abs(value)
-    if size >= 1000:
-        text = f"{value:,.0f}"
-    elif size >= 0.1 or size == 0:
-        text = f"{value:.{1 if size >= 100 else 2 if size >= 10 else 3}f}"
-    elif size >= 1e-4:
-        text = f"{value:#.3g}"
-    else:
-        text = f"{value:.2e}"
-    return text.replace("-", "−")
-
-
-def percent_text(value: float) -> str:
-    """Percent, one decimal, without the sign: it stands in the head of the table."""
-    return f"{value:.1f}".replace("-", "−")
-
-
-def drift_text(value: float, absolute: bool) -> str:
-    """A change with its sign: in percent, or in the measure's own unit where absolute."""
-    if absolute:
-        return "0" if value == 0 else f"{'+' if value > 0 else ''}{number(value)}"
-    size = abs(value)
-    if value == 0:
-        return "0 %"
-    text = f"{value:+.1f}" if size >= 0.95 else f"{value:+#.2g}" if size >= 0.001 else f"{value:+.1e}"
-    return f"{text} %".replace("-", "−")

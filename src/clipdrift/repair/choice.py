@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from clipdrift.repair.arguments import AlphaRule, RepairError
 from clipdrift.repair.steps import Step
+from clipdrift.texts import percent
 
 
 @dataclass(frozen=True)
@@ -81,4 +82,4 @@ def _keeps(value: float | None, least: float) -> bool:
 def _text(value: float | None, rule: AlphaRule) -> str:
     if value is None:
         return "nothing to keep"
-    return f"CKA {value:.3f}" if rule.keep == "cka" else f"{value:.1f} %"
+    return f"CKA {value:.3f}" if rule.keep == "cka" else percent(value)

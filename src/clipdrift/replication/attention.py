@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from clipdrift.figures.words import rate_text
 from clipdrift.outcomes.keys import Estimand, Group, Matching, Name
 from clipdrift.outcomes.places import Place
 from clipdrift.replication import quoted
@@ -20,6 +19,7 @@ from clipdrift.replication.checks import (
     stated,
     within,
 )
+from clipdrift.texts import rate as rate_text
 
 THIRDS: dict[Name, str] = {"early blocks": "early", "middle blocks": "middle", "late blocks": "late"}
 APART = 0.5

@@ -10,8 +10,8 @@ import pandas as pd
 
 from clipdrift.analysis.wording import group_words, statistic_words
 from clipdrift.outcomes.keys import KEY_COLUMNS, columns_of_keys
-from clipdrift.pages.cells import number
 from clipdrift.replication.checks import Check, EvidenceRow, Finding
+from clipdrift.texts import number
 
 COLUMNS = (
     "finding", "verdict", "of", "decides", "side", "part", "question", "group", "statistic", "test", "unit",

@@ -7,6 +7,7 @@ from functools import cache
 import pandas as pd
 
 from clipdrift.replication.published_values import read
+from clipdrift.texts import signed_hundredths as signed
 
 NAMES = {"eurosat": "EuroSAT", "pets": "Pets"}
 
@@ -14,10 +15,6 @@ NAMES = {"eurosat": "EuroSAT", "pets": "Pets"}
 @cache
 def _table(name: str) -> pd.DataFrame:
     return read(name)
-
-
-def signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
 
 
 def statistic(key: str, words: str = "") -> str:

@@ -9,6 +9,7 @@ from clipdrift.outcomes.places import Place
 from clipdrift.replication import quoted
 from clipdrift.replication.answers import Answers, Variant
 from clipdrift.replication.checks import Check, EvidenceRow, Finding, above, below, stated, unresolved, within
+from clipdrift.texts import signed_hundredths
 
 POINT = 1.0
 """Little is less than this: percentage points of accuracy, percent of entropy."""
@@ -46,8 +47,8 @@ def penalties(answers: Answers) -> Finding:
         tested = answers.row("study", "penalties", group, Estimand("t", "entropy_drift"), "paired t")
         none.append(unresolved(tested, f"{name}, paired t"))
     said = [
-        f"{name} {quoted.signed(quoted.run(run, 'entropy_drift') - base[0])} % and "
-        f"{quoted.signed(quoted.run(run, 'best_val_acc') - base[1])} points"
+        f"{name} {signed_hundredths(quoted.run(run, 'entropy_drift') - base[0])} % and "
+        f"{signed_hundredths(quoted.run(run, 'best_val_acc') - base[1])} points"
         for base in [(quoted.run("E2", "entropy_drift"), quoted.run("E2", "best_val_acc"))]
         for name, run in (
             ("apr 0.01", "R1-0.01"), ("0.1", "R1-0.1"), ("1", "R1-1.0"), ("entropy_floor 0.01", "R2-0.01"),
@@ -71,7 +72,7 @@ def _more(matrices: str, usual: str) -> bool:
 
 
 def _of(name: str, column: str) -> str:
-    return quoted.signed(quoted.run(name, column))
+    return signed_hundredths(quoted.run(name, column))
 
 
 def _short(variant: Variant) -> str:
@@ -102,7 +103,9 @@ def rank_and_matrices(answers: Answers) -> Finding:
             name = "kept" if outcome == answers.kept else "accuracy"
             shown.append(stated(_difference(answers, "options", group, outcome), f"{option}, {name}", unit))
     runs = {"r = 4": "E4", "8": "E5", "16": "E6", "8 on q, k, v and out": "A2"}
-    drifts = ", ".join(f"{quoted.signed(quoted.run(n, 'entropy_drift'))} % ({w})" for w, n in runs.items())
+    drifts = ", ".join(
+        f"{signed_hundredths(quoted.run(n, 'entropy_drift'))} % ({w})" for w, n in runs.items()
+    )
     kept = ", ".join(f"{quoted.kept(n):.2f}" for n in ("E4", "E5", "E6"))
     return Finding(
         10, "lora's entropy drift falls with its rank; more adapted matrices change it little",

@@ -9,6 +9,7 @@ import pandas as pd
 
 from clipdrift.reporting.printed import KEY
 from clipdrift.study.tables import Tables
+from clipdrift.texts import rate
 
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("accuracy, %", (("validation_accuracy", "validation"), ("train_accuracy", "training"))),
@@ -61,7 +62,7 @@ def courses(tables: Tables) -> dict[str, Any]:
     """What the page draws of each run, as JSON can hold it."""
     runs: dict[str, dict[str, Any]] = {}
     for row in tables.runs.to_dict("records"):
-        label = f"{row['place']}, {row['variant']}, rate {row['learning_rate']:g}, seed {row['seed']}"
+        label = f"{row['place']}, {row['variant']}, rate {rate(row['learning_rate'])}, seed {row['seed']}"
         runs[str(row["run"])] = {"label": label}
     for record in tables.records():
         known = runs[record["key"]]

@@ -11,10 +11,12 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from clipdrift.figures.words import rate_text
+from clipdrift import texts
 from clipdrift.outcomes.chance import NOT_MEASURABLE, measurable
-from clipdrift.pages.cells import PageCell, drift_text, number, percent_text
+from clipdrift.pages.cells import PageCell
 from clipdrift.runs.files import write_text
+from clipdrift.texts import number, one_decimal, p_value
+from clipdrift.texts import rate as rate_text
 
 KEY = "key"
 """First column of every CSV: names the row. ``TABLE.csv:KEY/COLUMN`` names a number of the page."""
@@ -39,22 +41,17 @@ def rate(value: Any) -> str:
     return rate_text(float(value))
 
 
-def p_value(value: Any) -> str:
-    """Three digits that count; four decimals at most are needed."""
-    return "< 0.0001" if value < 1e-4 else f"{value:#.2g}" if value < 0.1 else f"{value:.2f}"
-
-
 def change(value: Any) -> str:
     """A drift in percent, with sign and unit."""
-    return drift_text(float(value), False)
+    return texts.change(float(value), False)
 
 
 def signed(value: Any) -> str:
-    return drift_text(float(value), True)
+    return texts.change(float(value), True)
 
 
 def three(value: Any) -> str:
-    return f"{value:.3f}".replace("-", "−")
+    return texts.three_decimals(value)
 
 
 @dataclass(frozen=True)
@@ -192,8 +189,8 @@ __all__ = [
     "Printed",
     "change",
     "count",
+    "one_decimal",
     "p_value",
-    "percent_text",
     "rate",
     "word",
 ]

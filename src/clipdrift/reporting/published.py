@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from clipdrift.pages.cells import number
 from clipdrift.replication.against import against_published
 from clipdrift.reporting.printed import KEY, Column, Printed, count, signed, spoken, word
 from clipdrift.study.frames import blocks_frame
 from clipdrift.study.tables import Tables
+from clipdrift.texts import number
 
 
 def published_table(tables: Tables) -> Printed:

@@ -8,8 +8,9 @@ from typing import Any
 
 from clipdrift.outcomes.columns import outcome
 from clipdrift.outcomes.keys import Name, select
-from clipdrift.pages.cells import PageCell, number
+from clipdrift.pages.cells import PageCell
 from clipdrift.reporting.printed import KEY, Printed
+from clipdrift.texts import number
 
 SentencePart = str | PageCell
 PrintedTables = Mapping[str, Printed]

@@ -17,7 +17,6 @@ from clipdrift.outcomes.chance import measurable
 from clipdrift.outcomes.columns import chance_p_of, columns_of, outcome
 from clipdrift.outcomes.keys import Matching, key_of
 from clipdrift.outcomes.statuses import DONE
-from clipdrift.pages.cells import percent_text
 from clipdrift.reporting.printed import Printed, p_value
 from clipdrift.reporting.sentences import (
     PrintedTables,
@@ -29,6 +28,7 @@ from clipdrift.reporting.sentences import (
     signal_of,
 )
 from clipdrift.study.tables import Tables
+from clipdrift.texts import one_decimal
 
 LEVEL = 0.05
 """Of p-values after correction."""
@@ -133,7 +133,7 @@ def _contrast(printed: Printed, row: dict[str, Any], mean: dict[str, Any] | None
             (f"{place}, {words}: {first} and {second} cannot be compared in {differ} ({reason}).",), False
         )
     value = float(mean["value"])
-    size = cell_of(printed, mean, "value", percent_text(abs(value)))
+    size = cell_of(printed, mean, "value", one_decimal(abs(value)))
     more = "less" if value < 0 else "more"
     tail: tuple[SentencePart, ...] = (
         f" ({row['n']} pairs, paired t, p after Holm ",
@@ -260,10 +260,10 @@ def _choosing(tables: Tables, printed: Printed) -> Iterator[Sentence]:
             (
                 f"{row['place']}: among runs close to the best validation accuracy, picking by it alone ",
                 "loses ",
-                cell_of(printed, row, "value", percent_text(row["value"])),
+                cell_of(printed, row, "value", one_decimal(row["value"])),
                 f" points {named(row['outcome'])} against the best of them; picking by the smallest "
                 "representation drift loses ",
-                cell_of(printed, other, "value", percent_text(other["value"])),
+                cell_of(printed, other, "value", one_decimal(other["value"])),
                 ". A description of these runs, not a test.",
             )
         )

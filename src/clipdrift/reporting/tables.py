@@ -9,7 +9,6 @@ import pandas as pd
 from clipdrift.analysis.rows import COLUMNS
 from clipdrift.outcomes.chance import measurable
 from clipdrift.outcomes.columns import Kind, chance_p_of, columns_of, outcome
-from clipdrift.pages.cells import number, percent_text
 from clipdrift.reporting.printed import (
     KEY,
     Column,
@@ -25,12 +24,13 @@ from clipdrift.reporting.printed import (
 )
 from clipdrift.study.plan import QUESTIONS
 from clipdrift.study.tables import Tables
+from clipdrift.texts import number, one_decimal
 
 SHOWN = (
-    ("accuracy", "accuracy, %", percent_text),
-    ("validation_accuracy", "validation accuracy, %", percent_text),
-    ("zero-shot", "zero-shot {}, %", percent_text),
-    ("retention", "kept of {}, %", percent_text),
+    ("accuracy", "accuracy, %", one_decimal),
+    ("validation_accuracy", "validation accuracy, %", one_decimal),
+    ("zero-shot", "zero-shot {}, %", one_decimal),
+    ("retention", "kept of {}, %", one_decimal),
     ("cka", "CKA", three),
     ("embedding_drift", "embedding drift", number),
     ("weight_drift", "weight drift", number),

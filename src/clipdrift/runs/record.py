@@ -18,6 +18,7 @@ from clipdrift.config.models import RunConfig
 from clipdrift.errors import ClipdriftError
 from clipdrift.listing import installed_extensions
 from clipdrift.runs.frozen import Wording, damage_at, read_json
+from clipdrift.texts import drift
 
 SCHEMA_VERSION = 1
 
@@ -52,9 +53,7 @@ class Values(Frozen):
 
     def drift_text(self) -> str:
         """The drift for people: in percent, or in the measure's own unit where it is absolute."""
-        if self.drift is None:
-            return ""
-        return f"{self.drift:+.3g}" if self.absolute else f"{self.drift:+.1f} %"
+        return "" if self.drift is None else drift(self.drift, self.absolute)
 
 
 class Transfer(Frozen):

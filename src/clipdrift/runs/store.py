@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from clipdrift.config import RunConfig
-from clipdrift.errors import BusyError, Interrupted, StorageError
+from clipdrift.errors import BusyError, Interrupted, StorageError, one_line
 from clipdrift.runs.files import storage, sweep, write_text
 from clipdrift.runs.layout import (
     CHECKPOINT,
@@ -106,7 +106,7 @@ class RunFolder:
         if isinstance(error, BusyError | Interrupted):
             return
         said = {
-            "error": " ".join(str(error).split()) or type(error).__name__,
+            "error": one_line(error, 2000),
             "kind": type(error).__name__,
             "when": datetime.now(UTC).isoformat(),
             "host": platform.node(),

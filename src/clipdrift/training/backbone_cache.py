@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from clipdrift.errors import one_line
 from clipdrift.listing import MEASURE_EXTENSIONS
 from clipdrift.model.clip import Clip
 from clipdrift.runs.files import storage
@@ -106,7 +107,7 @@ class BackboneCache:
         try:
             return load(read_kept(path))
         except (DamagedFileError, SafetensorError, ValueError) as error:
-            self.reporter.warn(f"{' '.join(str(error).split())[:300]}; computed again")
+            self.reporter.warn(f"{one_line(error, 300)}; computed again")
             path.unlink(missing_ok=True)
             return None
 

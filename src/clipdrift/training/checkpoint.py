@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from clipdrift.errors import ClipdriftError
+from clipdrift.errors import ClipdriftError, one_line
 from clipdrift.runs.files import write_atomically
 
 
@@ -49,7 +49,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
                 raise ValueError(f"the checksum of {bad} is wrong")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what a broken pickle raises depends on the byte that broke
-        shown = " ".join(str(error).split())[:200] or type(error).__name__
+        shown = one_line(error)
         raise CheckpointError(f"{path}: damaged ({shown}); delete it to start again") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: not a checkpoint; delete it to start again")

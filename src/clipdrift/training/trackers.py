@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from clipdrift.config import ConfigError, RunConfig
+from clipdrift.errors import one_line
 from clipdrift.runs.record import Point, Record
 from clipdrift.runs.reporter import Reporter
+from clipdrift.texts import rate as rate_text
 
 PROJECT = "clipdrift"
 """Project of Weights & Biases and experiment of MLflow, unless their own settings name another."""
@@ -157,7 +159,7 @@ class Tracked:
             except ImportError:
                 inner.warn(f"{name} is not installed (pip install 'clipdrift[{name}]'); the run goes on")
             except Exception as error:
-                inner.warn(f"{name} does not start ({_said(error)}); the run goes on without it")
+                inner.warn(f"{name} does not start ({one_line(error)}); the run goes on without it")
         return found
 
     def _tell(self, work: Callable[[Tracker], object]) -> None:
@@ -166,7 +168,7 @@ class Tracked:
                 work(tracker)
             except Exception as error:  # whatever goes wrong there is not worth a run
                 del self.trackers[name]
-                self.inner.warn(f"{name} has failed ({_said(error)}); the run goes on without it")
+                self.inner.warn(f"{name} has failed ({one_line(error)}); the run goes on without it")
 
     def stage(self, text: str) -> None:
         self.inner.stage(text)
@@ -216,12 +218,8 @@ def values_of(point: Point) -> dict[str, float]:
 
 
 def _name(config: RunConfig) -> str:
-    rate = f"{config.optim.learning_rate:g}"
+    rate = rate_text(config.optim.learning_rate)
     return f"{config.method.name} {config.data.target.name} {rate} seed {config.seed}"
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _flat(tree: Mapping[str, Any], before: str = "") -> dict[str, str]:

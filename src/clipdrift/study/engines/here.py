@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from clipdrift.errors import BusyError, Interrupted
+from clipdrift.errors import BusyError, Interrupted, one_line
 from clipdrift.runs.store import Store
 from clipdrift.study.engines.jobs import JobOutcome, StudyJob, StudyOptions, StudyWatcher
 from clipdrift.training.runner import CheckpointSchedule, run
@@ -59,6 +59,6 @@ def _do(job: StudyJob, how: StudyOptions, watcher: StudyWatcher) -> JobOutcome:
     except (Interrupted, KeyboardInterrupt):
         raise
     except Exception as error:  # one run's failure, noted in its folder, stops no other
-        said = " ".join(str(error).split()) or type(error).__name__
+        said = one_line(error, 2000)
         return JobOutcome(job.key, "failed", said, time.perf_counter() - start)
     return JobOutcome(job.key, record.status, record.reason, time.perf_counter() - start)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipdrift.config import ConfigError, DataSet, ModelConfig, RunConfig
-from clipdrift.errors import Interrupted
+from clipdrift.errors import Interrupted, one_line
 from clipdrift.study.engines.here import attempt_job
 from clipdrift.study.engines.jobs import JobOutcome, SilentWatcher, StudyJob, StudyOptions, StudyWatcher
 
@@ -100,7 +100,7 @@ def _connect(ray: Any, address: str | None) -> None:
     try:
         ray.init(address=address, logging_level="ERROR", log_to_driver=False, include_dashboard=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        said = " ".join(str(error).split())[:300]
+        said = one_line(error, 300)
         raise ConfigError(f"--address {address}: no Ray cluster there ({said})") from None
 
 
@@ -108,7 +108,7 @@ def _outcome(ray: Any, ref: Any, job: StudyJob) -> JobOutcome:
     try:
         outcome: JobOutcome = ray.get(ref)
     except ray.exceptions.RayError as error:  # the worker died more often than it is tried again
-        said = " ".join(str(error).split())[:300]
+        said = one_line(error, 300)
         return JobOutcome(job.key, "failed", f"its worker died: {said}")
     return outcome
 
