@@ -1,4 +1,4 @@
-"""A model on its way: what runs, what of it is trained, what is saved."""
+"""An adapted model: what runs, what is trained, what is saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes into the trained part of the tower: images, or what frozen blocks made of them, kept.
+"""Input of the trained part of the tower: images, or kept outputs of the frozen blocks.
 
 With everything before some block frozen, its output for an image never changes. It is computed once for the
 image and once for its mirror image, and training starts there; with the whole tower frozen, from embeddings.

@@ -1,4 +1,4 @@
-"""What is minimised: cross-entropy of a head, or the contrastive loss against the class texts."""
+"""Training objectives: cross-entropy of a head, or the contrastive loss against class texts."""
 
 from __future__ import annotations
 

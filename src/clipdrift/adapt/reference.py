@@ -1,4 +1,4 @@
-"""The backbone's side of a penalty: what it made of the same images, computed once for each and kept."""
+"""Backbone outputs that penalties compare with, computed once per image and kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load what a run saved, as a CLIP with its head, strictly."""
+"""Load what a run saved as a CLIP with its head, strictly."""
 
 from __future__ import annotations
 

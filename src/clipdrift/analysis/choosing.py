@@ -1,4 +1,4 @@
-"""Choosing a run without transfer labels: what each signal picks and what that costs; the Pareto set."""
+"""Run selection without transfer labels: each signal's pick and its regret; the Pareto set."""
 
 from __future__ import annotations
 

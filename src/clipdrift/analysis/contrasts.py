@@ -1,4 +1,4 @@
-"""Two groups of runs side by side: methods at matched rate, drift, accuracy; penalties and options alone."""
+"""Comparisons of two groups of runs: methods at matched rate, drift or accuracy; penalties; options."""
 
 from __future__ import annotations
 

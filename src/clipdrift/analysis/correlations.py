@@ -1,4 +1,4 @@
-"""One correlation and its row: two columns, the permutation p, the interval over cells."""
+"""One correlation as a row: two columns, the permutation p, the interval over cells."""
 
 from __future__ import annotations
 

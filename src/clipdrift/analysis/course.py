@@ -1,4 +1,4 @@
-"""Along depth, along training, along the way between two models: descriptions, run by run."""
+"""Descriptions run by run: along depth, along training, along the path between two models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random orders and resamples, drawn once for all tests of the same shape: a test is then one product."""
+"""Random orders and resamples, shared by all tests of the same shape."""
 
 from __future__ import annotations
 

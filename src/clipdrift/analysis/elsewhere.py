@@ -1,4 +1,4 @@
-"""Tables of runs made elsewhere: as people and trackers write them, never taken for what they are not.
+"""Tables of runs made elsewhere: read as people and trackers write them.
 
 What was read differently from how it was written is said in notes; what could be read in two ways is refused.
 """

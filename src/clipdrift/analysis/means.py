@@ -1,4 +1,4 @@
-"""Means with their t intervals: of the runs of a cell, and wherever a mean over units is described."""
+"""Means with their t intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which arms are laid side by side, and which of their runs belong together."""
+"""Which arms are compared, and which of their runs form pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Correlation with its permutation p-value: every order of up to nine values, random orders above."""
+"""Correlation with its permutation p-value: exact up to nine values, random orders above."""
 
 from __future__ import annotations
 

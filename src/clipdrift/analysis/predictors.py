@@ -1,4 +1,4 @@
-"""What goes with what: rate with drift, every signal with retention, measures with each other."""
+"""Correlations: rate with drift, every signal with retention, measures with each other."""
 
 from __future__ import annotations
 

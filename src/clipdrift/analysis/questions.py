@@ -1,4 +1,4 @@
-"""The questions' table: each a function from tables to rows, and :func:`analyse`, which asks them."""
+"""Table of questions, each a function from tables to rows, and :func:`analyse`, which asks them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One row per test: what was asked of whom, the number, how sure, and why where there is none."""
+"""One row per test: keys, the number, its uncertainty, and the reason where there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of runs made ready: arms and cells named, signals and outcomes found. Anyone's table will do."""
+"""Prepare the table of runs: name arms and cells, find signals and outcomes. Anyone's table will do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows in words: what stands in ``group`` and ``statistic`` of a table, for people. Nothing reads it back."""
+"""Text of rows: their ``group`` and ``statistic`` in words. Nothing reads it back."""
 
 from __future__ import annotations
 

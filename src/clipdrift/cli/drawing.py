@@ -1,4 +1,4 @@
-"""A bar for work that draws: what is being done, how far it is."""
+"""Progress bar for drawing."""
 
 from __future__ import annotations
 

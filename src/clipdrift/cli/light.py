@@ -1,4 +1,4 @@
-"""Listings that start at once: nothing here loads torch."""
+"""Listings that start at once, without torch."""
 
 from __future__ import annotations
 

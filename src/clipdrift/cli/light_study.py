@@ -1,4 +1,4 @@
-"""How a study stands and what it found, at once: nothing here loads torch."""
+"""Status and results of a study, printed without loading torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``interpolate``, ``rewind`` and ``soften`` share: arguments, options, how they run and end."""
+"""Arguments and options shared by ``interpolate``, ``rewind`` and ``soften``."""
 
 from __future__ import annotations
 

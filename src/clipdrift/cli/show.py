@@ -1,4 +1,4 @@
-"""What a terminal shows of a run: a bar while it goes, a compact table at its end."""
+"""Terminal output of a run: a progress bar, then a compact table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a terminal shows of a comparison: the verdict, a table by family, a strip per measure."""
+"""Terminal output of a comparison: the verdict, a table by family, a strip per measure."""
 
 from __future__ import annotations
 

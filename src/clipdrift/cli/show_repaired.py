@@ -1,4 +1,4 @@
-"""What a terminal shows of a repair: a row per step of a path, or before and after, then what was found."""
+"""Terminal output of a repair: a row per step, or before and after."""
 
 from __future__ import annotations
 

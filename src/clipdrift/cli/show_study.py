@@ -1,4 +1,4 @@
-"""What a terminal shows of a study: its plan, how it goes, how it ended."""
+"""Terminal output of a study: its plan, its progress, how it ended."""
 
 from __future__ import annotations
 

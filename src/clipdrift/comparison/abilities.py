@@ -1,4 +1,4 @@
-"""What became of zero-shot ability: transfer sets and retrieval, before and after."""
+"""Zero-shot ability before and after: transfer sets and retrieval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions of a folder's images, from the metadata file of Hugging Face image folders."""
+"""Read captions of a folder's images from its metadata file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BASE against TUNED: open, check, read both, lay side by side."""
+"""Compare BASE with TUNED: open, check, read both, lay side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the images of a comparison may be: a folder, a data set's name, pictures or tensors in memory."""
+"""Open the images of a comparison: a folder, a data set's name, pictures or tensors in memory."""
 
 from __future__ import annotations
 

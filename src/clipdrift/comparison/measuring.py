@@ -1,4 +1,4 @@
-"""One model on some images: every measure that needs no second model."""
+"""Measure one model on images, without a second model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What BASE and TUNED may be, opened: a model, an adapter on BASE, a run, an OpenCLIP checkpoint."""
+"""Open BASE and TUNED: a model, an adapter on BASE, a run, an OpenCLIP checkpoint."""
 
 from __future__ import annotations
 

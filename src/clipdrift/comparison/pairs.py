@@ -1,4 +1,4 @@
-"""Whether two opened models may be compared: same architecture, right base, an adapter that acts."""
+"""Check that two models may be compared: same architecture, right base, an adapter that acts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comparing two models found: plain data with its tables. Loads no torch."""
+"""Result of a comparison: plain data with its tables. Loads no torch."""
 
 from __future__ import annotations
 

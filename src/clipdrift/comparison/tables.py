@@ -1,4 +1,4 @@
-"""From two readings to the tables of a comparison."""
+"""Tables of a comparison, made from two readings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all parts of a configuration share."""
+"""Base classes of configuration models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From TOML and ``--set a.b=c`` to a checked RunConfig; every error is one line that names the key."""
+"""Read a checked RunConfig from TOML and ``--set a.b=c``; every error is one line that names the key."""
 
 from __future__ import annotations
 

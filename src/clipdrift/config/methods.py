@@ -1,4 +1,4 @@
-"""How a backbone is adapted, as frozen models: one class for each method, told apart by ``name``."""
+"""Options of each method: frozen models told apart by ``name``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration's parts as frozen pydantic models. Field descriptions are the documentation.
+"""Configuration of a run as frozen pydantic models. Field descriptions are the documentation.
 
 Defaults follow the strict protocol. Fields marked ``machine`` name places or speed on one machine; they
 never change a result and so do not enter the run's key.

@@ -1,4 +1,4 @@
-"""Extra loss terms that keep the image tower near the backbone, as frozen models told apart by ``name``."""
+"""Options of each penalty: frozen models told apart by ``name``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a small CLIP is made from nothing."""
+"""Configuration of a pretraining."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data sets known by name: where each one is, its columns, its classes and its prompts.
+"""Catalog of data sets: where each one is, its columns, its classes and its prompts.
 
 To add a data set, add one row. Nothing heavy is imported here, so that listing the rows is immediate.
 Generated worlds have their own table, :data:`clipdrift.data.worlds.WORLDS`.

@@ -1,4 +1,4 @@
-"""Captioned images to pretrain on: any batch can be made from its step alone, so a run can start anywhere."""
+"""Captioned images to pretrain on: any batch follows from its step alone, so a run can start anywhere."""
 
 from __future__ import annotations
 

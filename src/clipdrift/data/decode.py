@@ -1,4 +1,4 @@
-"""From bytes to a picture. What is inside decides, never the file's name."""
+"""Decode one picture from bytes. What is inside decides, never the file's name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop that decodes a whole set into one array file."""
+"""Decode a whole set into one array file."""
 
 from __future__ import annotations
 

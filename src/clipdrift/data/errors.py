@@ -1,4 +1,4 @@
-"""What goes wrong with data. Every message is one line: what, where, and what to do about it."""
+"""Errors of data. Every message is one line: what, where, and what to do about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which readable name each label gets, and what happens when names and data disagree."""
+"""Match readable class names with labels, and say where names and data disagree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every image is decoded and resized once, kept as uint8 on disk, and normalised on the device."""
+"""Pixel cache: every image is decoded and resized once, and normalised on the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a configured data set to its images: hub, local copy, folder of images, or generated world."""
+"""Open a configured data set: hub, local copy, folder of images, or generated world."""
 
 from __future__ import annotations
 

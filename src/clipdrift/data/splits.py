@@ -1,4 +1,4 @@
-"""Which images train, validate, probe and test: stratified, disjoint, and the same for every run of a study.
+"""Divide images into training, validation, probe and test: stratified, disjoint, reproducible.
 
 Every choice is made class by class from a random stream named by (seed, class, purpose), so that nothing
 chosen for one class or purpose depends on how many images another takes. The seed is the data seed of the

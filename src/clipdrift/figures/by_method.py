@@ -1,4 +1,4 @@
-"""The panels that several figures share: a column for each method, a row for each target and measure."""
+"""Panels that several figures share: a column per method, a row per target and measure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of what can be had: the frontier, the picks of signals, the way back to the backbone."""
+"""Figures of choices: the frontier, the picks of signals, the path back to the backbone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of a comparison. They compute nothing: every number comes from the comparison or its maps."""
+"""Figures of a comparison. They compute nothing: every number comes from the comparison or its maps."""
 
 from __future__ import annotations
 

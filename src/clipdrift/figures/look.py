@@ -1,4 +1,4 @@
-"""How figures of studies look: one colour, marker and line for each method everywhere; names and units."""
+"""Style of study figures: one colour, marker and line for each method everywhere."""
 
 from __future__ import annotations
 

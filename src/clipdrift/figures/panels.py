@@ -1,4 +1,4 @@
-"""What the pictures of a comparison share: style, headings, ticks of blocks, heat maps with numbers."""
+"""Shared parts of comparison figures: style, headings, ticks of blocks, heat maps with numbers."""
 
 from __future__ import annotations
 

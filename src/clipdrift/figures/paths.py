@@ -1,4 +1,4 @@
-"""Pictures of a repair: accuracy, retention and representation along its steps. They compute nothing."""
+"""Figures of a repair: accuracy, retention and representation along its steps. They compute nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of figures of studies: to add one, write its function and its line here."""
+"""Table of study figures; to add one, write its function and its line here."""
 
 from __future__ import annotations
 

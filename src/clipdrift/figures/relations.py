@@ -1,4 +1,4 @@
-"""Figures of what goes with what: drift and zero-shot, measures with each other, predictors, statistics."""
+"""Figures of relations: drift and zero-shot, measures with each other, predictors, statistics."""
 
 from __future__ import annotations
 

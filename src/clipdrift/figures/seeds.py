@@ -1,4 +1,4 @@
-"""The one way in which figures show runs that differ in their seed: a point each, their mean, ± one sd."""
+"""Show runs that differ in their seed: a point each, their mean, ± one sd."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What figures of studies draw from, and the error where it is not there."""
+"""Input of study figures, and the error where it is missing."""
 
 from __future__ import annotations
 

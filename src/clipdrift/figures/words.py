@@ -1,4 +1,4 @@
-"""What figures call things: columns of the tables with their units, rates, numbers of runs."""
+"""Labels of figures: columns with their units, numbers of runs."""
 
 from __future__ import annotations
 

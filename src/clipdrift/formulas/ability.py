@@ -1,4 +1,4 @@
-"""What a model still can: agreement with the backbone, retrieval, and how sure a number is."""
+"""Ability: agreement with the backbone, retrieval, and the uncertainty of a number."""
 
 from __future__ import annotations
 

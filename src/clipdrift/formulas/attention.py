@@ -1,4 +1,4 @@
-"""Attention of one query, the class token or a pooling head, over the patches: shape, heads and sinks."""
+"""Attention of one query over the patches: shape, heads and sinks."""
 
 from __future__ import annotations
 

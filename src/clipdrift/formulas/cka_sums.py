@@ -1,4 +1,4 @@
-"""Linear CKA of any number of images from sums: fed batch by batch, in memory that does not grow."""
+"""Linear CKA from running sums: any number of images in constant memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures of other packages: called, and what they return checked."""
+"""Call measures of other packages and check what they return."""
 
 from __future__ import annotations
 

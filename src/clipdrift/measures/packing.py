@@ -1,4 +1,4 @@
-"""Internals as plain tensors and back, so that they can be kept in a file."""
+"""Pack internals into plain tensors and back, to be kept in a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every measure of one model against another, assembled in one place for training, comparison and repair."""
+"""Assemble every measure of one model against another, for training, comparison and repair."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""States of every block on every image, in memory while they are few, in a temporary file when many."""
+"""Keep states of every block and image: in memory while they are few, else in a temporary file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measuring leaves no trace: mode, random numbers, precision settings and gradients are as they were."""
+"""Measure without a trace: mode, random numbers, precision settings and gradients are restored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked of a repair, read from text and checked: alphas, blocks, factors, which alpha to save."""
+"""Parse and check what is asked of a repair: alphas, blocks, factors, which alpha to save."""
 
 from __future__ import annotations
 

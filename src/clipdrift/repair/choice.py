@@ -1,4 +1,4 @@
-"""Which step of a path to take."""
+"""Choose a step of a path."""
 
 from __future__ import annotations
 

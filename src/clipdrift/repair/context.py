@@ -1,4 +1,4 @@
-"""What a repair works on, once it is open: a live model, what it is read on, what a result says of both."""
+"""Everything a repair works on: a live model, the images it is read on, the sides of the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A live model that can be put anywhere between a backbone and what was made of it."""
+"""A live model that can be set anywhere between a backbone and its adapted version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The head that stays, and the texts that a live model reads."""
+"""The head that stays, and the class texts of a live model."""
 
 from __future__ import annotations
 

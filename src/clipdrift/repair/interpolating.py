@@ -1,4 +1,4 @@
-"""Walk from the backbone to the adapted model, measure on the way, save where it is wanted."""
+"""Interpolate from the backbone to the adapted model, measuring on the way."""
 
 from __future__ import annotations
 

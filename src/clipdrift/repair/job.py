@@ -1,4 +1,4 @@
-"""One repair: what it works on, what the backbone gave, and the result at its end."""
+"""One repair from its inputs to its result."""
 
 from __future__ import annotations
 

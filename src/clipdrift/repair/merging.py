@@ -1,4 +1,4 @@
-"""A copy of a model without adapters: what they do is in its weights."""
+"""Copy a model with its adapters merged into its weights."""
 
 from __future__ import annotations
 

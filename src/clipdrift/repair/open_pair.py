@@ -1,4 +1,4 @@
-"""Any BASE and TUNED, opened for repair: the images are named, and a head may lie beside TUNED."""
+"""Open any BASE and TUNED for repair."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run of ours, opened for repair: its backbone, what it made of it, its own images and head."""
+"""Open a run for repair: its backbone, its adapted model, its own images and head."""
 
 from __future__ import annotations
 

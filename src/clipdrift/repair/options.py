@@ -1,4 +1,4 @@
-"""What interpolating, rewinding and softening can be told alike."""
+"""Options shared by interpolate, rewind and soften."""
 
 from __future__ import annotations
 

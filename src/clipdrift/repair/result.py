@@ -1,4 +1,4 @@
-"""What repairing a model gave, setting by setting, as plain data with its tables. Loads no torch."""
+"""Result of a repair: plain data with its tables, one entry per setting. Loads no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks of an adapted model put back to the backbone."""
+"""Rewind blocks of an adapted model to the backbone."""
 
 from __future__ import annotations
 

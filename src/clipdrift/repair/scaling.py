@@ -1,4 +1,4 @@
-"""Which tensors of an adapted model move when its adapter is scaled, and from where."""
+"""Find the tensors that move when an adapter is scaled, and where they start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intruder dimensions of an adapted model scaled down."""
+"""Scale down intruder dimensions of an adapted model."""
 
 from __future__ import annotations
 

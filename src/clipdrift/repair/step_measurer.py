@@ -1,4 +1,4 @@
-"""All that is measured of a model at one setting, against the backbone at the other end of the path."""
+"""Measure a model at one setting of a repair against the backbone."""
 
 from __future__ import annotations
 

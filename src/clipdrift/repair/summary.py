@@ -1,4 +1,4 @@
-"""A repair in words: from where to where, what it gave, what was chosen. It computes nothing."""
+"""Summary of a repair in words. It computes nothing."""
 
 from __future__ import annotations
 

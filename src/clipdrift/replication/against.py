@@ -1,4 +1,4 @@
-"""A study of ours beside the published values, number by number, with what keeps them from being compared."""
+"""Lay a study beside the published values, number by number, and say what cannot be compared."""
 
 from __future__ import annotations
 

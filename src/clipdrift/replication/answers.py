@@ -1,4 +1,4 @@
-"""The rows that claims are judged by, looked up by name in the analysis of a study."""
+"""Rows of a study's analysis, looked up by the findings."""
 
 from __future__ import annotations
 

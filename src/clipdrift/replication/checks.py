@@ -1,4 +1,4 @@
-"""What a finding's verdict rests on: rows of the analysis, each for it, against it, or open."""
+"""Checks behind a finding's verdict: rows that speak for it, against it, or leave it open."""
 
 from __future__ import annotations
 

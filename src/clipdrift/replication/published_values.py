@@ -1,4 +1,4 @@
-"""The published values that a study of ours can be laid beside, one by one, and what is wrong with them."""
+"""Published values that a study can be laid beside, and their known defects."""
 
 from __future__ import annotations
 

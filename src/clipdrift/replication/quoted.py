@@ -1,4 +1,4 @@
-"""The published numbers of each finding, in words, read from the tables that ship with the package."""
+"""Published numbers of each finding, in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write a comparison out: JSON, CSV, figures, and the page that shows all of it."""
+"""Write a comparison: JSON, CSV, figures, and the page that shows all of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each run's own course for the page: what it was, its curves, its blocks; and the same numbers as tables."""
+"""Each run for the page: what it was, its curves, its blocks."""
 
 from __future__ import annotations
 

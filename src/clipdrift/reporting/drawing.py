@@ -1,4 +1,4 @@
-"""Draws a study's figures, in this process or in several: each takes half a second, and there are many."""
+"""Draw a study's figures, in this process or in several."""
 
 from __future__ import annotations
 

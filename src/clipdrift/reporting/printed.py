@@ -1,4 +1,4 @@
-"""Tables as they are printed: which columns, under what names, with how many digits, and as which files."""
+"""Printed tables: columns, heads, digits, and their files."""
 
 from __future__ import annotations
 

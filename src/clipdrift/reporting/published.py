@@ -1,4 +1,4 @@
-"""A study beside the published values, as a table to print."""
+"""Printed table of a study beside the published values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentences with numbers that name their row, and the rows that they are made from."""
+"""Sentences whose numbers name their row."""
 
 from __future__ import annotations
 

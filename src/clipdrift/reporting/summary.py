@@ -1,4 +1,4 @@
-"""What a study found, in sentences: each made from rows of tests, and never saying more than those.
+"""Summary of a study in sentences, each made from rows of tests.
 
 A difference is stated where its p-value after Holm's correction is below :data:`LEVEL`; else it is called not
 resolved. Where a row has no number, the sentence says why.

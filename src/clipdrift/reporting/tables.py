@@ -1,4 +1,4 @@
-"""The tables of a report, from a study's results: means and spreads over seeds, the rest is looked up."""
+"""Tables of a report, from a study's results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Written last, written whole: a file is there complete or not at all."""
+"""Write files and folders whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sign of life: a reporter that touches a file while it passes on what it is told. Loads no torch."""
+"""Reporter that touches a file as a sign of life. Loads no torch."""
 
 from __future__ import annotations
 

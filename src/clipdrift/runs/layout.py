@@ -1,4 +1,4 @@
-"""What lies in a run's folder, by name."""
+"""Names of the files in a run's folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a lock of the kernel, which no dead owner keeps. Loads no torch.
+"""Lock a folder for one process: a lock of the kernel, which no dead owner keeps. Loads no torch.
 
 It ends with the process that holds it, however that ended, and knows no clock. On a path that several
 machines share it needs a file system whose locks reach across them (NFSv4, Lustre mounted with ``flock``,

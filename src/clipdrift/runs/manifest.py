@@ -1,4 +1,4 @@
-"""Sizes and checksums of the files that a run saved, so that damage to them is noticed. Loads no torch."""
+"""Sizes and checksums of the files that a run saved, to notice damage. Loads no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run leaves: one JSON file with its cause, its course and its result. Loads no torch."""
+"""Record of a run: one JSON file with its configuration, its course and its result. Loads no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is told how long work goes on. Command line, notebooks and tests pass their own."""
+"""Progress reporting interface. Command line, notebooks and tests pass their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asked to stop: SIGTERM and Ctrl-C end a run at a good moment, a second one at once. Loads no torch."""
+"""Stop on SIGTERM and Ctrl-C: the first ends a run at a good moment, the second at once. Loads no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run stands, read from its folder at little cost: no torch, and no whole record is read."""
+"""State of a run, read from its folder cheaply: no torch, no whole record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One folder per run key; the configuration first, the record last and atomically. Loads no torch."""
+"""Store of runs: one folder per run key, the configuration first, the record last. Loads no torch."""
 
 from __future__ import annotations
 

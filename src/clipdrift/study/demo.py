@@ -1,4 +1,4 @@
-"""The demo: the study ``quickstart``, whose report is then what a newcomer sees first."""
+"""The demo: the study ``quickstart`` and its report."""
 
 from __future__ import annotations
 

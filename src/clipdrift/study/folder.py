@@ -1,4 +1,4 @@
-"""What a study's folder says of itself: which runs were planned. Loads no torch."""
+"""Manifest of a study's folder: which runs were planned. Loads no torch."""
 
 from __future__ import annotations
 

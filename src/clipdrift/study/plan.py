@@ -1,4 +1,4 @@
-"""A study: which runs, and the questions asked of them. From TOML to an ordered list of runs; no torch."""
+"""Plan of a study: its runs and the questions asked of them. From TOML to an ordered list; no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All tables of a study, each made when first asked for and once: what figures, pages and reports take."""
+"""Tables of a study, computed on first use and cached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One try at a run: prepare, measure the backbone, adapt, train, measure, save, record."""
+"""One attempt at a run: prepare, measure the backbone, adapt, train, measure, save, record."""
 
 from __future__ import annotations
 

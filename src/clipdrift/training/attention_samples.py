@@ -1,4 +1,4 @@
-"""A run's album: what it attends to in a few probe images, before and after, for pictures later."""
+"""Attention of a few probe images before and after, kept for pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Complete training state on disk: written atomically, read without unpickling objects."""
+"""Read and write complete training states: atomic, verified, without unpickling objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The course of a run's training: what of it a checkpoint holds, and when one is written."""
+"""Course of a run's training: what a checkpoint holds, and when one is written."""
 
 from __future__ import annotations
 

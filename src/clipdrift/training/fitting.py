@@ -1,4 +1,4 @@
-"""A run's training from where its course stands to the end, looked at and put aside on the way."""
+"""Train a run from where its course stands to the end, measuring and saving on the way."""
 
 from __future__ import annotations
 

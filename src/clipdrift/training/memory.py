@@ -1,4 +1,4 @@
-"""Out of memory, by whatever name it comes, said in one line with what to set."""
+"""Out-of-memory guard: one line that says what to set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking at a model during one run: every measure against the backbone, and the proof that adapters act."""
+"""Measure the model during one run against the backbone, and prove that adapters act."""
 
 from __future__ import annotations
 

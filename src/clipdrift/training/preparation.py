@@ -1,4 +1,4 @@
-"""From a configuration to what a run works on: the backbone, decks of images, class features."""
+"""Prepare a run from its configuration: the backbone, decks of images, class features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a training stands: all that its next step depends on, to be put aside and taken up again."""
+"""Progress of one training: all that its next step depends on, saved and restored."""
 
 from __future__ import annotations
 

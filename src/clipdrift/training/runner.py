@@ -1,4 +1,4 @@
-"""Do a run: once, by one process at a time, and to its end however often it is interrupted."""
+"""Do a run once, by one process at a time, and to its end however often it is interrupted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TensorBoard, Weights & Biases, MLflow: the values of a run as it goes, for those who watch there.
+"""Pass a run's values to TensorBoard, Weights & Biases or MLflow.
 
 A tracker is told what a reporter is told. None is needed, none is on by default, and one that fails is left
 out of the rest of the run, which goes on.

@@ -1,4 +1,4 @@
-"""Worlds drawn on the fly: the picture sets that need no download, by name.
+"""Generated worlds: picture sets that need no download, by name.
 
 A world knows its classes, its prompts and how to draw pictures of given classes; :func:`generate` makes
 of it a reproducible data set.

@@ -1,4 +1,4 @@
-"""Who walks through a study's runs: this process, or the workers of a Ray cluster."""
+"""Engines that do a study's runs: this process, or the workers of a Ray cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a study will take: parameters, images, time and disk, from a few steps of each kind of run."""
+"""Estimate what a study will take: parameters, images, time and disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run after the other, in this process."""
+"""Engine that does runs one after the other in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a study to jobs with their final keys, and what becomes of a job."""
+"""Turn a study into jobs with their final keys, and describe how a job ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs on the workers of a Ray cluster: one task for each, the same store, the same locks."""
+"""Engine that does runs on a Ray cluster: one task each, the same store, the same locks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study from Python, in one call."""
+"""Run a study from Python, in one call."""
 
 from __future__ import annotations
 
