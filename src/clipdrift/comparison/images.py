@@ -82,7 +82,7 @@ def open_images(
 
     Args:
         preprocess: the model's; needed for anything but tensors and decks.
-        shop: decodes files into the cache; needed for names and folders.
+        factory: decodes files into the cache; needed for names and folders.
 
     Raises:
         DataError: nothing there, unreadable images, fewer than four images, or no preprocessing known.

@@ -26,7 +26,7 @@ class ChosenStep:
 
 
 def check_alpha_rule(rule: AlphaRule | None, sets: Sequence[str]) -> None:
-    """Refuse a wish for which nothing is measured, before anything is.
+    """Refuse a rule for which nothing is measured, before anything is.
 
     Raises:
         RepairError: retention without transfer sets, or of a set that is not among them.

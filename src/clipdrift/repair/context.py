@@ -19,7 +19,7 @@ class RepairContext:
     """What is worked on.
 
     Attributes:
-        bench: the live model and what it is read on.
+        measurer: the live model and what it is read on.
         base: the backbone as it was opened.
         adapter: folder, hub id or run of the adapter whose scaled copy is to be saved.
         sides: BASE and TUNED as they stand in a result.

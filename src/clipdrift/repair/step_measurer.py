@@ -45,7 +45,7 @@ class StepMeasurer:
     """A live model and everything that it is read on.
 
     Attributes:
-        ends: the live model.
+        endpoints: the live model.
         probe: the images on which internals are read.
         texts: encodes class texts; by the live model's own text tower where it has one.
         sets: transfer sets by name.
@@ -99,7 +99,7 @@ class StepMeasurer:
 
 @dataclass(frozen=True, eq=False)
 class StepComparer:
-    """A bench, and what the backbone gave on it: the other side of every comparison."""
+    """A step measurer with the backbone's readings, which every step is compared with."""
 
     measurer: StepMeasurer
     internals: Internals

@@ -53,7 +53,7 @@ def run(
         again: do it even where it is done already; its record is replaced.
         keep_checkpoint: leave the last checkpoint, where one was written, beside the record.
         auto_batch: where memory does not suffice, go on with half as many images at a time.
-        rhythm: how often a checkpoint is written.
+        schedule: how often a checkpoint is written.
         track: ``tensorboard``, ``wandb``, ``mlflow``: who else is told. One that fails is left out.
 
     Raises:
@@ -84,9 +84,16 @@ def run(
             if again and folder.finished:
                 folder.forget_checkpoint()  # of the run that is to be repeated
             tracked = Tracked.of(reporter, trackers, config, folder.path)
-            pulse = Heartbeat(tracked, folder.path / PULSE, asked)
+            heartbeat = Heartbeat(tracked, folder.path / PULSE, asked)
             job = AttemptOptions(
-                folder, cache, place, pulse, asked, save, keep_checkpoint, schedule or CheckpointSchedule()
+                folder,
+                cache,
+                place,
+                heartbeat,
+                asked,
+                save,
+                keep_checkpoint,
+                schedule or CheckpointSchedule(),
             )
             try:
                 record = _until_it_fits(config, job, auto_batch)
