@@ -31,12 +31,13 @@ class Interrupted(ClipdriftError):  # noqa: N818 - an outcome, not a mistake
 
     @property
     def exit_status(self) -> int:
-        """As a shell reports a process that a signal has ended: 130 for Ctrl-C, 143 for SIGTERM."""
+        """Exit status as a shell reports a process that a signal has ended: 130 for Ctrl-C, 143 for
+        SIGTERM."""
         return 128 + self.number
 
 
 class OutOfMemoryError(ClipdriftError):
-    """No memory for so many images at once.
+    """Too little memory for so many images at once.
 
     Attributes:
         part: at what: ``training`` or ``measuring``.

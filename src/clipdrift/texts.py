@@ -71,7 +71,8 @@ def rate(value: float) -> str:
 
 
 def number(value: float) -> str:
-    """At least three digits that count: ``0.0123``, ``3.142``, ``87,849,216``; exponents only below 1e-4."""
+    """Format with at least three digits that count: ``0.0123``, ``3.142``, ``87,849,216``; exponents only
+    below 1e-4."""
     size = abs(value)
     if size >= 1000:
         text = f"{value:,.0f}"

@@ -45,7 +45,7 @@ class Adapted:
     head_first: tuple[int, float] | None = None
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Everything trained, by name, in a fixed order; the head's names start with ``head.``."""
+        """Return everything trained, by name, in a fixed order; the head's names start with ``head.``."""
         for name, parameter in self.clip.model.named_parameters():
             if parameter.requires_grad:
                 yield name, parameter
@@ -55,7 +55,7 @@ class Adapted:
 
     @contextmanager
     def head_alone(self) -> Iterator[None]:
-        """Inside, only the head is trained."""
+        """Train only the head inside."""
         trained = [p for p in self.clip.model.parameters() if p.requires_grad]
         for parameter in trained:
             parameter.requires_grad_(False)
@@ -66,7 +66,7 @@ class Adapted:
                 parameter.requires_grad_(True)
 
     def rate(self, name: str) -> float:
-        """By what the learning rate is multiplied for a parameter."""
+        """Multiplier of the learning rate for a parameter."""
         return next((rate for part, rate in self.rates.items() if part in name), 1.0)
 
     @property
@@ -75,7 +75,7 @@ class Adapted:
         return any(name.startswith(("text_model.", "text_projection.")) for name, _ in self.parameters())
 
     def constant_blocks(self) -> int | None:
-        """How many blocks from the first on give the same for an image whatever is trained.
+        """Number of first blocks whose output for an image stays the same whatever is trained.
 
         None where the embeddings are trained; the number of all blocks where nothing before the final layer
         norm is.

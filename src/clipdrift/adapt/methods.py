@@ -43,7 +43,7 @@ _MATRICES = {
 
 @dataclass(frozen=True)
 class MethodPlan:
-    """What a method makes of a backbone, besides which parameters are trained."""
+    """Result of a method, besides which parameters are trained."""
 
     artefact: Artefact = "model"
     peft: PeftModel | None = None
@@ -64,7 +64,7 @@ def _head(clip: Clip, classes: int, seed: int) -> nn.Linear:
 
 
 def _train_tower(clip: Clip, frozen_blocks: int, freeze_embeddings: bool) -> None:
-    """All of image tower and projection, but the first blocks and, on request, what stands before them."""
+    """Train image tower and projection, except the first blocks and, on request, the stem before them."""
     tower = tower_of(clip.model)
     for _, part in tower.parts():
         part.requires_grad_(True)
@@ -76,7 +76,7 @@ def _train_tower(clip: Clip, frozen_blocks: int, freeze_embeddings: bool) -> Non
 
 
 def _keep(clip: Clip, wanted: Callable[[str, nn.Module], bool]) -> None:
-    """Of what is trained, only parameters that ``wanted`` says yes to, by name and module."""
+    """Keep trainable only parameters that ``wanted`` accepts, by name and module."""
     for path, module in clip.model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad and not wanted(f"{path}.{name}", module):
@@ -175,7 +175,7 @@ METHODS: dict[str, Callable[[Clip, Any, Sequence[str]], MethodPlan]] = {
 
 
 def _prepared(clip: Clip, options: Method, texts: Sequence[str]) -> MethodPlan:
-    """By a method of this package or of another one."""
+    """Prepare the model by a method of this package or of another one."""
     if options.name in METHODS:
         return METHODS[options.name](clip, options, texts)
     extension = EXTENSIONS.usable[options.name]

@@ -32,7 +32,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """Of the head's logits."""
+    """Cross-entropy loss on the head's logits."""
 
     mean_over_images = True
 

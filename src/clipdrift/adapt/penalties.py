@@ -32,7 +32,7 @@ class Term(Protocol):
 
     @property
     def wants(self) -> Wants:
-        """What it needs of a batch."""
+        """Inputs that the term needs of a batch."""
         ...
 
     def __call__(self, seen: Traced, first_block: int, backbone: BackboneBatch) -> Tensor:
@@ -47,7 +47,7 @@ class Term(Protocol):
 
 @dataclass(frozen=True)
 class Setting:
-    """What penalties are made from.
+    """Inputs from which penalties are made.
 
     Attributes:
         entropies: (L) the backbone's mean entropy in each block on the probe set.
@@ -199,7 +199,7 @@ PENALTIES: dict[str, Callable[[Any, Setting], Term]] = {
 
 
 def _term(options: Penalty, setting: Setting) -> Term:
-    """Of a penalty of this package or of another one."""
+    """Make the term of a penalty of this package or of another one."""
     if options.name in PENALTIES:
         return PENALTIES[options.name](options, setting)
     extension = EXTENSIONS.usable[options.name]

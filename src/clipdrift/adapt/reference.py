@@ -22,7 +22,7 @@ from clipdrift.model.trace import trace
 
 @dataclass(frozen=True)
 class Wants:
-    """What penalties need of the backbone and of the adapted model on a batch."""
+    """Values that penalties need of the backbone and of the adapted model on a batch."""
 
     rows: bool = False
     states: bool = False
@@ -38,7 +38,7 @@ class Wants:
 
 @dataclass(frozen=True, eq=False)
 class BackboneBatch:
-    """Of a batch, float32.
+    """Backbone values of a batch, float32.
 
     Attributes:
         rows: (L, B, H, P) attention over patches, renormalised.

@@ -20,7 +20,8 @@ MARGIN = 1.0
 
 
 def choosing(runs: pd.DataFrame) -> Iterator[Row]:
-    """By target and backbone: regret in points of retention of every signal's pick, and the Pareto set."""
+    """Compute, by target and backbone, the regret in points of retention of every signal's pick, and the
+    Pareto set."""
     judge = "validation_accuracy" if "validation_accuracy" in runs else accuracy(runs)
     if not retentions(runs) or judge not in runs:
         note = "the table needs a retention and validation_accuracy"
@@ -81,7 +82,8 @@ def _front(group: Group, runs: pd.DataFrame, kept: str, gained: str) -> Iterator
 
 
 def pareto(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Which of n pairs no other pair beats: at least as high in both and higher in one. Twins both stay."""
+    """Mark which of n pairs no other pair beats: at least as high in both and higher in one. Twins both
+    stay."""
     a, b = first[:, None], second[:, None]
     beaten = (first >= a) & (second >= b) & ((first > a) | (second > b))
     return np.asarray(~beaten.any(axis=1))

@@ -58,14 +58,15 @@ def methods(runs: pd.DataFrame, blocks: pd.DataFrame | None, draws: Draws) -> It
 
 
 def penalties(runs: pd.DataFrame, blocks: pd.DataFrame | None, draws: Draws) -> Iterator[Row]:
-    """Each penalised arm against the arm that differs in the penalty alone, at the same rates."""
+    """Compare each penalised arm with the arm that differs in the penalty alone, at the same rates."""
     found = [_against("penalties", sides, "no run without the penalty", runs, blocks, draws)
              for sides in penalties_side_by_side(runs)]  # fmt: skip
     yield from itertools.chain(*found) if found else [_nothing("penalties", Group(), "no run has a penalty")]
 
 
 def options(runs: pd.DataFrame, blocks: pd.DataFrame | None, draws: Draws) -> Iterator[Row]:
-    """Each arm with an unusual option against its method's usual arm, without penalty, at the same rates."""
+    """Compare each arm with an unusual option with its method's usual arm, without penalty, at the same
+    rates."""
     found = [_against("options", sides, "no arm has the usual options", runs, blocks, draws)
              for sides in options_side_by_side(runs)]  # fmt: skip
     yield from itertools.chain(*found) if found else [_nothing("options", Group(), "no option varies")]
@@ -74,7 +75,7 @@ def options(runs: pd.DataFrame, blocks: pd.DataFrame | None, draws: Draws) -> It
 def _against(
     question: str, sides: Sides, without: str, runs: pd.DataFrame, blocks: pd.DataFrame | None, draws: Draws
 ) -> Iterator[Row]:
-    """All comparisons of an arm with the one that it was derived from; that one may be empty."""
+    """Compare arms with the one that each was derived from; that one may be empty."""
     if sides.second.empty:
         yield _nothing(question, sides.group, without)
         return

@@ -36,7 +36,7 @@ class ColumnPair:
     within: list[str] | None = None
 
     def part(self, chosen: np.ndarray) -> ColumnPair:
-        """Those pairs for which ``chosen`` is true."""
+        """Select those pairs for which ``chosen`` is true."""
         return replace(self, x=self.x[chosen], y=self.y[chosen], cells=self.cells[chosen])
 
 

@@ -30,7 +30,8 @@ BLOCKS = "block (descriptive)"
 
 
 def depth(runs: pd.DataFrame, blocks: pd.DataFrame) -> Iterator[Row]:
-    """By cell and measure: drift of early, middle and late blocks, F of their difference, the foremost block.
+    """Describe depth by cell and measure: drift of early, middle and late blocks, F of their difference,
+    the foremost block.
 
     Blocks of one tower are no independent samples: F and its p describe, they test nothing.
     """

@@ -49,7 +49,8 @@ class Draws:
         return self._orders[key]
 
     def weights(self, unit: np.ndarray, stratum: np.ndarray) -> np.ndarray:
-        """How often each of n values occurs when whole units are drawn with replacement: (resamples, n).
+        """Count how often each of n values occurs when whole units are drawn with replacement: (resamples,
+        n).
 
         Args:
             unit: (n,) of integers from 0, the unit of each value.

@@ -97,7 +97,7 @@ def _renamed(path: str | Path, frame: pd.DataFrame) -> dict[str, str]:
 
 
 def _told_apart(frame: pd.DataFrame) -> Iterator[str]:
-    """Where names of runs repeat, in place put what tells those runs apart behind them."""
+    """Tell runs that share a name apart, in place, by what differs between them."""
     if "run" not in frame or not frame["run"].duplicated().any():
         return
     twice = frame["run"].duplicated(keep=False)

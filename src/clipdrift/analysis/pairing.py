@@ -58,7 +58,7 @@ def methods_side_by_side(runs: pd.DataFrame) -> Iterator[Sides]:
 
 
 def penalties_side_by_side(runs: pd.DataFrame) -> Iterator[Sides]:
-    """Each penalised arm and the arm that differs in the penalty alone; that one may be empty."""
+    """Pair each penalised arm with the arm that differs in the penalty alone; that one may be empty."""
     if "penalty" not in runs:
         return
     others = [name for name in ARM if name in runs and name not in ("penalty", "penalty_weight")]
@@ -111,7 +111,7 @@ def same_accuracy(sides: Sides, column: str) -> Pairs:
 
 
 def _nearest(sides: Sides, column: str, most: float, logarithmic: bool) -> Pairs:
-    """As many pairs as there can be with no pair further apart than ``most``, and of those the nearest."""
+    """Form as many pairs as possible with no pair further apart than ``most``, and of those the nearest."""
     a, b = (arm[column].to_numpy(dtype=float) for arm in (sides.first, sides.second))
     if logarithmic:
         a, b = (np.log(np.where(v > 0, v, np.nan)) for v in (a, b))

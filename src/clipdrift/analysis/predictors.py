@@ -187,7 +187,7 @@ def _with_accuracy(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
 
 
 def _orderings(runs: pd.DataFrame, asked: list[str], draws: Draws) -> Iterator[Row]:
-    """Each of these signals, which have a direction, against :data:`COMPARED`: which orders retention better.
+    """Compare each signal that has a direction with :data:`COMPARED`: which orders retention better.
 
     Over all cells and over those of each target.
     """
@@ -209,7 +209,7 @@ def _orderings(runs: pd.DataFrame, asked: list[str], draws: Draws) -> Iterator[R
 
 
 def _better(cells: pd.DataFrame, signal: str, kept: str, draws: Draws) -> dict[str, Any]:
-    """How much higher the signal's oriented rho is than that of :data:`COMPARED`, resampling whole cells."""
+    """Difference of the signal's oriented rho from that of :data:`COMPARED`, resampling whole cells."""
     if len(cells) < MIN_VALUES:
         raise UndeterminedError(f"{len(cells)} cell{'s' if len(cells) != 1 else ''}; {MIN_VALUES} are needed")
     one, other = (oriented_rho(cells, name, kept) for name in (signal, COMPARED))
@@ -237,7 +237,7 @@ def oriented_rho(cells: pd.DataFrame, signal: str, kept: str) -> Statistic:
 def _scopes(
     cells: pd.DataFrame, column: str, kept: str, known: dict[str, Place]
 ) -> Iterator[tuple[Group, ColumnPair]]:
-    """All cells, those of each target, of each target and method, and pooled within both.
+    """List the scopes: all cells, each target, each target and method, and pooled within both.
 
     What would be the same cells once more, because there is one target or one method, is not repeated.
     """

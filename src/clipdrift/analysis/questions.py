@@ -23,7 +23,7 @@ from clipdrift.outcomes.keys import Estimand, Group
 
 @dataclass(frozen=True)
 class QuestionTables:
-    """What is asked: the prepared runs, and tables along depth and training if there are any."""
+    """Input of questions: the prepared runs, and tables along depth and training if there are any."""
 
     runs: pd.DataFrame
     blocks: pd.DataFrame | None
@@ -130,5 +130,5 @@ def _asked(name: str, tables: QuestionTables, rng: np.random.Generator | None) -
 
 
 def _nothing(question: str) -> Estimand:
-    """What stands in place of a statistic where a question could not be asked."""
+    """Row in place of a statistic where a question could not be asked."""
     return Estimand("nothing", term=question)

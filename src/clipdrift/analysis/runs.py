@@ -96,7 +96,7 @@ def _joined(runs: pd.DataFrame, names: list[str], by: str = " | ") -> pd.Series:
 
 
 def changes(runs: pd.DataFrame) -> pd.Series:
-    """Of each run the options that tell it apart, with their values in words: ``(("rank", "4"),)``.
+    """Options that tell each run apart, with their values in words: ``(("rank", "4"),)``.
 
     An option is named where a run's value is not the usual one of its method on that target, which is the one
     that most runs have; where none is, each is named. A penalty is always named.
@@ -158,7 +158,8 @@ def retentions(runs: pd.DataFrame) -> list[str]:
 
 
 def outcomes(runs: pd.DataFrame) -> list[str]:
-    """What methods and penalties are compared in: drift, accuracy, retention, where the table has it."""
+    """Columns in which methods and penalties are compared: drift, accuracy, retention, where the table has
+    them."""
     wanted = ["entropy_drift", "representation_drift", "weight_drift", accuracy(runs), *retentions(runs)]
     numbers = set(runs.select_dtypes("number").columns)
     return [name for name in wanted if name in numbers]

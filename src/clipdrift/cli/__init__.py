@@ -240,7 +240,7 @@ def status(out: Annotated[Path, typer.Argument(help="A folder of runs.")] = Path
 
 
 def _log_of(error: Exception) -> str:
-    """Where the traceback was written, or why it was not."""
+    """Write the traceback to a log file and return its path, or why it could not be written."""
     try:
         handle, name = tempfile.mkstemp(prefix="clipdrift-", suffix=".log")
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as log:

@@ -11,7 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def drawing(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Inside, what it yields is told the current work, the parts done and the parts in all."""
+    """Show a progress bar inside; call what it yields with the current work, the parts done and the parts
+    in all."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),

@@ -53,7 +53,7 @@ def listing(what: str) -> None:
 
 
 def print_table(table: Table) -> None:
-    """To a terminal as wide as it is; to a file or another program one line per row, nothing cut."""
+    """Print a table: as wide as the terminal, or to a file one line per row with nothing cut."""
     console = Console() if Console().is_terminal else Console(width=1000)
     console.print(table)
 

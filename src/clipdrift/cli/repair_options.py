@@ -85,7 +85,7 @@ def shared_options(
     device: str,
     skip_bad_images: bool,
 ) -> dict[str, Any]:
-    """What all three take, as the functions name it."""
+    """Collect the options of all three commands under the names that the functions take."""
     return {
         "images": images,
         "transfer": transfer,

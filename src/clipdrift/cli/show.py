@@ -58,7 +58,7 @@ class RunDisplay:
 
     @property
     def bar(self) -> Progress:
-        """What is to be drawn, for a display that holds this one."""
+        """Renderable bar, for a display that holds this one."""
         return self._bar
 
     def clear(self) -> None:

@@ -127,7 +127,7 @@ def study_table(out: Path) -> None:
 
 
 def ending_text(jobs: tuple[StudyJob, ...], outcomes: tuple[JobOutcome, ...], out: Path) -> Text:
-    """How many runs ended how, and what to do about those that did not end well."""
+    """Count how many runs ended how, and say what to do about those that did not end well."""
     ends = counted(outcomes)
     known = sum(outcome.known for outcome in outcomes)
     text = Text(f"{ends.get('done', 0)} of {len(jobs)} runs done")

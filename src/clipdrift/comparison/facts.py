@@ -70,7 +70,7 @@ class Compared(Frozen):
 
 
 class HeadDrift(Frozen):
-    """How one head's attention changed: mean over images of one measure."""
+    """Change of one head's attention: mean over images of one measure."""
 
     measure: str
     block: int

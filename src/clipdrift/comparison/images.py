@@ -260,7 +260,7 @@ def named_source(name: str) -> dict[str, str]:
 
 
 def _of_folder(folder: Path) -> tuple[ImageSet, tuple[str, ...] | None]:
-    """All images below a folder; where their own folders have several names, those are the classes."""
+    """List all images below a folder; where their own folders have several names, those are the classes."""
     images = all_images(folder)
     parents = [Path(images.where(i)).parent.name for i in range(len(images))]
     names = tuple(sorted(set(parents)))

@@ -29,7 +29,7 @@ LIMIT = 500
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """What all measures say of one model on a set of images.
+    """Everything that measures say of one model on a set of images.
 
     Attributes:
         name: of the model.
@@ -82,7 +82,7 @@ class Measurement:
 
 
 def unit_of(measure: str) -> str:
-    """Of a measure's values; a receptive field at another threshold than 0.95 has erf95's."""
+    """Unit of a measure's values; a receptive field at another threshold than 0.95 has erf95's."""
     return MEASURES["erf95" if measure.startswith("erf") else measure].unit
 
 

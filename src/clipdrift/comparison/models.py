@@ -119,7 +119,7 @@ def _name_of(config: RunConfig) -> str:
 
 
 def _adapter_folder(name: str, folder: Path) -> Path | None:
-    """Where ``adapter_config.json`` lies, on the disk or in the hub's cache; None: no adapter."""
+    """Find the folder of ``adapter_config.json``, on the disk or in the hub's cache; None: no adapter."""
     if folder.is_dir():
         return folder if (folder / "adapter_config.json").is_file() else None
     if name in SHIPPED or name.count("/") != 1 or ":" in name:
@@ -163,7 +163,7 @@ def _open_adapter(name: str, folder: Path, base: OpenedModel | None) -> OpenedMo
 
 
 def _copied(clip: Clip) -> Clip:
-    """With the model and its texts' encoder, which holds the model too, copied together."""
+    """Copy a Clip with its model and its texts' encoder, which holds the model too, together."""
     model, texts = copy.deepcopy((clip.model, clip.texts))
     return replace(clip, model=model, texts=texts)
 

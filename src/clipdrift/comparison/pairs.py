@@ -77,7 +77,7 @@ def open_pair(base: ModelLike, tuned: ModelLike, any_base: bool = False) -> Mode
 
 
 def _loading_notes(first: OpenedModel, second: OpenedModel) -> list[tuple[str, str]]:
-    """What was done to read either side's files, which an adapter on BASE repeats."""
+    """Notes on how either side's files were read, which an adapter on BASE repeats."""
     sides = {"BASE": first.clip, "TUNED": second.clip}
     return [
         (side, note)
@@ -114,7 +114,7 @@ def _same_weights(
 
 
 def _right_base(first: OpenedModel, second: OpenedModel) -> list[str]:
-    """What is not certain about an adapter's or a run's base; refuses what is certainly wrong."""
+    """List what is not certain about an adapter's or a run's base; refuse what is certainly wrong."""
     if second.backbone is None:
         if second.kind != "adapter":
             return []

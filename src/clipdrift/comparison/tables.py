@@ -125,7 +125,7 @@ def _cka(before: Internals, after: Internals, part: NDArray[np.int64]) -> float:
 
 
 def _variation(values: Sequence[float]) -> float | None:
-    """None where it is undefined: the measure is zero throughout."""
+    """Coefficient of variation; None where it is undefined since the measure is zero throughout."""
     try:
         return float(formulas.coefficient_of_variation(torch.tensor(values, dtype=torch.float64)))
     except ValueError:

@@ -167,7 +167,7 @@ def _owner(model: type[BaseModel], path: list[str]) -> tuple[type[BaseModel], se
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """All pydantic models inside an annotation, through unions, tuples and Annotated."""
+    """Find all pydantic models inside an annotation, through unions, tuples and Annotated."""
     if inspect.isclass(annotation) and not typing.get_args(annotation):
         return [annotation] if issubclass(annotation, BaseModel) else []
     return [m for arg in typing.get_args(annotation) for m in _models(arg)]

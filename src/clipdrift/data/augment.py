@@ -17,7 +17,7 @@ _LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Augment:
-    """How strongly images are changed, each in its own way.
+    """Strength of each random change of an image.
 
     Attributes:
         crop: Smallest share of an image's area that a crop keeps, in (0, 1]; the share is uniform from there

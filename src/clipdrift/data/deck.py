@@ -63,7 +63,7 @@ class Deck:
 
     @classmethod
     def of(cls, pixels: Pixels, preprocess: Preprocess, device: torch.device) -> Deck:
-        """All images of decoded ``pixels``."""
+        """Make a deck of all images of decoded ``pixels``."""
         return cls(pixels.data, np.arange(len(pixels)), pixels.labels, preprocess, device)
 
     def __len__(self) -> int:

@@ -107,7 +107,7 @@ def natural(text: str) -> tuple[tuple[int, str], ...]:
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """All files below a folder but the hidden ones. Links are followed, each folder once."""
+    """List all files below a folder except hidden ones. Links are followed, each folder once."""
     seen = set()
     for folder, children, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)

@@ -23,16 +23,16 @@ Picture = NDArray[np.uint8]
 
 
 class ImageStore(Protocol):
-    """Where the images of a set lie; addressed by row number."""
+    """Storage of a set's images, addressed by row number."""
 
     def read(self, row: int) -> bytes | Picture:
         """Encoded bytes, or uint8 ``(H, W, 3)``. Raises :class:`BadImage` if there is nothing to read."""
 
     def where(self, row: int) -> str:
-        """How an error names the image."""
+        """Name the image for an error message."""
 
     def content(self, rows: NDArray[np.int64]) -> Iterator[bytes]:
-        """What tells these images from any others, in this order; the same on every machine."""
+        """Identify these images, in this order; the same on every machine."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ class ImageSet:
 
 
 def image_set(labels: ArrayLike, store: ImageStore) -> ImageSet:
-    """All images of a store, in its own order."""
+    """Make the set of all images of a store, in its own order."""
     array = np.asarray(labels, dtype=np.int64)
     return ImageSet(array, np.arange(len(array), dtype=np.int64), store)
 

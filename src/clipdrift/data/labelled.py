@@ -111,7 +111,7 @@ class LabelledCorpus:
         return chosen
 
     def __getstate__(self) -> dict[str, Any]:
-        """For other processes: where the pixels lie, not the pixels."""
+        """Hand other processes the place of the pixels, not the pixels."""
         state = dict(self.__dict__)
         if isinstance(self.pixels, np.memmap) and self.pixels.filename:
             state["pixels"] = Path(self.pixels.filename)

@@ -169,7 +169,7 @@ class Preprocess:
 
 
 def _resize_kept(picture: Image.Image, rows: _Cut, columns: _Cut, resample: Image.Resampling) -> Image.Image:
-    """What resizing to the whole and cutting out the kept part would give, without the whole.
+    """Resize and cut out the kept part without resizing the rest.
 
     Equal but for rounding (two grey levels). Each axis goes by itself, as within Pillow, whose order of the
     two otherwise hangs on the shape of the result and decides where bicubic's overshoot is clipped. Pillow

@@ -130,7 +130,7 @@ def _size(file: Path) -> int:
 
 
 def _row(name: str) -> CatalogRow | None:
-    """By name, or by hub id: who writes ``uoft-cs/cifar100`` means the same data."""
+    """Find a catalog row by name, or by hub id: ``uoft-cs/cifar100`` means the same data."""
     return CATALOG.get(name) or next((row for row in CATALOG.values() if row.hub == name), None)
 
 

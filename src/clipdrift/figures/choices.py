@@ -58,7 +58,8 @@ def _front(axis: Axes, runs: pd.DataFrame, rows: pd.DataFrame, kept: str, gained
 
 
 def choosing(tables: StudySource, canvas: Canvas) -> Figure:
-    """What each label-free signal's pick loses in retention against the best pick, beside a random one."""
+    """Draw what each label-free signal's pick loses in retention against the best pick, beside a random
+    one."""
     rows = tables.rows("choosing")
     rows = select(rows, "regret").dropna(subset=["value"])
     if rows.empty:

@@ -143,7 +143,7 @@ def head_drift(comparison: Comparison, measure: str = "entropy") -> Figure:
 
 
 def spectrum(comparison: Comparison) -> Figure:
-    """Of the change of every matrix: its effective rank, and the intruder dimensions it brought.
+    """Draw, for the change of every matrix, its effective rank and the intruder dimensions it brought.
 
     Raises:
         ValueError: no spectra were measured.

@@ -30,7 +30,7 @@ SLIDE = (7.62, 4.29)
 
 @dataclass(frozen=True)
 class Look:
-    """Of one method: read by colour, by marker and by line, so also in grey."""
+    """Look of one method: told by colour, by marker and by line, so also in grey."""
 
     colour: str
     marker: str
@@ -173,7 +173,7 @@ class Canvas:
 def method_panels(
     canvas: Canvas, rows: int, methods: int, height: float
 ) -> tuple[Figure, NDArray[Any], list[list[Axes]]]:
-    """For each row a panel for each method, at most :data:`IN_A_ROW` side by side; y is shared in a row.
+    """Lay out a panel per method in each row, at most :data:`IN_A_ROW` side by side; y is shared in a row.
 
     Returns:
         the figure, all its axes as they stand, and for each row its panels (methods without one vanish by
@@ -214,7 +214,7 @@ def panel_width(axis: Axes) -> float:
 
 
 def few_ticks(axis: Axes, x: int | None = None, y: int | None = 5) -> None:
-    """At most so many steps on linear axes, so that labels keep apart in small panels."""
+    """Limit the ticks of linear axes, so that labels keep apart in small panels."""
     for part, count in ((axis.xaxis, x), (axis.yaxis, y)):
         if count is not None:
             part.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]))
@@ -282,7 +282,7 @@ def dots(axis: Axes, values: NDArray[Any], most: float) -> None:
 
 
 def note(figure: Figure, *sentences: str) -> None:
-    """How to read the figure, in small letters below it."""
+    """Write how to read the figure, in small letters below it."""
     text = " ".join(s for s in sentences if s)
     lines = textwrap.wrap(text, max(30, int(figure.get_figwidth() * 20.5)))
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.2, color=GREY)

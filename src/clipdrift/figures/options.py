@@ -90,7 +90,7 @@ def _named(
 
 
 def penalties(tables: StudySource, canvas: Canvas) -> Figure:
-    """Each penalty and weight beside none."""
+    """Draw each penalty and weight beside none."""
 
     def name(run: pd.Series) -> str:
         return "none" if pd.isna(run["penalty"]) else f"{run['penalty']} {run['penalty_weight']:g}"
@@ -109,7 +109,7 @@ def penalties(tables: StudySource, canvas: Canvas) -> Figure:
 
 
 def _one_option(column: str, axis: str, words: str) -> Callable[[StudySource, Canvas], Figure]:
-    """What draws the runs that differ in one option alone: its column in the table, its name, and words."""
+    """Make the function that draws runs that differ in one option alone."""
 
     def draw(tables: StudySource, canvas: Canvas) -> Figure:
         missing = f"no runs differ in {words} alone"

@@ -73,7 +73,7 @@ def rate_blocks(tables: StudySource, canvas: Canvas) -> Figure:
 
 
 def seed_means(points: pd.DataFrame) -> str:
-    """Of how many seeds the cells of a heat map are means."""
+    """Say of how many seeds the cells of a heat map are means."""
     sizes = points.groupby(["place", "method", "learning_rate"])["run"].nunique()
     return f"Colours: {'mean over seeds' if sizes.max() > 1 else 'one seed'} ({numbers(sizes)})."
 

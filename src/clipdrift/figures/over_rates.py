@@ -142,7 +142,7 @@ def _bars(axis: Axes, runs: pd.DataFrame, column: str, methods: list[str]) -> No
 
 
 def convergence(tables: StudySource, canvas: Canvas) -> Figure:
-    """How far validation accuracy still moves in the last epochs of each run."""
+    """Draw how far validation accuracy still moves in the last epochs of each run."""
     rows = tables.rows("convergence").dropna(subset=["value"])
     if rows.empty:
         raise NotDrawnError("no run has enough epochs to say whether accuracy has settled")

@@ -17,7 +17,7 @@ from clipdrift.outcomes.columns import columns_of, outcome
 
 
 def dashboard(tables: StudySource, canvas: Canvas) -> Figure:
-    """For each target: accuracy, entropy drift, CKA and retention by rate, training, depth, the trade."""
+    """Draw by target: accuracy, entropy drift, CKA and retention by rate, training, depth, the trade."""
     runs = plain(tables)
     kept = [c for c in columns_of("retention", runs) if runs[c].notna().any()][:1]
     columns = [c for c in ("accuracy", "entropy_drift", "cka", *kept) if c in runs and runs[c].notna().any()]

@@ -54,7 +54,7 @@ def style() -> AbstractContextManager[Any]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of so many inches whose parts never overlap."""
+    """Make a figure of a size in inches whose parts never overlap."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -72,7 +72,7 @@ def plain(text: str, longest: int = 60) -> str:
 
 
 def heading(figure: Figure, comparison: Comparison, title: str, *explained: str, images: bool = True) -> None:
-    """Title of a figure, under it who is compared with whom, on how many images, how to read it."""
+    """Write the title, and under it who is compared with whom, on how many images, how to read it."""
     room = int(10 * figure.get_figwidth())  # letters of a line
     names = [plain(side.name, room - 8) for side in (comparison.base, comparison.tuned)]
     count = f"{comparison.images.count} images of {plain(comparison.images.source, room - 20)}"
@@ -152,7 +152,7 @@ def print_cells(
 
 
 def luminance(shown: AxesImage, value: float) -> float:
-    """How light the colour of a value is, from 0 to 1 (Rec. 709 weights, gamma of 2.2 undone and redone)."""
+    """Luminance of the colour of a value, from 0 to 1 (Rec. 709 weights, gamma of 2.2 undone and redone)."""
     rgb = np.asarray(shown.to_rgba(np.array([value])))[0, :3] ** 2.2
     return float(rgb @ (0.2126, 0.7152, 0.0722)) ** (1 / 2.2)
 

@@ -136,7 +136,7 @@ _AXES = {
 
 
 def _places(found: Repaired) -> tuple[list[float], list[str]]:
-    """Where each step stands, and its name where that is no number."""
+    """Position of each step, and its name where that is no number."""
     if found.kind == "interpolate":
         return [step.alpha or 0.0 for step in found.steps], []
     names: dict[str, Callable[[Step], str]] = {

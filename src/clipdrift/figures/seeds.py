@@ -125,7 +125,7 @@ def zero(axis: Axes, at: float = 0.0) -> None:
 
 
 def seeds_text(runs: pd.DataFrame, column: str | None = None) -> str:
-    """What points, lines and bars are, and of how many seeds."""
+    """Say what points, lines and bars are, and of how many seeds."""
     known = runs if column is None else runs.dropna(subset=[column])
     sizes = known.groupby(["place", "method", "learning_rate"]).size()
     if sizes.max() > 1:
@@ -142,7 +142,7 @@ def band_text(runs: pd.DataFrame) -> str:
 
 
 def lost_text(ends: Mapping[str, int], runs: pd.DataFrame, crosses: bool = False) -> str:
-    """What is not shown: runs that diverged (unless crosses mark them), failed or are still to come."""
+    """Say what is not shown: runs that diverged (unless crosses mark them), failed or are still to come."""
     diverged = int((runs["status"] == "diverged").sum())
     ours = ("failed", "running", "interrupted", "planned")
     kinds = [*ours, *(kind for kind in ends if kind not in ("done", "diverged", *ours))]

@@ -45,7 +45,7 @@ class StudySource(Protocol):
 
     @property
     def ends(self) -> Mapping[str, int]:
-        """How many planned runs ended how: done, diverged, failed, planned ..."""
+        """Count how many planned runs ended how: done, diverged, failed, planned ...."""
 
     def history_blocks(self, measure: str) -> pd.DataFrame:
         """``run, epoch, step, block, value, drift`` of one measure."""
@@ -54,7 +54,7 @@ class StudySource(Protocol):
         """Attention of some probe images in the backbone and in a run's model; None where none was kept."""
 
     def rows(self, question: str) -> pd.DataFrame:
-        """What analysis answered to a question, one row per test, with :mod:`clipdrift.outcomes.keys`."""
+        """Rows that analysis answered to a question, one per test, with :mod:`clipdrift.outcomes.keys`."""
 
 
 def needed(frame: pd.DataFrame, columns: Sequence[str], what: str = "") -> pd.DataFrame:
@@ -118,7 +118,7 @@ def places(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def in_order(values: pd.Series) -> list[str]:
-    """Each value once, as they come."""
+    """Return each value once, in order of appearance."""
     return [str(v) for v in dict.fromkeys(values)]
 
 

@@ -53,7 +53,7 @@ def _chunks(weights: Tensor) -> Iterator[Tensor]:
 
 
 def _chunk_entropy(chunk: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each row the entropy and the sum, flattened, and the smallest weight of all; unchecked."""
+    """Entropy and sum of each row, flattened, and the smallest weight of all; unchecked."""
     chunk = _raised(chunk)
     total = chunk.sum(-1, keepdim=True)
     a = chunk / total

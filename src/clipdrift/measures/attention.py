@@ -12,7 +12,7 @@ from clipdrift import formulas
 
 @dataclass(frozen=True)
 class BlockRows:
-    """What one block attends to, in float64.
+    """Attention rows of one block, float64.
 
     Attributes:
         patches: (B, H, P) attention over patches, not renormalised.

@@ -136,7 +136,7 @@ def read_internals(
 
 
 def _ordered(names: Mapping[str, Any]) -> list[str]:
-    """In the order of ``ATTENTION``, thresholds in place of erf95."""
+    """Sort names in the order of ``ATTENTION``, thresholds in place of erf95."""
     rest = [name for name in names if name not in ATTENTION]
     order = [n for name in ATTENTION for n in ([name, *rest] if name == "erf95" else [name])]
     return [name for name in order if name in names]

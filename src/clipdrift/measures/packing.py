@@ -17,7 +17,7 @@ _PARTS = ("attention", "heads", "whole", "detail")
 
 
 def pack(internals: Internals) -> dict[str, Tensor]:
-    """All values of ``internals``, exactly; a name says which part a tensor belongs to."""
+    """Pack all values of ``internals``, exactly; a name says which part a tensor belongs to."""
     found = {"states": torch.stack(list(internals.states)), "embedding": internals.embedding}
     for part in _PARTS:
         arrays: Mapping[str, NDArray[np.float64]] = getattr(internals, part)
@@ -29,7 +29,7 @@ def pack(internals: Internals) -> dict[str, Tensor]:
 
 
 def unpack(tensors: Mapping[str, Tensor], reader: Reader) -> Internals:
-    """What was packed."""
+    """Restore what was packed."""
     parts: dict[str, dict[str, NDArray[np.float64]]] = {part: {} for part in _PARTS}
     for line in bytes(tensors["order"].numpy()).decode().split("\n"):
         if line:

@@ -66,7 +66,8 @@ def readings(
 
 
 def weight_readings(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Reading]:
-    """How far the weights have moved: tower and blocks, the projection if there is one, kinds of matrix."""
+    """Read how far the weights have moved: tower and blocks, the projection if there is one, kinds of
+    matrix."""
     moved = weights(before, after)
     found = {"weight_drift": Reading(moved["weight_drift"][0], tuple(moved["weight_drift_blocks"]))}
     if "weight_drift_projection" in moved:

@@ -14,7 +14,7 @@ from clipdrift.model.trace import trace
 
 
 def attention_shares(model: Any, images: torch.Tensor) -> NDArray[np.float32]:
-    """What the class token (or pooling head) attends to in every block and head.
+    """Attention of the class token (or pooling head) in every block and head.
 
     Args:
         model: any that :func:`clipdrift.model.towers.tower_of` knows.

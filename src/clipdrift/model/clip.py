@@ -46,7 +46,7 @@ _OPEN_CLIP = ("open_clip:", "hf-hub:")
 
 
 def shipped_folder(name: str) -> Path:
-    """Where a shipped model lies: a folder that ``CLIPModel.from_pretrained`` takes as it is.
+    """Folder of a shipped model, which ``CLIPModel.from_pretrained`` takes as it is.
 
     Args:
         name: one of :data:`SHIPPED`.
@@ -154,7 +154,7 @@ def fingerprint_model(path: str | Path) -> str:
 
 
 def _place(config: ModelConfig) -> str:
-    """What transformers is asked for: a directory or a hub id."""
+    """Directory or hub id that transformers is asked for."""
     if config.path is not None:
         folder = Path(config.path).expanduser()
         if not folder.is_dir():

@@ -13,7 +13,7 @@ from clipdrift.model.texts import HuggingFaceTexts, SiglipTexts, TextEncoder
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """What loading has to know of one kind.
+    """Facts about one kind of model that loading needs.
 
     Attributes:
         title: as people call it.

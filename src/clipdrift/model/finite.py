@@ -11,7 +11,7 @@ _NAMED = 3
 
 
 def broken_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
-    """Which tensors hold nan or inf, and how many of each; None where all are finite.
+    """Name tensors that hold nan or inf, and how many of each; None where all are finite.
 
     A sum is read first, because any nan or inf makes it one; only where that happens is a tensor counted
     value by value, since a sum of finite values may overflow, too.

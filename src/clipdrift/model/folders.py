@@ -58,7 +58,7 @@ def why_no_towers(config: dict[str, Any]) -> str | None:
 
 
 def why_unreadable(folder: Path) -> str | None:
-    """What is wrong with the weight files of a folder, as far as their first bytes and lengths tell."""
+    """Say what is wrong with the weight files of a folder, as far as their first bytes and lengths tell."""
     files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin"))
     for file in files:
         with file.open("rb") as stream:
@@ -79,7 +79,7 @@ def why_unreadable(folder: Path) -> str | None:
 
 
 def strange_prefix(folder: Path) -> str | None:
-    """What stands before every weight's name, such as ``module._orig_mod.``; None: nothing does.
+    """Prefix of every weight's name, such as ``module._orig_mod.``; None: there is none.
 
     Only what training tools are known to put there counts, and only if every weight has it.
     """

@@ -32,7 +32,7 @@ class Reason(Exception):  # noqa: N818 - becomes the end of a ModelError, which 
 
 @dataclass(frozen=True)
 class OpenClipSource:
-    """What a name stands for.
+    """Files and configuration behind a name.
 
     Attributes:
         config: OpenCLIP's ``model_cfg``.

@@ -26,7 +26,7 @@ OnMaps = Callable[[int, Tensor, Tensor, int], None]
 
 @dataclass(frozen=True)
 class Traced:
-    """What one forward pass left behind.
+    """Results of one forward pass.
 
     Attributes:
         embedding: (B, E) projected image embedding, not normalised.

@@ -32,5 +32,5 @@ def measurable(p: float | None) -> bool:
 
 
 def correct_of(accuracy: float, images: int) -> int:
-    """How many of `images` are right at an accuracy in percent."""
+    """Number of `images` that are right at an accuracy in percent."""
     return round(accuracy * images / 100)

@@ -50,7 +50,7 @@ _PREFIXES: tuple[tuple[str, Moment], ...] = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one column holds.
+    """Meaning of one column.
 
     Attributes:
         name: of the column, without its moment: ``entropy_drift``, ``retention_cifar100``.
@@ -75,7 +75,7 @@ class Outcome:
 
 @cache
 def outcome(column: str) -> Outcome:
-    """What the column of this name holds."""
+    """Look up the meaning of a column by its name."""
     for prefix, moment in _PREFIXES:
         if column.startswith(prefix):
             plain = outcome(column[len(prefix) :])

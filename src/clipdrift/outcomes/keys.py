@@ -62,7 +62,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Estimand:
-    """What the number of a row is.
+    """Quantity that the number of a row estimates.
 
     Attributes:
         name: the statistic.

@@ -112,7 +112,7 @@ def _figure(name: str, file: Path) -> dict[str, Any]:
 
 
 def _command(comparison: Comparison) -> str:
-    """How to make the comparison again; empty where something was never on disk."""
+    """Command that makes the comparison again; empty where something was never on disk."""
     base, tuned = comparison.base, comparison.tuned
     if "in memory" in (base.kind, tuned.kind) or comparison.images.source.endswith("in memory"):
         return ""

@@ -41,7 +41,7 @@ class Shown:
 
 @dataclass(frozen=True, eq=False)
 class StudyPage:
-    """All that stands on the page.
+    """Contents of the page.
 
     Attributes:
         title: of the study. facts: what was fine-tuned on what, one line each.

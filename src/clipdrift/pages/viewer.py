@@ -32,7 +32,7 @@ _PICTURES = 2_500_000
 
 
 def pack(comparison: Comparison, maps: Maps, budget: int = BUDGET) -> tuple[dict[str, Any], list[str]]:
-    """What the viewer draws from, and sentences on what was left out to stay within the budget.
+    """Pack the viewer's data, and say what was left out to stay within the budget.
 
     First the steps get coarser (65 536, then 256), then heads go (those that changed least), then images.
 
@@ -65,7 +65,7 @@ def pack(comparison: Comparison, maps: Maps, budget: int = BUDGET) -> tuple[dict
 
 
 def pack_runs(found: Mapping[str, Maps], budget: int = BUDGET) -> tuple[dict[str, Any], list[str]]:
-    """What the viewer of a study draws from: attention of several runs; a shared backbone stands once.
+    """Pack the data of a study's viewer: attention of several runs; a shared backbone is stored once.
 
     Args:
         found: maps by run; ``before`` is the backbone's.
@@ -111,7 +111,7 @@ def _left_out(width: int, kept: int, heads: int, images: int, count: int) -> set
 
 
 def _head(maps: Maps, images: int, width: int, reader: str, chosen: list[list[int]]) -> dict[str, Any]:
-    """All that a viewer takes but the attention."""
+    """Everything that a viewer takes except the attention."""
     return {
         "grid": list(maps.grid),
         "width": width,

@@ -114,7 +114,7 @@ def blocks_text(blocks: Iterable[int]) -> str:
 
 
 def parse_factors(given: str | float | Iterable[float]) -> tuple[float, ...]:
-    """What is left of intruders, in falling order, each once: numbers from 0 (taken out) to below 1.
+    """Parse the factors left of intruders, in falling order, each once: from 0 (taken out) to below 1.
 
     Raises:
         RepairError: anything else.
@@ -133,7 +133,7 @@ def parse_factors(given: str | float | Iterable[float]) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class AlphaRule:
-    """Which alpha is wanted: one by its value, or the largest that keeps ``least`` of something.
+    """Rule that picks an alpha: one by its value, or the largest that keeps ``least`` of something.
 
     Attributes:
         at: the alpha itself.
@@ -159,7 +159,7 @@ class AlphaRule:
 def parse_alpha_rule(
     save_at: float | None = None, keep_cka: float | None = None, keep_retention: str | float | None = None
 ) -> AlphaRule | None:
-    """At most one of the three may be given.
+    """Parse the rule; at most one of the three may be given.
 
     Args:
         keep_retention: percent, or ``set=percent``.

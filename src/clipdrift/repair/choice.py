@@ -12,7 +12,7 @@ from clipdrift.texts import percent
 
 @dataclass(frozen=True)
 class ChosenStep:
-    """What was chosen.
+    """Chosen step and the reason.
 
     Attributes:
         index: of the step; None: none does.

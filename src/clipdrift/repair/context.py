@@ -16,7 +16,7 @@ from clipdrift.repair.step_measurer import StepMeasurer
 
 @dataclass(frozen=True, eq=False)
 class RepairContext:
-    """What is worked on.
+    """Everything a repair works on.
 
     Attributes:
         measurer: the live model and what it is read on.

@@ -65,7 +65,7 @@ class Endpoints:
         return any(move.place == "text" for move in self.moves.values())
 
     def places(self) -> set[int | str]:
-        """Where anything differs."""
+        """Places where the two models differ."""
         return {move.place for move in self.moves.values()}
 
     @torch.no_grad()
@@ -121,7 +121,7 @@ def plain_ends(base: Any, tuned: Any, clip: Clip | None, own: bool) -> Endpoints
 
 
 def _differing(moves: Mapping[str, tuple[Tensor, Tensor, int | str]]) -> dict[str, MovingTensor]:
-    """Those whose start is not where they are now, with copies of both values."""
+    """Select tensors whose start is not where they are now, with copies of both values."""
     found = {}
     for name, (tensor, before, place) in moves.items():
         start = before.detach().to(tensor.device, tensor.dtype, copy=True)

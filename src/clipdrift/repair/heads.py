@@ -31,7 +31,8 @@ def reading(endpoints: Endpoints, tuned: OpenedModel, base: OpenedModel) -> Clip
 
 
 def follows_texts(record: Record, endpoints: Endpoints) -> Callable[[nn.Linear], None] | None:
-    """How to make a head anew that is the texts of the classes and whose text tower moves; else None.
+    """Function that makes the head anew where the head is the class texts and the text tower moves; else
+    None.
 
     Such is flyp's: kept as it is, it would belong to another text tower than the model's.
     """
@@ -76,7 +77,7 @@ def head_beside(tuned: ModelLike, probe: ProbeSet) -> tuple[nn.Linear | None, Re
 
 
 def _folder(tuned: ModelLike) -> Path | None:
-    """Where the head lies: in TUNED's folder, or in a run's folder of weights."""
+    """Folder of the head: TUNED's, or a run's folder of weights."""
     if not isinstance(tuned, str | Path):
         return None
     place = Path(tuned).expanduser()

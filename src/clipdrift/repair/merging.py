@@ -21,7 +21,7 @@ def has_adapters(model: Any) -> bool:
 
 
 def copied_clip(clip: Clip) -> Clip:
-    """With the model and its texts' encoder, which holds the model too, copied together."""
+    """Copy a Clip with its model and its texts' encoder, which holds the model too, together."""
     model, texts = copy.deepcopy((clip.model, clip.texts))
     return replace(clip, model=model, texts=texts)
 

@@ -14,7 +14,7 @@ from clipdrift.runs.reporter import Reporter, Silent
 
 
 class Options(TypedDict, total=False):
-    """All optional, but images for a pair.
+    """Options of a repair; all optional, except images for a pair.
 
     ``images``: of a pair, as :func:`clipdrift.compare` takes them. ``transfer``: sets tested zero-shot; of a
     run its own, unless others are given. ``transfer_per_class``: images of each class of those. ``limit``,

@@ -85,7 +85,7 @@ class Repaired(Frozen):
         }
 
     def summary(self) -> str:
-        """What was found, in a few lines."""
+        """Summarise what was found in a few lines."""
         return "\n".join(view("Repaired.summary")(self))
 
     def plot(self) -> Any:

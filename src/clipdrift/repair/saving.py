@@ -34,7 +34,7 @@ OPEN_CLIP = "open_clip_model.safetensors"
 
 
 def place_for(out: Path, force: bool) -> Path:
-    """Where the model goes, ``out/model``; to be asked for before anything is measured.
+    """Folder for the model, ``out/model``; checked before anything is measured.
 
     Raises:
         RepairError: something is there already, unless ``force``.
@@ -119,7 +119,7 @@ def _adapter(endpoints: Endpoints, source: str, base: OpenedModel, folder: Path)
 
 
 def _keys(name: str) -> Iterator[str]:
-    """How peft may write a live parameter's name: without the adapter's, some without the last part."""
+    """Names that peft may write a live parameter under: without the adapter's, some without the last part."""
     path, _, last = name.rpartition(".")
     owner, _, adapter = path.rpartition(".")
     saved = owner.removesuffix(".modules_to_save")

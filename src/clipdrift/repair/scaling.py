@@ -71,7 +71,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def _lengths(model: Any, name: str) -> Tensor | None:
-    """Of the weight vectors that DoRA's magnitudes replace, as peft takes them where B is 0."""
+    """Lengths of the weight vectors that DoRA's magnitudes replace, as peft takes them where B is 0."""
     path, _, rest = name.partition(_MAGNITUDE)
     layer = model.get_submodule(path)
     weight = layer.get_base_layer().weight.detach()
@@ -81,7 +81,7 @@ def _lengths(model: Any, name: str) -> Tensor | None:
 
 
 class _Places:
-    """Where a parameter of an adapted model stands."""
+    """Place of a parameter in an adapted model."""
 
     def __init__(self, model: Any) -> None:
         tower = tower_of(model)

@@ -49,7 +49,7 @@ class Step(Frozen):
         return value
 
     def retention(self, of: str | None = None) -> float | None:
-        """Of one transfer set, or the mean over all; None where nothing was there to keep."""
+        """Retention on one transfer set, or the mean over all; None where nothing was there to keep."""
         rows = self.transfer.values() if of is None else [self.transfer[of]]
         found = [row.retention for row in rows if row.retention is not None]
         return sum(found) / len(found) if found else None

@@ -72,7 +72,7 @@ def _capital(text: str) -> str:
 
 
 def _best(found: Repaired) -> str | None:
-    """Where accuracy is highest, if that is on the way."""
+    """Say where accuracy is highest, if that is on the way."""
     if found.kind != "interpolate" or any(step.accuracy is None for step in found.steps):
         return None
     best = max(found.steps, key=lambda step: (step.accuracy or 0.0, -(step.alpha or 0.0)))

@@ -15,7 +15,7 @@ __all__ = ["Check", "ClaimsError", "EvidenceRow", "Finding", "TargetRoles", "rep
 
 
 def replicate(tables: Tables, land_use: str | None = None, fine: str | None = None) -> list[Finding]:
-    """What a study says of the published findings, in their order.
+    """Judge the published findings by a study, in their order.
 
     Findings that the study has no runs for are told as ``cannot be told``.
 

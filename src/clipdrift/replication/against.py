@@ -134,7 +134,7 @@ def _by_seed(value: Published, part: pd.DataFrame, column: str) -> tuple[pd.Seri
 
 
 def _differences(value: Published, part: pd.DataFrame) -> Iterator[str]:
-    """What sets our runs apart from the published ones."""
+    """List what sets our runs apart from the published ones."""
     one = part.iloc[0]
     theirs: dict[str, Any] = {"backbone": value.backbone, "protocol": "published"}
     if value.method is not None and value.target is not None:

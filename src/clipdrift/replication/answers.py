@@ -25,7 +25,7 @@ class ClaimsError(ClipdriftError):
 
 @dataclass(frozen=True)
 class TargetRoles:
-    """Which target plays which part in the published findings; None where the study has none.
+    """Targets that play the parts of the published ones; None where the study has none.
 
     Attributes:
         land_use: the coarse one, in place of EuroSAT.
@@ -145,7 +145,7 @@ class Variant:
 
 
 def target_roles(tables: Tables, land_use: str | None = None, fine: str | None = None) -> TargetRoles:
-    """Who plays which part: as named, else the known targets of the study.
+    """Assign the parts: as named, else to the known targets of the study.
 
     Raises:
         ClaimsError: a named target has no run.

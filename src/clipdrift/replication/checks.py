@@ -84,7 +84,8 @@ class Finding:
 
 
 def verdict(sides: Iterable[CheckSide]) -> Verdict:
-    """All for it: holds. Some: in part. None for, some against: does not hold. All open: cannot be told."""
+    """Combine sides: all for it holds; some, in part; none for and some against, does not hold; all open,
+    cannot be told. Some: in part. None for, some against: does not hold. All open: cannot be told."""
     found = list(sides)
     if found and all(side == "for" for side in found):
         return "holds"
@@ -96,7 +97,7 @@ def verdict(sides: Iterable[CheckSide]) -> Verdict:
 def above(
     source: EvidenceRow, of: str, unit: str = "", tested: EvidenceRow | None = None, than: float = 0
 ) -> Check:
-    """For the claim where the whole interval lies above ``than``, against it where it lies below.
+    """Judge for the claim where the whole interval lies above ``than``, against it where it lies below.
 
     Args:
         tested: its p-value after Holm's correction must be below :data:`LEVEL` as well, or the check is open.
@@ -108,13 +109,14 @@ def above(
 def below(
     source: EvidenceRow, of: str, unit: str = "", tested: EvidenceRow | None = None, than: float = 0
 ) -> Check:
-    """For the claim where the whole interval lies below ``than``, against it where it lies above."""
+    """Judge for the claim where the whole interval lies below ``than``, against it where it lies above."""
     low, high = source.number("low"), source.number("high")
     return _judged(Check(of, source, "open", tested, unit), high < than, low > than)
 
 
 def within(source: EvidenceRow, margin: float, of: str, unit: str = "") -> Check:
-    """For the claim where the interval lies within the margin around 0, against it where it lies outside."""
+    """Judge for the claim where the interval lies within the margin around 0, against it where it lies
+    outside."""
     low, high = source.number("low"), source.number("high")
     inside, outside = -margin < low and high < margin, low >= margin or high <= -margin
     return _judged(Check(of, source, "open", None, unit), inside, outside)
@@ -128,7 +130,7 @@ def _judged(check: Check, speaks_for: bool, speaks_against: bool) -> Check:
 
 
 def unresolved(tested: EvidenceRow, of: str) -> Check:
-    """For a claim that nothing is found: for it where the corrected p-value is not below :data:`LEVEL`."""
+    """Judge a claim that nothing is found: for it where the corrected p-value is not below :data:`LEVEL`."""
     p = tested.number("p_corrected")
     side: CheckSide = "open" if math.isnan(p) else "against" if p < LEVEL else "for"
     return Check(of, tested, side, tested)

@@ -35,7 +35,7 @@ DEFECTS = {
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a number is and where our tables have it.
+    """Published quantity and the columns where our tables have it.
 
     Attributes:
         words: name for people, with its unit.

@@ -32,7 +32,7 @@ _SHOWN_RUNS = 24
 
 @dataclass(frozen=True)
 class Report:
-    """What a report leaves.
+    """Files and sentences of a report.
 
     Attributes:
         page: the HTML file.
@@ -155,7 +155,7 @@ def _title(tables: Tables, place: Path) -> str:
 
 
 def _facts(tables: Tables) -> list[str]:
-    """What was adapted, on what, tested where, under which protocol."""
+    """Say what was adapted, on what, tested where, under which protocol."""
     runs = tables.runs
     backbones = [str(name) for name in dict.fromkeys(runs["backbone"]) if name]
     sets = [outcome(name).transfer for name in columns_of("retention", runs)]
@@ -173,7 +173,7 @@ def _facts(tables: Tables) -> list[str]:
 
 
 def _notes(tables: Tables, published: bool) -> list[str]:
-    """What must be known before anything is read."""
+    """List what must be known before anything is read."""
     runs = tables.runs
     notes = []
     if any(record.get("environment", {}).get("generated") for record in tables.records()):

@@ -59,7 +59,7 @@ def blocks_table(tables: Tables) -> pd.DataFrame:
 
 
 def courses(tables: Tables) -> dict[str, Any]:
-    """What the page draws of each run, as JSON can hold it."""
+    """Data that the page draws of each run, ready for JSON."""
     runs: dict[str, dict[str, Any]] = {}
     for row in tables.runs.to_dict("records"):
         label = f"{row['place']}, {row['variant']}, rate {rate(row['learning_rate'])}, seed {row['seed']}"
@@ -86,7 +86,7 @@ def courses(tables: Tables) -> dict[str, Any]:
 
 
 def environments(tables: Tables) -> list[tuple[int, list[tuple[str, str]]]]:
-    """Where the runs were done: how many share it, and its facts; the most frequent first."""
+    """Environments of the runs: how many share each, and its facts; the most frequent first."""
     found: dict[tuple[tuple[str, str], ...], int] = {}
     for record in tables.records():
         facts = tuple(_flat(record.get("environment", {})))

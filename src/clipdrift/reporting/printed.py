@@ -126,7 +126,7 @@ class Printed:
         return [{str(k): v for k, v in row.items()} for row in self.frame.to_dict("records")]
 
     def texts(self) -> pd.DataFrame:
-        """As printed: one text per cell, the heads as columns."""
+        """Table as printed: one text per cell, the heads as columns."""
         lines = []
         for row in self.rows():
             line = []
@@ -138,7 +138,7 @@ class Printed:
         return pd.DataFrame(lines, columns=[column.head for column in self.columns])
 
     def markdown(self) -> str:
-        """As printed, as a table in Markdown; empty without rows."""
+        """Table in Markdown; empty without rows."""
         lines = self.texts().map(_markdown).rename(columns=_markdown)
         sides = ["left" if column.left else "right" for column in self.columns]
         return lines.to_markdown(index=False, disable_numparse=True, colalign=sides) if len(lines) else ""

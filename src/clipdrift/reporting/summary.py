@@ -54,7 +54,7 @@ def summary(tables: Tables, rows: PrintedTables) -> list[Sentence]:
 
 
 def _ends(tables: Tables) -> Sentence:
-    """How many runs there are."""
+    """Say how many runs there are and how they ended."""
     ends = dict(tables.ends)
     planned, done = sum(ends.values()), ends.pop("done", 0)
     rest = ", ".join(f"{n} {kind}" for kind, n in sorted(ends.items()) if n)
@@ -66,7 +66,7 @@ def _ends(tables: Tables) -> Sentence:
 
 
 def _unmeasurable(tables: Tables) -> Iterator[Sentence]:
-    """On which transfer sets the backbone is not above chance, and in how many runs."""
+    """Say on which transfer sets the backbone is not above chance, and in how many runs."""
     runs = tables.runs[tables.runs["status"] == DONE]
     for column in columns_of("zero-shot", runs):
         transfer = outcome(column).transfer
@@ -100,7 +100,7 @@ MATCHED: dict[Matching, str] = {
 
 
 def _contrasts(tables: Tables, printed: Printed) -> Iterator[Sentence]:
-    """Of each target, what the methods keep and learn at the same rate, drift and accuracy."""
+    """Say for each target what the methods keep and learn at the same rate, drift and accuracy."""
     kept = retentions(tables.runs)
     means = {key_of(row): row for row in rows_with(printed, "mean difference")}
     for place, variants in _plain(tables):
@@ -119,7 +119,7 @@ def _contrasts(tables: Tables, printed: Printed) -> Iterator[Sentence]:
 
 
 def _pairs(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Which pairs of runs a row compares, and in what."""
+    """Say which pairs of runs a row compares, and in what."""
     return key_of({**row, "quantity": "mean difference"})
 
 
@@ -163,7 +163,7 @@ def _interval(printed: Printed, row: dict[str, Any]) -> tuple[SentencePart, ...]
 
 
 def _rates(tables: Tables, printed: Printed) -> Iterator[Sentence]:
-    """Of each plain arm, whether drift goes with the rate."""
+    """Say for each plain arm whether drift goes with the rate."""
     for place, variants in _plain(tables):
         for variant in variants:
             for signal in ("representation_drift", "entropy_drift"):
@@ -198,7 +198,7 @@ def _rate(printed: Printed, row: dict[str, Any], place: str, variant: str, signa
 
 
 def _predictors(tables: Tables, printed: Printed) -> Iterator[Sentence]:
-    """Which of the declared signals goes closest with retention over all cells, and where entropy stands."""
+    """Say which declared signal goes closest with retention over all cells, and where entropy stands."""
     ranks = rows_with(printed, "Spearman", population="all", moment="", over="")
     for kept in retentions(tables.runs):
         by = {row["signal"]: row for row in ranks if row["outcome"] == kept}
@@ -249,7 +249,7 @@ def _rho(printed: Printed, row: dict[str, Any]) -> tuple[SentencePart, ...]:
 
 
 def _choosing(tables: Tables, printed: Printed) -> Iterator[Sentence]:
-    """What is lost by picking runs by accuracy alone, and by the drift of the representation."""
+    """Say what is lost by picking runs by accuracy alone, and by the drift of the representation."""
     drift = rows_with(printed, "regret", signal="representation_drift")
     others = {(row["place"], row["outcome"]): row for row in drift}
     for row in rows_with(printed, "regret", signal="validation_accuracy"):
@@ -270,7 +270,7 @@ def _choosing(tables: Tables, printed: Printed) -> Iterator[Sentence]:
 
 
 def _penalties(printed: Printed) -> Iterator[Sentence]:
-    """Which contrasts of penalties hold after the correction."""
+    """Say which contrasts of penalties hold after the correction."""
     rows = rows_with(printed, test="paired t")
     tested = [row for row in rows if row["matching"] != "blocks" and pd.notna(row["p_corrected"])]
     if not tested:

@@ -115,7 +115,7 @@ def cells_table(tables: Tables) -> Printed:
 
 
 def questions_tables(tables: Tables) -> dict[str, Printed]:
-    """For each question its table, one row per test."""
+    """Make each question's table, one row per test."""
     found = {}
     asked = (
         list(tables.manifest.questions) if tables.manifest and tables.manifest.questions else list(QUESTIONS)

@@ -29,7 +29,7 @@ _STORAGE = {
 
 @contextmanager
 def storage(path: Path) -> Iterator[None]:
-    """Around writing: a disk that is full or read-only is an error in one line that names the place.
+    """Turn a full or read-only disk into an error of one line that names the place.
 
     Raises:
         StorageError: in place of such an error, also where a library tells of it in words alone.
@@ -116,6 +116,6 @@ def sync_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers have left in ``folder``; for whoever is alone in it."""
+    """Remove what killed writers have left in ``folder``; only for whoever has it alone."""
     for left in folder.glob(".*.tmp"):
         left.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Wording:
-    """How failures of one kind of file are worded.
+    """Wording of failures of one kind of file.
 
     Attributes:
         error: raised where the file is missing or of another schema.

@@ -30,7 +30,7 @@ PULSE = "pulse"
 
 
 def cache_folder(given: Path | None) -> Path:
-    """Where what runs share is kept: as given, $CLIPDRIFT_CACHE, or ~/.cache/clipdrift."""
+    """Folder of what runs share: as given, $CLIPDRIFT_CACHE, or ~/.cache/clipdrift."""
     if given is not None:
         return given
     return Path(os.environ.get("CLIPDRIFT_CACHE") or Path.home() / ".cache" / "clipdrift")

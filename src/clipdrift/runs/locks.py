@@ -28,7 +28,7 @@ _GLANCE = 0.05
 
 @contextmanager
 def claim(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
-    """Inside, no other process has ``folder``; it is made if need be.
+    """Hold ``folder`` alone inside; it is made if need be.
 
     Raises:
         BusyError: a living process has it, and still has after ``patience`` seconds.
@@ -75,7 +75,7 @@ def held(folder: Path) -> bool:
 
 
 def owner(folder: Path) -> str:
-    """Who claimed ``folder`` last, in words: ``process 123 on host``."""
+    """Name who claimed ``folder`` last: ``process 123 on host``."""
     try:
         about = json.loads((folder / OWNER).read_text(encoding="utf-8"))
         return f"process {int(about['pid'])} on {about['host']}"

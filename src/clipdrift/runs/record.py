@@ -87,7 +87,7 @@ class ImageCounts(Frozen):
 
 
 class DataFacts(Frozen):
-    """What the names in the configuration turned out to be."""
+    """Facts about a data set that the configuration only names."""
 
     kind: str
     classes: tuple[str, ...]
@@ -138,7 +138,7 @@ class Record(Frozen):
         return json.dumps(self.model_dump(mode="json"), separators=(",", ":"), ensure_ascii=False) + "\n"
 
     def without_times(self) -> dict[str, Any]:
-        """All that a repetition on the same machine must reproduce to the bit."""
+        """Copy of what a repetition on the same machine must reproduce to the bit."""
         return self.model_dump(mode="json", exclude={"timings", "environment"})
 
 

@@ -20,7 +20,7 @@ class StopNow(KeyboardInterrupt):
 
 @dataclass(eq=False)
 class Stops:
-    """What signals have asked for so far.
+    """Stop requests of signals so far.
 
     Attributes:
         number: the signal that asked to stop; None: nobody has.
@@ -33,7 +33,7 @@ class Stops:
 
     @contextmanager
     def soon(self) -> Iterator[None]:
-        """Inside, the work looks at ``number`` itself and stops where nothing is lost."""
+        """Let the work look at ``number`` itself inside, and stop where nothing is lost."""
         self._soon = True
         try:
             yield

@@ -29,7 +29,7 @@ _TAIL = 2**18
 
 @dataclass(frozen=True)
 class RunState:
-    """How one run stands.
+    """State of one run.
 
     Attributes:
         kind: ``planned`` nothing done yet; ``running`` a living process has it; ``interrupted`` begun, and
@@ -48,7 +48,8 @@ class RunState:
 
 
 def read_state(folder: Path) -> RunState:
-    """How the run in ``folder`` stands. Cheap enough for thousands; never raises for what is damaged."""
+    """Read the state of the run in ``folder``. Cheap enough for thousands; never raises for what is
+    damaged."""
     names = _names(folder)
     if CONFIG not in names:
         return RunState("running" if held(folder) else "planned")
@@ -104,7 +105,7 @@ def _recorded(path: Path) -> tuple[StateKind | None, str | None]:
 
 
 def foreign_record(path: Path, key: str) -> str:
-    """What to say of a record in a folder of runs that is another run's: a copy, or a renamed folder."""
+    """Message about a record that is another run's: a copy, or a renamed folder."""
     return f"{path}: the record of another run ({key}), so this one counts as not done"
 
 

@@ -41,7 +41,7 @@ class RunFolder:
     path: Path
 
     def claim(self) -> AbstractContextManager[None]:
-        """Inside, no other process or machine does this run; a dead owner's claim is void.
+        """Keep every other process and machine from this run inside; a dead owner's claim is void.
 
         Raises:
             BusyError: a living process has it.
@@ -50,7 +50,7 @@ class RunFolder:
         return claim(self.path)
 
     def state(self) -> RunState:
-        """How the run stands, at little cost."""
+        """Read the run's state, cheaply."""
         return read_state(self.path)
 
     def open(self, config: RunConfig) -> str | None:
@@ -141,11 +141,11 @@ class RunFolder:
         return read_record(self.path / RECORD)
 
     def damaged_weights(self) -> str | None:
-        """Which of the saved files is not as it was written, in words."""
+        """Say which of the saved files is not as it was written."""
         return damaged(self.path / MANIFEST, self.path / WEIGHTS)
 
     def damaged_notes(self, record: Record) -> str | None:
-        """What of a finished run's other files does not agree with its record, in words."""
+        """Say which of a finished run's other files does not agree with its record."""
         with suppress(OSError):
             config, metrics = ((self.path / name).read_bytes() for name in (CONFIG, METRICS))
             if not _is_json(config):

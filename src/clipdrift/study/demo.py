@@ -18,7 +18,7 @@ STUDY = "quickstart"
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo leaves.
+    """Results of the demo.
 
     Attributes:
         outcomes: of every run, in the order of the plan.

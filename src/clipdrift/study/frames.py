@@ -199,7 +199,7 @@ def varied(cells: pd.DataFrame) -> list[str]:
 
 
 def _chances(record: RecordDict) -> dict[str, float]:
-    """For each transfer set the p-value that the backbone's zero-shot accuracy is above chance."""
+    """P-value, for each transfer set, that the backbone's zero-shot accuracy is above chance."""
     found = {}
     for name, accuracy in record["backbone"]["zero_shot"].items():
         facts = record.get("transfer", {}).get(name)

@@ -160,7 +160,7 @@ def study_of(data: Mapping[str, Any], overrides: Iterable[str] = ()) -> Study:
 
 
 def _identity(config: RunConfig) -> tuple[str | None, ...]:
-    """What tells a planned run from others: its key, and the folders whose content is not known yet."""
+    """Identity of a planned run: its key, and the folders whose content is not known yet."""
     paths = [spec.path for spec in (config.data.target, *config.data.transfer)]
     return (config.key, config.model.path, *paths)
 

@@ -201,7 +201,7 @@ class Tables:
 
     @cached_property
     def ends(self) -> Mapping[str, int]:
-        """How many planned runs ended how; without a plan, of the runs in the table."""
+        """Count how many planned runs ended how; without a plan, of the runs in the table."""
         if self.manifest is None or self.folder is None:
             return Counter(str(s) for s in self._frame["status"])
         here = set(self._frame["run"])
@@ -270,7 +270,7 @@ def _path(run: str, walked: Repaired) -> pd.DataFrame:
 
 
 def _target(folder: Path) -> str | None:
-    """What an unfinished run is fine-tuned on; None where it has not begun."""
+    """Target of an unfinished run; None where it has not begun."""
     try:
         return str(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["data"]["target"]["name"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -36,7 +36,7 @@ from clipdrift.training.preparation import RunInputs, prepare
 
 @dataclass(frozen=True)
 class AttemptOptions:
-    """All that a run is given besides what it is."""
+    """Everything a run is given besides its configuration."""
 
     folder: RunFolder
     cache: Path
@@ -118,7 +118,7 @@ def attempt(config: RunConfig, job: AttemptOptions) -> Record:
 
 
 def _course(config: RunConfig, job: AttemptOptions) -> Course:
-    """Where the run goes on, its folder brought to the same place; or its start."""
+    """Restore where the run goes on, its folder brought to the same place; or start afresh."""
     folder, reporter = job.folder, job.reporter
     course = None
     try:
@@ -168,7 +168,7 @@ class _Clock:
 
     @contextmanager
     def __call__(self, name: str, before: float = 0.0) -> Iterator[None]:
-        """Inside, time is ``name``'s; ``before``: what earlier tries have spent on it."""
+        """Count time inside as ``name``'s; ``before``: what earlier attempts have spent on it."""
         start = time.perf_counter() - before
         try:
             yield

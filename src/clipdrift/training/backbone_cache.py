@@ -65,13 +65,13 @@ class BackboneCache:
 
     @classmethod
     def of(cls, cache: Path, clip: Clip, device: torch.device, reporter: Reporter) -> BackboneCache:
-        """For ``clip`` as it is now, before anything is adapted."""
+        """Make the cache for ``clip`` as it is now, before anything is adapted."""
         return cls(cache / _FOLDER, _digest(ingredients(clip, device)), reporter)
 
     def tensors(
         self, what: str, given: object, make: Callable[[], Mapping[str, Tensor]]
     ) -> Mapping[str, Tensor]:
-        """What ``make`` gives, from the file that it was kept in where there is one.
+        """Return what ``make`` gives, from the file where it was kept if there is one.
 
         Args:
             what: part of the file's name, for people.
@@ -126,7 +126,7 @@ def _digest(parts: object) -> str:
 
 
 def ingredients(clip: Clip, device: torch.device) -> dict[str, object]:
-    """All that results about a backbone depend on, beside the images and texts that callers name."""
+    """Collect all that results about a backbone depend on, besides the images and texts that callers name."""
     return {
         "weights": weights_hash(clip),
         "preprocessing": repr(clip.preprocess),
@@ -156,7 +156,7 @@ def _version(library: str) -> str:
 
 
 def _extensions() -> dict[str, str]:
-    """Each measure of another package: its distribution, and a hash of the package's code."""
+    """Map each measure of another package to its distribution and a hash of the package's code."""
     found = {}
     for name, extension in MEASURE_EXTENSIONS.usable.items():
         place = extension.spec.read or extension.spec.compare
@@ -175,7 +175,7 @@ def _source(place: Path) -> str:
 
 
 def _processor(device: torch.device) -> str:
-    """On what it is computed; sums are taken in another order by other processors and numbers of threads."""
+    """Name the processor; others, and other numbers of threads, take sums in another order."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"

@@ -36,7 +36,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """What :func:`save_state` wrote, or None where there is no file.
+    """Load what :func:`save_state` wrote, or None where there is no file.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -58,7 +58,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
 
 @dataclass
 class _Stream:
-    """A file for torch to write to, which remembers what the disk said."""
+    """File for torch to write to, which remembers errors of the disk."""
 
     stream: BinaryIO
     error: OSError | None = None

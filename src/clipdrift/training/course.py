@@ -24,7 +24,7 @@ _SHARE = 20
 
 @dataclass(frozen=True)
 class CheckpointSchedule:
-    """How often a checkpoint is written. Never part of what a run is.
+    """Schedule of checkpoints; never part of a run's key. Never part of what a run is.
 
     Attributes:
         seconds: between two, at least; more where writing takes long.
@@ -60,7 +60,7 @@ class Course:
     seconds: float = 0.0
 
     def state(self) -> dict[str, Any]:
-        """All of it as tensors and plain values."""
+        """Return everything as tensors and plain values."""
         return {
             "format": FORMAT,
             "key": self.key,
@@ -74,7 +74,7 @@ class Course:
 
     @classmethod
     def read(cls, path: Path, key: str) -> Course | None:
-        """What :class:`CheckpointWriter` wrote for the run ``key``, or None where there is no file.
+        """Read what :class:`CheckpointWriter` wrote for the run ``key``, or None where there is no file.
 
         Raises:
             CheckpointError: it is damaged, of another run, or of another version of clipdrift.

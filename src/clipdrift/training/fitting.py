@@ -49,7 +49,7 @@ def fit(
 def _head_alone(
     inputs: RunInputs, config: RunConfig, adapted: Adapted, keeper: CheckpointWriter, reporter: Reporter
 ) -> None:
-    """For lp_ft: the head alone, on embeddings of the untouched tower, before all is trained."""
+    """Train the head alone first (lp_ft), on embeddings of the untouched tower."""
     if adapted.head_first is None:
         return
     epochs, rate = adapted.head_first

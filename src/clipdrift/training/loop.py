@@ -146,14 +146,14 @@ class _Batch:
     look: bool
 
     def parts(self, most: int | None) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-        """The images and which of them are mirrored, at most so many at a time."""
+        """Yield the images and which of them are mirrored, in parts that fit into memory."""
         size = most or len(self.picked)
         for start in range(0, len(self.picked), size):
             yield self.picked[start : start + size], self.mirrored[start : start + size]
 
 
 def _batches(count: int, optim: OptimConfig, seed: int, flip: bool, moments: int) -> Iterator[_Batch]:
-    """All steps of a training on ``count`` images."""
+    """Yield all steps of a training on ``count`` images."""
     size = optim.batch_size
     per_epoch = math.ceil(count / size)
     stops = {math.ceil(per_epoch * (k + 1) / moments) for k in range(moments)}

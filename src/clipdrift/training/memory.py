@@ -38,7 +38,7 @@ def is_out_of_memory(error: Exception) -> bool:
 def out_of_memory_guard(
     config: RunConfig, device: torch.device, part: Literal["training", "measuring"]
 ) -> Iterator[None]:
-    """Around work on many images at once.
+    """Guard work on many images at once.
 
     Raises:
         OutOfMemoryError: in place of what torch raises.

@@ -36,7 +36,7 @@ class TransferSet:
 
 @dataclass(frozen=True, eq=False)
 class RunInputs:
-    """All that a run works on, before anything is adapted."""
+    """Inputs of a run before anything is adapted."""
 
     clip: Clip
     train: Deck
@@ -179,7 +179,7 @@ def _divided(data: DataConfig, image_size: int) -> tuple[Source, dict[str, Image
 
 
 def count_images(data: DataConfig, image_size: int) -> dict[str, int]:
-    """How many images a run works on: by purpose, and of each transfer set under ``transfer <name>``.
+    """Count the images a run works on: by purpose, and of each transfer set under ``transfer <name>``.
 
     Also ``classes``, those of the target. Raises DataError as :func:`prepare` does; nothing is decoded.
     """
@@ -228,7 +228,7 @@ class DeckFactory:
         return deck, ImageCounts(count=len(deck), fingerprint=pixels.fingerprint[:16], bad=pixels.bad)
 
     def part(self, spec: DataSet, source: Source) -> tuple[Deck, ImageCounts]:
-        """The test images of a transfer set: all, or so many of each class as ``spec`` says."""
+        """Make the deck of a transfer set's test images: all, or as many of each class as ``spec`` says."""
         if source.test is None:
             raise DataError(f"{spec.name}: a transfer set needs a test split")
         images = source.test

@@ -30,7 +30,7 @@ class Moment:
 
 @dataclass(eq=False)
 class Progress:
-    """Of one training; handed to it by whoever wants to stop it between two steps and go on later.
+    """Progress of one training run; the caller passes it in and may save it between two steps.
 
     Attributes:
         saved: a :meth:`state` to go on from.
@@ -95,7 +95,7 @@ class Progress:
         return due
 
     def state(self) -> dict[str, Any]:
-        """All of it as tensors and plain values."""
+        """Return everything as tensors and plain values."""
         assert self._adapted is not None
         assert self._optimizer is not None
         device = self._adapted.clip.model.device

@@ -22,7 +22,7 @@ PROJECT = "clipdrift"
 
 
 class Tracker(Protocol):
-    """Where values go."""
+    """Destination of values."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Values by name, as in ``validation/accuracy``, at a training step."""
@@ -151,7 +151,7 @@ class Tracked:
 
     @classmethod
     def of(cls, inner: Reporter, names: Sequence[str], config: RunConfig, folder: Path) -> Tracked:
-        """With the trackers of these names; one that cannot start is warned of and left out."""
+        """Start the trackers of these names; one that cannot start is warned of and left out."""
         found = cls(inner)
         for name in names:
             try:
@@ -200,8 +200,8 @@ class Tracked:
 
 
 def values_of(point: Point) -> dict[str, float]:
-    """All numbers of one look at the model, by name: ``train/loss``, ``validation/accuracy``,
-    ``measure/entropy``, ``drift/entropy`` (percent), ``zero_shot/cifar100``, ``retention/cifar100``."""
+    """Name all numbers of one look at the model: ``train/loss``, ``validation/accuracy``,
+    ``measure/entropy``."""
     found: dict[str, float | None] = {
         "train/loss": point.train_loss,
         "train/accuracy": point.train_accuracy,

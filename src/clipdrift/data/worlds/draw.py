@@ -241,7 +241,7 @@ class View:
         return View(self.rng, u, v, self.pixels, np.concatenate(sun, axis=1)[..., 0])
 
     def down_sun(self, a: Array, b: Array) -> Array:
-        """How far the point (a, b) lies down the shadow of the origin: (n, S, S)."""
+        """Distance of the point (a, b) down the shadow of the origin: (n, S, S)."""
         return column(self.sun[:, 0]) * a + column(self.sun[:, 1]) * b
 
     def tone(self, palette: Colours, spread: float = 9.0) -> Array:

@@ -86,7 +86,7 @@ def _tones(rng: np.random.Generator, n: int) -> Array:
 
 
 def _ground(rng: np.random.Generator, n: int, size: int) -> Array:
-    """What the shield hangs on: two tones mixed by clouds, grain or planks, (n, 3, S, S)."""
+    """Draw the wall behind the shield: two tones mixed by clouds, grain or planks, (n, 3, S, S)."""
     x, y = draw.grid(size)
     along = draw.rotate(x, y, rng.uniform(-np.pi, np.pi, n))[0]
     mix = draw.fractal_noise(rng, n, size, 4, 3)
@@ -99,7 +99,8 @@ def _ground(rng: np.random.Generator, n: int, size: int) -> Array:
 
 def _division(rng: np.random.Generator, kinds: NDArray[np.int64], u: Array, v: Array, edge: Array,
               pixels: Array) -> Array:  # fmt: skip
-    """Where the field shows its second tone: (n, S, S) in [0, 1]. ``edge``: distance field of the outline."""
+    """Draw where the field shows its second tone: (n, S, S) in [0, 1]. ``edge``: distance field of the
+    outline."""
     out = np.empty_like(u)
     for index, name in enumerate(DIVISIONS):
         rows = np.flatnonzero(kinds == index)

@@ -132,7 +132,7 @@ class Tower(ABC):
 def queries_and_keys(
     attention: Any, query: Tensor, key: Tensor, *_: object, **__: object
 ) -> tuple[Tensor, Tensor]:
-    """What torch's attention makes of its inputs (B, Q, D) and (B, T, D) within, where no hook reaches."""
+    """Queries and keys of torch's attention, from inputs (B, Q, D) and (B, T, D), where no hook reaches."""
     q, k, _v = attention.in_proj_weight.chunk(3)
     if attention.in_proj_bias is None:
         return linear(query, q), linear(key, k)

@@ -30,12 +30,12 @@ class HuggingFaceClip(Tower):
 
     @classmethod
     def of(cls, model: Any) -> HuggingFaceClip:
-        """Of a whole CLIPModel."""
+        """Make the tower of a whole CLIPModel."""
         return cls(model, geometry_of(model.config.vision_config, model.config.projection_dim))
 
     @classmethod
     def of_vision(cls, model: Any) -> HuggingFaceClip:
-        """Of a CLIPVisionModelWithProjection."""
+        """Make the tower of a CLIPVisionModelWithProjection."""
         return cls(model, geometry_of(model.config, model.config.projection_dim))
 
     @property

@@ -81,7 +81,7 @@ class OpenClip(Tower):
 
     @classmethod
     def of(cls, model: Any) -> OpenClip:
-        """Of a whole CLIP or CustomTextCLIP.
+        """Make the tower of a whole CLIP or CustomTextCLIP.
 
         Raises:
             UnsupportedModelError: an image tower that is no VisionTransformer, that projects anything but its

@@ -38,7 +38,7 @@ class Siglip(Tower):
 
     @classmethod
     def of(cls, model: Any) -> Siglip:
-        """Of a whole SiglipModel.
+        """Make the tower of a whole SiglipModel.
 
         Raises:
             UnsupportedModelError: one without a pooling head.

@@ -32,7 +32,7 @@ class StudyJob:
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """How a job ended; ``known``: it was found done."""
+    """Outcome of a job; ``known``: it was found done."""
 
     key: str
     ending: Ending
@@ -43,7 +43,7 @@ class JobOutcome:
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """What all runs of a study share; nothing here changes a result."""
+    """Options shared by all runs of a study; nothing here changes a result."""
 
     out: Path
     cache: Path
@@ -106,7 +106,7 @@ def jobs_of(study: Study) -> tuple[StudyJob, ...]:
 
 
 def manifest_of(study: Study, jobs: tuple[StudyJob, ...], command: str = "") -> Manifest:
-    """What the study's folder says of it."""
+    """Make the manifest of the study's folder."""
     entries = tuple(PlannedRun(key=job.key, label=job.label, cell=job.cell) for job in jobs)
     return Manifest(
         name=study.name, title=study.title, questions=study.questions, runs=entries, command=command
@@ -114,7 +114,7 @@ def manifest_of(study: Study, jobs: tuple[StudyJob, ...], command: str = "") -> 
 
 
 def counted(outcomes: tuple[JobOutcome, ...]) -> Mapping[Ending, int]:
-    """How many jobs ended how."""
+    """Count how many jobs ended how."""
     found: dict[Ending, int] = {}
     for outcome in outcomes:
         found[outcome.ending] = found.get(outcome.ending, 0) + 1

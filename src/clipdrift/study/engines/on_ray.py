@@ -114,7 +114,7 @@ def _outcome(ray: Any, ref: Any, job: StudyJob) -> JobOutcome:
 
 
 def _work(job: StudyJob, how: StudyOptions, threads: int) -> JobOutcome:
-    """In a worker: do one job."""
+    """Do one job in a worker."""
     import torch
 
     torch.set_num_threads(threads)
