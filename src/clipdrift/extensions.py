@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from clipdrift.errors import ClipdriftError, named_line
 
-Group = Literal["methods", "penalties", "measures"]
+ExtensionGroup = Literal["methods", "penalties", "measures"]
 
 
 class ExtensionError(ClipdriftError):
@@ -107,7 +107,7 @@ class Found:
 
 
 @cache
-def extensions(group: Group, taken: frozenset[str] = frozenset()) -> Found:
+def extensions(group: ExtensionGroup, taken: frozenset[str] = frozenset()) -> Found:
     """All extensions of a group, looked up once. Never raises: what is broken is told when it is asked for.
 
     Args:

@@ -190,7 +190,7 @@ def test_lp_ft_trains_the_head_before_the_tower(tiny_clip: Clip, make_deck: Call
     """While the head is trained alone the tower stays bit for bit; then all moves, from that head."""
     options = method("lp_ft", probe_epochs=3, probe_learning_rate=0.02)
     adapted = adapted_by(tiny_clip, options)
-    assert adapted.head_first == (3, 0.02)
+    assert adapted.head_warmup == (3, 0.02)
     start, trained = whole_state(adapted), {name for name, _ in adapted.parameters()}
     deck = make_deck(8, classes=3, signal=60)
     with adapted.head_alone():
@@ -218,7 +218,7 @@ def test_the_head_alone_is_a_linear_probe(tiny_clip_dir: Path, make_deck: Callab
 
 def test_only_lp_ft_trains_the_head_first(tiny_clip: Clip) -> None:
     """And what was trained is trained again also where training broke off."""
-    assert adapted_by(tiny_clip, method("full_ft")).head_first is None
+    assert adapted_by(tiny_clip, method("full_ft")).head_warmup is None
     adapted = adapted_by(tiny_clip, method("lp_ft"))
     trained = {name for name, _ in adapted.parameters()}
     with pytest.raises(RuntimeError, match="stop"), adapted.head_alone():

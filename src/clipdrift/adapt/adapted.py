@@ -42,7 +42,7 @@ class Adapted:
     peft: PeftModel | None = None
     objective: Objective = field(default_factory=CrossEntropy)
     rates: Mapping[str, float] = field(default_factory=dict)
-    head_first: tuple[int, float] | None = None
+    head_warmup: tuple[int, float] | None = None
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Return everything trained, by name, in a fixed order; the head's names start with ``head.``."""

@@ -49,7 +49,7 @@ class MethodPlan:
     peft: PeftModel | None = None
     objective: Objective = field(default_factory=CrossEntropy)
     rates: Mapping[str, float] = field(default_factory=dict)
-    head_first: tuple[int, float] | None = None
+    head_warmup: tuple[int, float] | None = None
 
 
 def _head(clip: Clip, classes: int, seed: int) -> nn.Linear:
@@ -144,7 +144,7 @@ def _norm_only(clip: Clip, options: NormOnly, texts: Sequence[str]) -> MethodPla
 
 def _lp_ft(clip: Clip, options: LpFt, texts: Sequence[str]) -> MethodPlan:
     _train_tower(clip, options.frozen_blocks, options.freeze_embeddings)
-    return MethodPlan(head_first=(options.probe_epochs, options.probe_learning_rate))
+    return MethodPlan(head_warmup=(options.probe_epochs, options.probe_learning_rate))
 
 
 def _flyp(clip: Clip, options: Flyp, texts: Sequence[str]) -> MethodPlan:
@@ -212,7 +212,7 @@ def adapt(clip: Clip, options: Method, classes: int, seed: int, texts: Sequence[
         with torch.no_grad():
             head.bias.zero_()
         plan.objective.refresh(head)
-    return Adapted(clip, head, plan.artefact, plan.peft, plan.objective, dict(plan.rates), plan.head_first)
+    return Adapted(clip, head, plan.artefact, plan.peft, plan.objective, dict(plan.rates), plan.head_warmup)
 
 
 def check_method(clip: Clip, options: Method) -> None:

@@ -31,7 +31,7 @@ from clipdrift.outcomes.columns import (
     MAGNITUDE_OF,
     MAGNITUDES,
     RISES_WITH_LOSS,
-    Moment,
+    ReadAt,
     columns_of,
 )
 from clipdrift.outcomes.keys import Estimand, Group
@@ -39,7 +39,7 @@ from clipdrift.outcomes.places import Place, places_of
 
 COMPARED, FOREMOST = "entropy_drift", "representation_drift"
 """The signal that others are laid beside in how they order retention, and the first of those."""
-MOMENTS: tuple[Moment, ...] = ("", "epoch1")
+MOMENTS: tuple[ReadAt, ...] = ("", "epoch1")
 """When signals are read: at the chosen epoch, and after the first: how early do they say something?"""
 ALIKE = "runs of a cell are not independent of each other: see the correlation over cells"
 """Note of correlations over runs."""

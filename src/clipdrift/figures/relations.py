@@ -17,7 +17,7 @@ from clipdrift.figures.panels import colour_bar, heat_map, print_cells
 from clipdrift.figures.seeds import lost_text, zero
 from clipdrift.figures.source import NotDrawnError, StudySource, done, in_order, places, rates, retentions
 from clipdrift.figures.words import label, short
-from clipdrift.outcomes.columns import Moment, outcome
+from clipdrift.outcomes.columns import ReadAt, outcome
 from clipdrift.outcomes.keys import select
 from clipdrift.texts import typeset
 
@@ -113,8 +113,8 @@ def predictors(tables: StudySource, canvas: Canvas) -> Figure:
     ranked = sorted(signals, key=lambda s: -strength[s])[:LISTED]
     figure, axes = canvas.grid(1, 2, width=3.4, height=0.6 + 0.21 * len(ranked), extra=0.35, sharey="all")
     threshold = f"{areas['level'].iloc[0]:g} %" if len(areas) else ""
-    first: tuple[float, Moment, str, str] = (-0.16, "", "o", INK)
-    second: tuple[float, Moment, str, str] = (0.16, "epoch1", "D", "white")
+    first: tuple[float, ReadAt, str, str] = (-0.16, "", "o", INK)
+    second: tuple[float, ReadAt, str, str] = (0.16, "epoch1", "D", "white")
     for offset, moment, marker, face in (first, second):
         for place, signal in enumerate(ranked):
             for axis, table in ((axes[0][0], ranks), (axes[0][1], areas)):

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Literal
 
 Kind = Literal["accuracy", "zero-shot", "retention", "drift", "magnitude", "other"]
-Moment = Literal["", "epoch1", "best", "last", "backbone"]
+ReadAt = Literal["", "epoch1", "best", "last", "backbone"]
 """When a number was read; without one, at the epoch chosen on validation."""
 
 RISES_WITH_LOSS = {
@@ -43,7 +43,7 @@ _UNITLESS = (
     "representation_drift", "embedding_drift", "weight_drift", "zero_shot_agreement", "zero_shot_kl",
     "cka_of_last_block",
 )  # fmt: skip
-_PREFIXES: tuple[tuple[str, Moment], ...] = (
+_PREFIXES: tuple[tuple[str, ReadAt], ...] = (
     ("epoch1_", "epoch1"), ("best_", "best"), ("last_", "last"), ("backbone_", "backbone"),
 )  # fmt: skip
 
@@ -63,7 +63,7 @@ class Outcome:
 
     name: str
     kind: Kind
-    moment: Moment = ""
+    moment: ReadAt = ""
     transfer: str = ""
     unit: str = ""
     direction: int = 0

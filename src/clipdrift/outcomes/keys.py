@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from clipdrift.outcomes.columns import Moment
+from clipdrift.outcomes.columns import ReadAt
 from clipdrift.outcomes.places import Place
 
 Population = Literal[
@@ -77,7 +77,7 @@ class Estimand:
     name: Name
     outcome: str = ""
     signal: str = ""
-    moment: Moment = ""
+    moment: ReadAt = ""
     over: str = ""
     term: str = ""
     level: float | None = None
@@ -121,7 +121,7 @@ def select(
     *,
     population: Population | None = None,
     matching: Matching | None = None,
-    moment: Moment | None = None,
+    moment: ReadAt | None = None,
     **others: str | float,
 ) -> pd.DataFrame:
     """The rows whose keys have these values.

@@ -50,9 +50,9 @@ def _head_alone(
     inputs: RunInputs, config: RunConfig, adapted: Adapted, keeper: CheckpointWriter, reporter: Reporter
 ) -> None:
     """Train the head alone first (lp_ft), on embeddings of the untouched tower."""
-    if adapted.head_first is None:
+    if adapted.head_warmup is None:
         return
-    epochs, rate = adapted.head_first
+    epochs, rate = adapted.head_warmup
     reporter.stage(f"the head alone, {epochs} epochs")
     optim = config.optim.model_copy(update={"epochs": epochs, "learning_rate": rate})
     with adapted.head_alone():

@@ -23,7 +23,7 @@ from clipdrift.study.engines.jobs import StudyJob
 from clipdrift.training.loop import train_model
 from clipdrift.training.preparation import count_images, pick_device
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 _IMAGES = 8
 _CLASSES = 5
@@ -133,7 +133,7 @@ def estimate(jobs: tuple[StudyJob, ...], device: str, reporter: Reporter) -> Est
     return Estimate(runs, weights, state, sum(pixels.values()), tuple(notes))
 
 
-def _noted(work: Callable[[], Found], notes: dict[str, None]) -> Found | None:
+def _noted(work: Callable[[], Result], notes: dict[str, None]) -> Result | None:
     try:
         return work()
     except ClipdriftError as error:
