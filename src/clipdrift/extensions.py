@@ -108,7 +108,7 @@ class Found:
 
 @cache
 def extensions(group: ExtensionGroup, taken: frozenset[str] = frozenset()) -> Found:
-    """All extensions of a group, looked up once. Never raises: what is broken is told when it is asked for.
+    """Find all extensions of a group, once. Never raises: what is broken is told when it is asked for.
 
     Args:
         group: ``methods``, ``penalties`` or ``measures``.

@@ -24,7 +24,7 @@ Artefact = Literal["model", "adapter", "head"]
 
 @dataclass(frozen=True)
 class Adapted:
-    """A model on its way: the live CLIP, the head, and what of them is trained.
+    """Adapted model: the live CLIP, the head, and what of them is trained.
 
     ``clip.model`` is the very object that runs, adapters included, so everything that measures it measures
     the adapted image tower. ``peft`` is peft's view of it, where there are adapters.
@@ -100,13 +100,13 @@ class Adapted:
         self.head.train()
 
     def eval(self) -> None:
-        """Eval mode; a head that is made of class texts is made anew."""
+        """Switch to eval mode; a head that is made of class texts is made anew."""
         self.clip.model.eval()
         self.head.eval()
         self.objective.refresh(self.head)
 
     def snapshot(self) -> dict[str, Tensor]:
-        """A copy of everything trained, on the CPU."""
+        """Copy everything trained to the CPU."""
         return {name: p.detach().to("cpu", copy=True) for name, p in self.parameters()}
 
     @torch.no_grad()

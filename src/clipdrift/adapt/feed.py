@@ -153,7 +153,7 @@ def _constant(adapted: Adapted, images: Tensor, start: int | None) -> Tensor:
 
 
 class _Enough(Exception):  # noqa: N818 - not an error
-    """The later blocks need not run."""
+    """Raised to end a forward pass whose later blocks need not run."""
 
 
 def _room(shape: tuple[int, ...], in_memory: int) -> NDArray[np.float32]:

@@ -60,7 +60,7 @@ class Setting:
 
 
 def _over(blocks: tuple[int, ...] | None, first: int, count: int) -> tuple[list[int], int]:
-    """Positions in what was traced of the chosen blocks, and how many were chosen.
+    """Positions of the chosen blocks in what was traced, and how many were chosen.
 
     Blocks before the first one traced are frozen: they are the backbone's and add nothing.
     """

@@ -14,7 +14,7 @@ _MOST_PROCESSES = 8
 
 
 class Format(StrEnum):
-    """Of the files of figures."""
+    """File format of figures."""
 
     PNG = "png"
     PDF = "pdf"

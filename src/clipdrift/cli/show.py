@@ -62,7 +62,7 @@ class RunDisplay:
         return self._bar
 
     def clear(self) -> None:
-        """Nothing is going on."""
+        """Show that nothing is going on."""
         self._close()
 
     def _close(self) -> None:
@@ -101,7 +101,7 @@ class RunDisplay:
 
 
 class PretrainDisplay(RunDisplay):
-    """Keeps every stage's line: they carry the zero-shot accuracy as it grows."""
+    """Display that keeps every stage's line, since these carry the zero-shot accuracy as it grows."""
 
     def stage(self, text: str) -> None:
         if text.startswith("step "):

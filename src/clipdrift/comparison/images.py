@@ -63,7 +63,7 @@ class ProbeSet:
         return self.images.data[self.images.rows[list(positions)]]
 
     def on(self, device: torch.device) -> Batches:
-        """The images, to be moved to another device."""
+        """Return the images, to be moved to another device."""
         assert isinstance(self.images, Deck | Prepared)
         return replace(self.images, device=device)
 

@@ -31,7 +31,7 @@ class PairError(ClipdriftError):
 
 @dataclass(frozen=True, eq=False)
 class OpenedModel:
-    """One side.
+    """One opened side of a comparison.
 
     Attributes:
         name: as it was given.

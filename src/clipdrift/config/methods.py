@@ -33,7 +33,7 @@ Target = Literal["q", "k", "v", "out", "mlp"]
 
 
 class LoraOptions(MethodOptions):
-    """What all variants of LoRA share."""
+    """Options shared by all variants of LoRA."""
 
     rank: int = Field(8, ge=1, description="Rank r of the adapters.")
     alpha: float | None = Field(

@@ -113,7 +113,7 @@ def _header(file: Any, shape: tuple[int, ...]) -> None:
 
 
 def refused(error: BadImage, known: int) -> BadImage:
-    """The error with advice; ``known``: how many there are, as far as is known."""
+    """Make the error with advice; ``known``: how many such images there are, as far as is known."""
     more = f" (one of {known})" if known > 1 else ""
     return BadImage(
         error.where, f"{error.reason}{more}; repair or remove it, or leave such out: --skip-bad-images"

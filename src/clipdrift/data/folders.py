@@ -138,7 +138,8 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _is_split(folder: Path) -> bool:
-    """A split holds class folders, a class holds images: "train" may well be a class of vehicles."""
+    """Tell a split, which holds class folders, from a class, which holds images: "train" may well be a
+    class of vehicles."""
     return bool(_folders(folder)) and not _images(folder)
 
 

@@ -78,7 +78,8 @@ class Preprocess:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Preprocess:
-        """From the dictionary; keys that are missing or null have CLIP's values, in SigLIP's files SigLIP's.
+        """Make from the dictionary; keys that are missing or null have CLIP's values, in SigLIP's files
+        SigLIP's.
 
         Pictures are always made RGB, whatever ``do_convert_rgb`` says, as CLIP takes nothing else.
 
@@ -129,7 +130,7 @@ class Preprocess:
         raise DataError(f"{folder}: no preprocessor_config.json; copy the one of the model that was trained")
 
     def geometry(self) -> dict[str, Any]:
-        """All that changes the uint8 pixels, as plain data for a cache key; mean and std do not."""
+        """Settings that change the uint8 pixels, as plain data for a cache key; mean and std do not."""
         return {"size": self.size, "resample": self.resample, "crop": self.crop}
 
     def apply(self, image: Image.Image) -> NDArray[np.uint8]:

@@ -27,7 +27,7 @@ SplitName = Literal["train", "test"]
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One data set, opened.
+    """An opened data set.
 
     Attributes:
         name: As in the configuration.

@@ -52,7 +52,7 @@ def by_method(
 
 
 def no_change(axis: Axes, column: str) -> None:
-    """The line at which nothing has changed, in a panel that has data."""
+    """Draw the line at which nothing has changed, in a panel that has data."""
     kind = outcome(column).kind
     at = {"cka": 1.0}.get(column, 100.0 if kind == "retention" else 0.0)
     if axis.has_data() and (at or kind == "drift"):

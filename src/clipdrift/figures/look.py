@@ -221,7 +221,7 @@ def few_ticks(axis: Axes, x: int | None = None, y: int | None = 5) -> None:
 
 
 def tidy(axes: NDArray[Any], xlabel: str) -> None:
-    """Panels without data vanish; the lowest panel that is left in each column has the label of x."""
+    """Hide panels without data; label x at the lowest panel left in each column."""
     for column in axes.T:
         used = [axis for axis in column if axis.has_data()]
         for axis in column:
@@ -253,7 +253,7 @@ def rate_key(figure: Figure, found: Sequence[float], *more: Line2D) -> None:
 
 
 def line_width(level: float) -> float:
-    """Points; later things in an order are thicker."""
+    """Line width in points; later things in an order are thicker."""
     return 0.8 + 1.0 * level
 
 

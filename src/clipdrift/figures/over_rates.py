@@ -54,7 +54,7 @@ def rate_panels(
 
 
 def reference(axis: Axes, runs: pd.DataFrame, column: str) -> None:
-    """The line of no change from the backbone."""
+    """Draw the line of no change from the backbone."""
     if outcome(column).kind == "retention":
         zero(axis, 100)
         axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))

@@ -120,7 +120,7 @@ def by_rate(
 
 
 def zero(axis: Axes, at: float = 0.0) -> None:
-    """The line of no change."""
+    """Draw the line of no change."""
     axis.axhline(at, color=GREY, linewidth=0.6, zorder=1)
 
 

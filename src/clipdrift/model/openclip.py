@@ -46,7 +46,7 @@ _RESAMPLE = {"bicubic": 3, "bilinear": 2, "random": 3}
 
 @dataclass(frozen=True, eq=False)
 class OpenClipTexts:
-    """OpenCLIP's: every text filled up or cut off to the tower's full length."""
+    """OpenCLIP's text encoder: every text is filled up or cut off to the tower's full length."""
 
     model: Any
     tokenizer: Any
@@ -197,7 +197,7 @@ def _state(file: Path) -> dict[str, Tensor]:
 
 
 def _is_torchscript(file: Path) -> bool:
-    """As OpenAI published its models; torch would warn before it refuses."""
+    """Tell TorchScript archives, as OpenAI published its models; torch would warn before it refuses."""
     if not zipfile.is_zipfile(file):
         return False
     with zipfile.ZipFile(file) as archive:
@@ -209,7 +209,7 @@ def _unpickled(file: Path) -> Any:
 
 
 def _preprocessor(side: int, given: Mapping[str, Any]) -> dict[str, Any]:
-    """As transformers writes it into preprocessor_config.json."""
+    """Preprocessing as transformers writes it into preprocessor_config.json."""
     said = _PREPROCESSING | {key: value for key, value in given.items() if value is not None}
     mode, interpolation = said["resize_mode"], said["interpolation"]
     if mode not in _RESIZING:

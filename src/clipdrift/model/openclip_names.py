@@ -108,7 +108,7 @@ def _from_hub(repository: str, library: Any) -> OpenClipSource:
 
 
 def _had(fetch: Callable[..., Any], *args: Any, **kwargs: Any) -> Path:
-    """A file from the network, or from the cache of an earlier time."""
+    """Find a file on the network, or in the cache of an earlier time."""
     try:
         with quiet():
             return Path(fetch(*args, **kwargs))
@@ -120,7 +120,7 @@ def _had(fetch: Callable[..., Any], *args: Any, **kwargs: Any) -> Path:
 
 
 def _config(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``model_cfg`` and ``preprocess_cfg``."""
+    """Read ``model_cfg`` and ``preprocess_cfg``."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         config, preprocessing = content["model_cfg"], content.get("preprocess_cfg") or {}

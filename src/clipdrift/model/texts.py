@@ -22,7 +22,7 @@ class TextEncoder(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class HuggingFaceTexts:
-    """transformers' CLIP: padded to the longest text of a batch, which a mask hides."""
+    """transformers' CLIP text encoder: padded to the longest text of a batch, which a mask hides."""
 
     model: Any
     tokenizer: Any
@@ -48,7 +48,7 @@ class HuggingFaceTexts:
 
 @dataclass(frozen=True, eq=False)
 class SiglipTexts:
-    """transformers' SigLIP: every text filled up to the tower's full length, which it was trained to see.
+    """transformers' SigLIP text encoder: every text is filled up to the full length it was trained with.
 
     There is no mask: the padding is read too, and the state at the last place is the text's.
 
@@ -74,5 +74,5 @@ class SiglipTexts:
 
 
 def plain(text: str) -> str:
-    """Lower case, without ASCII punctuation, words parted by one space; as transformers' SiglipTokenizer."""
+    """Lower the case and drop ASCII punctuation, as transformers' SiglipTokenizer does."""
     return " ".join(text.lower().translate(_NO_PUNCTUATION).split())

@@ -50,7 +50,7 @@ def _acting(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _base(layer: Any) -> nn.Module:
-    """What a layer of peft's wraps, with the adapters that act in its weights, and no others.
+    """Unwrap a layer of peft's, with the adapters that act merged into its weights, and no others.
 
     Merged weights of torch's attention are no parameters, and cannot be copied, until peft is asked for the
     layer's modules, when it puts them back.

@@ -91,7 +91,7 @@ KEY_COLUMNS = (
 
 
 def columns_of_keys(group: Group, statistic: Estimand) -> dict[str, Any]:
-    """The keys as :data:`KEY_COLUMNS`: what is not there is empty, of numbers nan."""
+    """Spread keys over :data:`KEY_COLUMNS`: what is missing is empty, of numbers nan."""
     place = group.place
     found: dict[str, Any] = {
         "population": group.population,

@@ -97,7 +97,7 @@ def environment_of() -> Environment:
 
 
 def part(environment: Environment, name: str) -> Markup:
-    """A file beside the template as it is: our own, so neither escaped nor filled in."""
+    """Read a file beside the template as it is: our own, so neither escaped nor filled in."""
     assert environment.loader is not None
     return Markup(environment.loader.get_source(environment, name)[0])
 

@@ -149,7 +149,7 @@ def sensitivity(comparison: Comparison, cells: CellLookup) -> list[dict[str, Any
 
 
 def heads(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
-    """By measure, the heads that changed most, in the order of heads.csv."""
+    """List, by measure, the heads that changed most, in the order of heads.csv."""
     frame = comparison.heads_frame()
     if frame.empty:
         return {}

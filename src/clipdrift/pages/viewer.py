@@ -134,7 +134,7 @@ def _side(side: str, rows: NDArray[np.float32], chosen: list[list[int]], width: 
 
 
 def _fit(count: int, blocks: int, heads: int, patches: int, budget: int) -> tuple[int, int, int]:
-    """Images, heads and bytes per number that the budget allows."""
+    """Compute how many images, heads and bytes per number the budget allows."""
     images = min(count, _MOST_IMAGES)
 
     def letters(images: int, heads: int, width: int) -> int:
@@ -153,7 +153,7 @@ def _fit(count: int, blocks: int, heads: int, patches: int, budget: int) -> tupl
 
 
 def _heads(comparison: Comparison, blocks: int, heads: int, kept: int) -> list[list[int]]:
-    """By block, the heads to keep, counted from 1: all, or those that head its list in heads.csv."""
+    """Choose, by block, the heads to keep, counted from 1: all, or those that head its list in heads.csv."""
     if kept == heads:
         return [list(range(1, heads + 1))] * blocks
     frame = comparison.heads_frame()

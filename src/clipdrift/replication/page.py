@@ -72,7 +72,7 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def sources(findings: Sequence[Finding]) -> str:
-    """Markdown: for each finding its rule, and the rows with their names."""
+    """Write, as Markdown, each finding's rule and the rows with their names."""
     parts = []
     for finding in findings:
         parts.append(

@@ -34,7 +34,7 @@ def draw_one(tables: Tables, name: str, folder: Path, formats: tuple[str, ...]) 
 
 
 class Drawing:
-    """Figures on their way. What needs no statistics is begun at once in other processes, the rest later.
+    """Figures being drawn. What needs no statistics is begun at once in other processes, the rest later.
 
     Args:
         place: as :meth:`Tables.open` takes it.

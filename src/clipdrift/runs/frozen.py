@@ -36,7 +36,8 @@ class Wording:
 
 
 def read_json(file: Path, words: Wording) -> dict[str, Any]:
-    """The file's content as plain data of the schema that this version reads. Raises as ``words`` says."""
+    """Read the file's content as plain data of the schema that this version reads. Raises as ``words``
+    says."""
     damaged = words.damaged or words.error
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
@@ -51,7 +52,7 @@ def read_json(file: Path, words: Wording) -> dict[str, Any]:
 
 
 def read_model(file: Path, model: type[Model], words: Wording) -> Model:
-    """The file's content as a model. Raises as ``words`` says."""
+    """Read the file's content as a model. Raises as ``words`` says."""
     data = read_json(file, words)
     try:
         return model.model_validate(data)
@@ -60,7 +61,7 @@ def read_model(file: Path, model: type[Model], words: Wording) -> Model:
 
 
 def damage_at(file: Path, error: ValidationError, words: Wording) -> ClipdriftError:
-    """The first thing that does not fit, in one line."""
+    """Make the error for the first thing that does not fit, in one line."""
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
     return (words.damaged or words.error)(f"{file}: damaged at {where}: {first['msg']}; {words.again}")

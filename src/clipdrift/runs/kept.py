@@ -31,7 +31,7 @@ def keep(path: Path, content: bytes) -> None:
 
 
 def read_kept(path: Path) -> bytes:
-    """The content that :func:`keep` was given.
+    """Return the content that :func:`keep` was given.
 
     Raises:
         DamagedFileError: not what was written, to the last bit.

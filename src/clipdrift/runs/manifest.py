@@ -28,7 +28,7 @@ def write_manifest(path: Path, folder: Path) -> None:
 
 
 def damaged(path: Path, folder: Path) -> str | None:
-    """The first file of ``folder`` that is not as ``path`` says, and why; None: all are.
+    """Name the first file of ``folder`` that is not as ``path`` says, and why; None: all are.
 
     Whatever is written to a file changes its time: only then is the whole of it read. A folder that is gone
     was removed on purpose, and where there is no manifest there is nothing to compare with.

@@ -8,26 +8,26 @@ from clipdrift.runs.record import Point
 
 
 class Reporter(Protocol):
-    """Told how a run goes; every method may do nothing."""
+    """Progress reporting interface; every method may do nothing."""
 
     def stage(self, text: str) -> None:
-        """A stage begins, as in ``decoding eurosat train``."""
+        """Report that a stage begins, as in ``decoding eurosat train``."""
 
     def warn(self, text: str) -> None:
-        """Something was damaged or changed by itself, and the work goes on; one line."""
+        """Report in one line that something was damaged or changed by itself, and the work goes on."""
 
     def advance(self, done: int, total: int) -> None:
-        """Part of the current stage is done."""
+        """Report that part of the current stage is done."""
 
     def step(self, step: int, steps: int, loss: float) -> None:
-        """One training step is done."""
+        """Report that one training step is done."""
 
     def point(self, point: Point) -> None:
-        """The model was looked at."""
+        """Report that the model was looked at."""
 
 
 class Silent:
-    """A reporter that says nothing."""
+    """Reporter that says nothing."""
 
     def stage(self, text: str) -> None:
         pass

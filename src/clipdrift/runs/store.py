@@ -54,7 +54,7 @@ class RunFolder:
         return read_state(self.path)
 
     def open(self, config: RunConfig) -> str | None:
-        """A try begins: the configuration stands, the last failure and what killed writers left are gone.
+        """Begin an attempt: write the configuration, remove the last failure and what killed writers left.
 
         Returns:
             What was damaged, in words.
@@ -137,7 +137,7 @@ class RunFolder:
         return (self.path / RECORD).is_file()
 
     def record(self) -> Record:
-        """The run's record. Raises RecordError where there is none or it is damaged."""
+        """Read the run's record. Raises RecordError where there is none or it is damaged."""
         return read_record(self.path / RECORD)
 
     def damaged_weights(self) -> str | None:
@@ -188,7 +188,7 @@ class Store:
         return RunFolder(self.root / key)
 
     def runs(self) -> Iterator[RunFolder]:
-        """Every run that has begun, by key."""
+        """List every run that has begun, by key."""
         if self.root.is_dir():
             for path in sorted(self.root.iterdir()):
                 if (path / CONFIG).is_file():

@@ -69,7 +69,7 @@ def write_study_manifest(root: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(root: Path) -> Manifest:
-    """Raises StudyError where there is none, it is damaged or of another version."""
+    """Read the manifest. Raises StudyError where there is none, or it is damaged or of another version."""
     if not (root / MANIFEST).is_file():
         raise StudyError(f"{root}: no study here; `clipdrift study run NAME --out {root}` makes one")
     words = Wording(

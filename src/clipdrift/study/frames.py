@@ -167,7 +167,7 @@ def _listed(value: Any) -> Any:
 
 
 def _cell(config: Mapping[str, Any]) -> str:
-    """The same for runs that differ only in their seed: 12 hex digits."""
+    """Hash a cell: the same for runs that differ only in their seed, 12 hex digits."""
     rest = {name: part for name, part in config.items() if name != "seed"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -76,7 +76,7 @@ class Tower(ABC):
         """Pooled state (B, D) and projected embedding (B, E) of normalised images."""
 
     def images_per_pass(self, asked: int | None) -> int:
-        """As asked, or as many as make up a pass of some 4,096 tokens (32,768 on a GPU).
+        """Number of images per pass: as asked, or as many as make up some 4,096 tokens (32,768 on a GPU).
 
         Larger passes are hardly faster and hold more activations: that many of ViT-L's take 0.3 GiB.
         """
@@ -106,7 +106,7 @@ class Tower(ABC):
         return first
 
     def state(self, tokens: Tensor) -> Tensor:
-        """(B, D) what stands for the image after a block: the class token."""
+        """Return (B, D), what stands for the image after a block: the class token."""
         return tokens[:, 0]
 
     @abstractmethod
@@ -121,7 +121,7 @@ class Tower(ABC):
         """
 
     def watch_reader(self, receive: QueriesKeys) -> list[Any]:
-        """As :meth:`watch`, of the pooling head. Towers with a class token have none."""
+        """Watch the pooling head, as :meth:`watch` does blocks. Towers with a class token have none."""
         raise NotImplementedError(f"{type(self).__name__} is read through its class token")
 
     def canonical(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:

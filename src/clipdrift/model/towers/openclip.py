@@ -109,7 +109,7 @@ class OpenClip(Tower):
 
     @property
     def activation(self) -> str:
-        """As transformers names it."""
+        """Name the activation as transformers does."""
         found = self.model.visual.transformer.resblocks[0].mlp.gelu
         name = type(found).__name__
         return _ACTIVATIONS.get((name, getattr(found, "approximate", None)), name)
@@ -178,7 +178,7 @@ class OpenClip(Tower):
 
 
 def _kind(module: Any) -> tuple[str, str]:
-    """Package and class."""
+    """Name package and class."""
     return type(module).__module__.partition(".")[0], type(module).__name__
 
 

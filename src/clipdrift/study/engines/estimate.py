@@ -192,14 +192,14 @@ def _seconds(config: RunConfig, count: Mapping[str, int], kind: _Kind) -> float:
 
 
 def span(seconds: float) -> str:
-    """A time for people."""
+    """Format a time for people."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """Format a number of bytes for people."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}"

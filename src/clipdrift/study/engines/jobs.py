@@ -57,20 +57,20 @@ class StudyOptions:
 
 
 class StudyWatcher(Protocol):
-    """Told how a study goes on."""
+    """Progress reporting interface of a study."""
 
     def plan(self, jobs: tuple[StudyJob, ...]) -> None:
-        """These are the jobs."""
+        """Report the jobs."""
 
     def begins(self, job: StudyJob) -> Reporter:
-        """A job begins; what is returned is told how it goes."""
+        """Report that a job begins; return the reporter of its progress."""
 
     def ends(self, job: StudyJob, outcome: JobOutcome) -> None:
-        """A job has ended."""
+        """Report that a job has ended."""
 
 
 class SilentWatcher:
-    """A watcher that says nothing."""
+    """Watcher that says nothing."""
 
     def plan(self, jobs: tuple[StudyJob, ...]) -> None:
         pass

@@ -21,7 +21,8 @@ _POLL = 1.0
 
 @dataclass(frozen=True)
 class RayEngine:
-    """An engine. The store and the cache must lie on a path that all machines share and that has locks.
+    """Engine on a Ray cluster. The store and the cache must lie on a path that all machines share and that
+    has locks.
 
     Attributes:
         address: of the cluster, ``auto`` for one that runs here; None: as ``ray.init`` finds it, else a new
@@ -59,7 +60,7 @@ class RayEngine:
                 ray.shutdown()
 
     def _fits(self, resources: dict[str, float]) -> None:
-        """A task that no machine can hold would wait for ever."""
+        """Refuse a task that no machine can hold; it would wait for ever."""
         for name, asked in (("CPU", self.cpus), ("GPU", self.gpus)):
             if asked > resources.get(name, 0.0):
                 raise ConfigError(
