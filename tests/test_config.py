@@ -474,3 +474,10 @@ def test_the_key_is_the_same_in_every_process(hash_seed: str) -> None:
         check=True,
     )
     assert done.stdout.split() == [made(*overrides).key, "False"]
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    """Some editors put one at the beginning of every file."""
+    path = tmp_path / "run.toml"
+    path.write_bytes(b'\xef\xbb\xbfmodel = "clipdrift/mini"\n')
+    assert load_config(path).model.name == "clipdrift/mini"
