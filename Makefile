@@ -23,10 +23,10 @@ demo: $(READY)  # fine-tune the shipped CLIP two ways and show what is left of i
 WORKERS ?= 2
 
 test: $(READY)  # everything but the slow tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-all: $(READY)  # slow ones too
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "slow or not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow or not slow"
 
 # An environment laid over the first one, so that torch is not installed again. OpenCLIP imports torchvision, of
 # which 0.16.2 is the last release that can be imported beside a torch that it was not built for.
