@@ -49,9 +49,13 @@ class OutOfMemoryError(ClipdriftError):
 
 
 def one_line(error: object, most: int = 200) -> str:
-    """An error's message without line breaks, cut where it is long; its class where it says nothing."""
+    """An error's message without line breaks, cut between words where it is long; its class where it says
+    nothing. A path or an address is left whole or left out."""
     text = " ".join(str(error).split())
-    return (text if len(text) <= most else f"{text[: most - 1]}…") or type(error).__name__
+    if len(text) > most:
+        kept = text[:most].rpartition(" ")[0] if " " in text[:most] else text[: most - 1]
+        text = f"{kept.rstrip(' ,;:')} …"
+    return text or type(error).__name__
 
 
 def named_line(error: BaseException, most: int = 300) -> str:

@@ -254,7 +254,7 @@ def test_fewer_than_four_images(
 def test_an_empty_or_missing_folder(seen: Callable[..., Measurement], tmp_path: Path) -> None:
     """The place is named, and what was looked for."""
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty: no images in it \(looked for \.avif"):
+    with pytest.raises(DataError, match=r"empty: neither parquet files nor images in it"):
         seen(tmp_path / "empty")
     with pytest.raises(DataError, match=r"nowhere: no such folder"):
         seen(tmp_path / "nowhere")

@@ -35,7 +35,9 @@ def test_the_table_is_tidy(changed: Comparison) -> None:
     assert (frame["family"] == [MEASURES[name].family for name in frame["measure"]]).all()
     spectra, sets = len(changed.spectra), len(changed.transfer)
     blocks = sum(1 + len(v.before_blocks) + len(v.value_blocks) for v in changed.measures.values())
-    assert len(frame) == blocks + 2 * spectra + 4 * sets
+    assert len(frame) == blocks + 2 * spectra + 3 * sets + sum(
+        row.measurable for row in changed.transfer.values()
+    )
     by_place = frame.set_index(["measure", "set", "block"])
     for name, values in changed.measures.items():
         rows = frame[(frame["measure"] == name) & (frame["set"] == "")]
@@ -63,8 +65,9 @@ def test_the_table_is_tidy(changed: Comparison) -> None:
     of_set = frame[frame["set"] == "colours"].set_index("measure")
     assert of_set.loc["zero_shot_accuracy", "before"] == transfer.before
     assert of_set.loc["zero_shot_accuracy", "after"] == transfer.after
-    for measure, value in (("retention", transfer.retention), ("zero_shot_kl", transfer.kl)):
-        assert of_set.loc[measure, "value"] == value
+    assert not transfer.measurable
+    assert "retention" not in of_set.index
+    assert of_set.loc["zero_shot_kl", "value"] == transfer.kl
     assert of_set.loc["zero_shot_agreement", "value"] == transfer.agreement
 
 
@@ -275,15 +278,15 @@ def test_the_verdict_with_transfer(changed: Comparison) -> None:
 def test_the_verdict_on_a_base_at_chance(changed: Comparison, before: float, hopeless: bool) -> None:
     """What was never there cannot be kept. Of 100 images and 10 classes 17 right are above chance, 15 not."""
     said = lines(changed.model_copy(update={"transfer": {"pets": zero_shot(before, 9)}}))[3]
-    assert said.endswith("; BASE is not above chance here, so this says nothing.") == hopeless
-    assert ("kept" in said) == (before > 0)
+    assert said.endswith("; BASE is not above chance here, so what was kept is not measurable.") == hopeless
+    assert ("% of it kept" in said) == (not hopeless)
 
 
 def test_the_verdict_on_the_real_hopeless_case(changed: Comparison) -> None:
     """A random CLIP on three colours."""
     (row,) = changed.transfer.values()
     assert row.before < 1.5 * row.chance
-    assert "so this says nothing" in changed.summary()
+    assert "so what was kept is not measurable" in changed.summary()
 
 
 def test_the_verdict_on_the_same_model(against: Callable[..., Comparison], tiny_clip_dir: Path) -> None:

@@ -110,7 +110,8 @@ def test_classes_of_a_folder_may_be_renamed_but_not_by_mistake(image_folder: Any
 
 def test_unlabelled_images(image_folder: Any, tmp_path: Path) -> None:
     root = image_folder({"b": 2, "a/deep": 1, ".hidden": 1})
-    images = all_images(root)
+    images, passed = all_images(root)
+    assert [(one.place, one.ending, one.count) for one in passed] == [(".", "hidden", 1)]
     assert [Path(images.where(i)).relative_to(root).as_posix() for i in range(3)] == [
         "a/deep/im0.png", "b/im0.png", "b/im1.png",
     ]  # fmt: skip

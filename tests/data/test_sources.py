@@ -101,7 +101,7 @@ def test_unknown_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_paths_that_are_no_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere: no such folder"):
         local(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="neither parquet files nor class folders"):
+    with pytest.raises(DataError, match="neither parquet files nor images in it"):
         local(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="file: a file"):

@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from clipdrift.outcomes.chance import NOT_MEASURABLE, measurable
 from clipdrift.runs.record import Point, Record, Values
 from clipdrift.texts import decimal, percent
 from clipdrift.texts import rate as rate_text
@@ -45,6 +46,7 @@ class RunDisplay:
         )
         self._task: TaskID | None = None
         self._note = ""
+        self._noted: set[str] = set()
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -77,6 +79,11 @@ class RunDisplay:
 
     def warn(self, text: str) -> None:
         console.print(Text(f"warning: {text}", style="yellow"), soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        if text not in self._noted:  # the runs of a study read the same data
+            self._noted.add(text)
+            console.print(Text(f"note: {text}", style="yellow"), soft_wrap=True)
 
     def advance(self, done: int, total: int) -> None:
         if self._task is not None:
@@ -175,6 +182,8 @@ def _rows(record: Record) -> list[tuple[str, list[str]]]:
         for point in points:
             now = point.transfer[name]
             kept = "" if now.retention is None else f"  keeps {now.retention:.1f} %"
+            if not measurable(record.chance_p(name)):
+                kept = f"  {NOT_MEASURABLE}"
             cells.append(f"{now.accuracy:.1f} %{kept}")
         chance = 100 / len(record.transfer[name].classes)
         rows.append((f"zero-shot {name} (before {before:.1f} %, chance {chance:.1f} %)", cells))

@@ -9,6 +9,7 @@ from rich.text import Text
 from clipdrift.cli.show import strip
 from clipdrift.comparison import FAMILIES, Compared, Comparison
 from clipdrift.comparison.verdict import verdict
+from clipdrift.outcomes.chance import NOT_MEASURABLE
 from clipdrift.texts import decimal, drift, percent, share
 
 
@@ -84,12 +85,12 @@ def _transfer(found: Comparison) -> Table:
     for title in ("zero-shot", "before", "after", "kept", "chance", "same class", "KL (nats)", "prompts"):
         table.add_column(title, justify="left" if title == "zero-shot" else "right")
     for name, row in found.transfer.items():
-        kept = percent(row.retention)
+        kept = percent(row.retention) if row.measurable else NOT_MEASURABLE
         common = [f"{row.chance:.1f} %", f"{100 * row.agreement:.1f} %", decimal(row.kl)]
         table.add_row(Text(name), percent(row.before), percent(row.after), kept, *common, "1")
         if row.ensemble_before is not None and row.ensemble_after is not None:
             before, after = row.ensemble_before, row.ensemble_after
-            kept = f"{100 * after / before:.1f} %" if before else ""
+            kept = f"{100 * after / before:.1f} %" if row.measurable else ""
             blank = ["", "", "", str(len(row.prompts))]
             table.add_row("", f"{before:.1f} %", f"{after:.1f} %", kept, *blank)
     return table

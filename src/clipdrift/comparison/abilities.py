@@ -85,6 +85,8 @@ def transfer(
     """
     size = tower_of(base.model).geometry.image_size
     source = open_source(spec, image_size=size, parts=("test",))
+    for note in source.notes:
+        factory.reporter.note(note)
     deck, counted = factory.part(spec, source)
     labels = torch.from_numpy(deck.labels)
     sides = (base, texts_of(base, tuned)), (tuned, texts_of(tuned, base))
@@ -101,18 +103,20 @@ def transfer(
         if len(source.prompts) > 1:
             features = class_features(clip, source.classes, source.prompts)
             ensemble.append(_percent(_cosines(embedded, features), labels))
-    return TransferRow(
+    row = TransferRow(
         images=counted.count,
         classes=len(source.classes),
         prompts=source.prompts,
         before=right[0],
         after=right[1],
-        retention=100 * right[1] / right[0] if right[0] else None,
         agreement=float(formulas.zero_shot_agreement(*logits)),
         kl=float(formulas.zero_shot_kl(*logits)),
         ensemble_before=ensemble[0] if ensemble else None,
         ensemble_after=ensemble[1] if ensemble else None,
+        notes=source.notes,
     )
+    kept = 100 * row.after / row.before if row.measurable else None
+    return row.model_copy(update={"retention": kept})
 
 
 def _cosines(images: Tensor, texts: Tensor) -> Tensor:

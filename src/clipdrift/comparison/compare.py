@@ -126,7 +126,7 @@ def compare(
         transfer=rows,
         retrieval=found,
         subsets=subsets(before, after, probe.labels, seed),
-        notes=_notes(pair, probe, bool(rows or found), own=preprocess is None),
+        notes=_notes(pair, probe, rows, bool(rows or found), own=preprocess is None),
         environment=environment(str(place)),
         timings=clock.seconds,
     )
@@ -193,7 +193,9 @@ def _side(side: OpenedModel, pair: ModelPair) -> Side:
     )
 
 
-def _notes(pair: ModelPair, probe: ProbeSet, texts: bool, own: bool) -> tuple[str, ...]:
+def _notes(
+    pair: ModelPair, probe: ProbeSet, rows: Mapping[str, TransferRow], texts: bool, own: bool
+) -> tuple[str, ...]:
     notes = list(pair.notes)
     one, other = pair.base.clip, pair.tuned.clip
     if own and one and other and one.preprocess != other.preprocess:
@@ -207,6 +209,7 @@ def _notes(pair: ModelPair, probe: ProbeSet, texts: bool, own: bool) -> tuple[st
         notes.append("The text towers differ as well: each side was tested with its own texts.")
     if len(probe) < 100:
         notes.append(f"Only {len(probe)} images were read: take small differences for noise.")
+    notes += [*probe.facts.notes, *(note for row in rows.values() for note in row.notes)]
     if probe.facts.bad:
         notes.append(f"{len(probe.facts.bad)} unreadable images were left out.")
     return tuple(notes)

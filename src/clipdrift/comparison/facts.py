@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from clipdrift.config.base import Frozen
+from clipdrift.outcomes.chance import above_chance, correct_of
 
 
 class Side(Frozen):
@@ -45,6 +46,10 @@ class ProbeImages(Frozen):
     fingerprint: str | None = None
     classes: int | None = None
     bad: tuple[tuple[str, str], ...] = Field((), description="Left out as unreadable: where, why.")
+    notes: tuple[str, ...] = Field((), description="What was guessed, left out or is doubtful.")
+    passed: tuple[tuple[str, str, int], ...] = Field(
+        (), description="Files of a folder that were not read: folder, ending, how many."
+    )
 
 
 class Compared(Frozen):
@@ -98,11 +103,17 @@ class TransferRow(Frozen):
     prompts: tuple[str, ...]
     before: float
     after: float
-    retention: float | None = Field(None, description="None where nothing was there to keep.")
+    retention: float | None = Field(None, description="None where BASE is not above chance.")
     agreement: float
     kl: float
     ensemble_before: float | None = Field(None, description="With all prompts of the set averaged.")
     ensemble_after: float | None = None
+    notes: tuple[str, ...] = Field((), description="What was guessed, left out or is doubtful.")
+
+    @property
+    def measurable(self) -> bool:
+        """Whether BASE is above chance, so that there was something to keep."""
+        return above_chance(correct_of(self.before, self.images), self.images, self.classes)
 
     @property
     def chance(self) -> float:

@@ -20,11 +20,13 @@ from clipdrift.config import DataSet
 from clipdrift.data.deck import Batches, Deck, Prepared
 from clipdrift.data.decode import decode
 from clipdrift.data.errors import BadImage, DataError
-from clipdrift.data.images import Files, ImageSet
+from clipdrift.data.folders import class_level
+from clipdrift.data.images import Files, ImageSet, shown
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.data.sources import all_images, open_source
 from clipdrift.data.splits import balanced_subsets
-from clipdrift.data.tables import parquet_splits
+from clipdrift.data.tables import is_saved, parquet_splits
+from clipdrift.data.tree import PassedOver, passed_over_note
 from clipdrift.model.clip import Clip
 from clipdrift.training.preparation import DeckFactory
 
@@ -222,31 +224,42 @@ def _of_source(
     spec = given if isinstance(given, DataSet) else DataSet.model_validate(named_source(str(given)))
     folder = None if spec.path is None else Path(spec.path).expanduser()
     classes: tuple[str, ...] | None
-    if folder is not None and folder.is_dir() and not parquet_splits(folder):
-        images, classes = _of_folder(folder)
+    notes: tuple[str, ...] = ()
+    passed: tuple[PassedOver, ...] = ()
+    if folder is not None and folder.is_dir() and not (is_saved(folder) or parquet_splits(folder)):
+        images, classes, passed = _of_folder(folder)
+        notes = tuple(note for note in (passed_over_note(shown(folder), passed),) if note)
     else:
         source = open_source(spec, image_size=image_size, parts=("test",))
         if source.test is None:
             raise DataError(f"{source.name}: no test split")
-        images, classes = source.test, source.classes
+        images, classes, notes, passed = source.test, source.classes, source.notes, source.passed
     if len(images) > limit:
         known = images.labels if classes else None
         images = images.subset(_choose(known, len(images), limit, seed))
     deck, counted = factory.deck(images, f"{spec.name} (images)")
     bad = dict(counted.bad)
     kept = [i for i in range(len(images)) if images.where(i) not in bad]
+    captions: Mapping[int, tuple[str, ...]] = {}
+    if folder is not None and isinstance(images.store, Files):
+        files = images.store.paths
+        captions, said = captions_of(folder, [files[images.rows[i]] for i in kept])
+        notes = (*notes, *said)
+    for note in notes:
+        factory.reporter.note(note)
     facts = ProbeImages(
         source=spec.path or spec.name,
         count=len(deck),
         fingerprint=counted.fingerprint,
         classes=len(classes) if classes else None,
         bad=counted.bad,
+        notes=notes,
+        passed=tuple((one.place, one.ending, one.count) for one in passed),
     )
     titles = tuple(
         classes[label] if classes else Path(images.where(i)).name
         for i, label in zip(kept, deck.labels, strict=True)
     )
-    captions = {} if folder is None else captions_of(folder, [images.where(i) for i in kept])
     labels = deck.labels if classes else None
     return ProbeSet(deck, facts, labels, titles, captions)
 
@@ -259,15 +272,17 @@ def named_source(name: str) -> dict[str, str]:
     return {"name": name}
 
 
-def _of_folder(folder: Path) -> tuple[ImageSet, tuple[str, ...] | None]:
-    """List all images below a folder; where their own folders have several names, those are the classes."""
-    images = all_images(folder)
-    parents = [Path(images.where(i)).parent.name for i in range(len(images))]
-    names = tuple(sorted(set(parents)))
-    if len(names) < 2:
-        return images, None
-    labels = np.asarray([names.index(parent) for parent in parents])
-    return ImageSet(labels, images.rows, images.store), names
+def _of_folder(folder: Path) -> tuple[ImageSet, tuple[str, ...] | None, tuple[PassedOver, ...]]:
+    """List all images below a folder; where all are in folders of several names, those are classes."""
+    images, passed = all_images(folder)
+    assert isinstance(images.store, Files)
+    own = class_level(folder, images.store.paths)
+    names = tuple(sorted(set(own)))
+    if len(names) < 2 or "" in names:
+        return images, None, passed
+    position = {name: label for label, name in enumerate(names)}
+    labels = np.asarray([position[name] for name in own])
+    return ImageSet(labels, images.rows, images.store), tuple(map(shown, names)), passed
 
 
 def preprocess_of(given: object, clip: Clip | None) -> Preprocess | None:

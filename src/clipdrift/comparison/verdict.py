@@ -8,7 +8,6 @@ of the comparison.
 from __future__ import annotations
 
 from clipdrift.comparison import Comparison
-from clipdrift.outcomes.chance import above_chance, correct_of
 from clipdrift.texts import drift, share
 
 _WORDS = ((0.995, "hardly moved"), (0.95, "moved a little"), (0.8, "moved clearly"), (-1.0, "moved far"))
@@ -75,12 +74,9 @@ def _transfer(found: Comparison) -> list[str]:
         ]
     lines = []
     for name, row in found.transfer.items():
-        kept = "" if row.retention is None else f", {row.retention:.1f} % of it kept"
-        doubt = (
-            ""
-            if above_chance(correct_of(row.before, row.images), row.images, row.classes)
-            else "; BASE is not above chance here, so this says nothing"
-        )
+        kept, doubt = "", "; BASE is not above chance here, so what was kept is not measurable"
+        if row.measurable:
+            kept, doubt = "" if row.retention is None else f", {row.retention:.1f} % of it kept", ""
         lines.append(
             f"Zero-shot on {name}: {row.before:.1f} % before, {row.after:.1f} % after{kept} (chance "
             f"{row.chance:.1f} %){doubt}."

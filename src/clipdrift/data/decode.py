@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import struct
 import zlib
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clipdrift.data.errors import BadImage
 
-DECODING = 1
+DECODING = 2
 """Part of every pixel cache's key; raise it whenever the pixels of any image change."""
 
 _BROKEN = (
@@ -53,10 +56,9 @@ def decode(data: bytes | NDArray[np.uint8], where: str) -> Image.Image:
     if not data:
         raise BadImage(where, "the file is empty")
     try:
-        image = Image.open(io.BytesIO(data))
+        image = open_image(io.BytesIO(data))
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return _eight_bits(image, where)
+        return _eight_bits(_upright(image), where)
     except BadImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -65,6 +67,47 @@ def decode(data: bytes | NDArray[np.uint8], where: str) -> Image.Image:
         raise BadImage(where, "not an image, or of a kind that Pillow cannot read") from error
     except _BROKEN as error:
         raise BadImage(where, f"damaged or truncated ({error})") from error
+
+
+def open_image(file: str | Path | BinaryIO) -> Image.Image:
+    """Pillow's ``Image.open``, with HEIC where pillow-heif is installed."""
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        if not heif_installed():
+            raise
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        if not isinstance(file, str | Path):
+            file.seek(0)
+        return Image.open(file)
+
+
+def heif_installed() -> bool:
+    """Whether pillow-heif, which teaches Pillow to read HEIC, is there."""
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+_TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF orientation says; the rest of its EXIF may be as broken as it likes."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # EXIF that cannot be parsed tells no orientation, and harms no pixel
+        return image
+    method = _TURNED.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

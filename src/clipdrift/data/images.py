@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -84,6 +85,11 @@ class ImageSet:
         return digest.hexdigest()
 
 
+def shown(path: str | Path) -> str:
+    """A path or name as it can be printed: bytes that are not UTF-8 stand as ``\\xe9``."""
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def image_set(labels: ArrayLike, store: ImageStore) -> ImageSet:
     """Make the set of all images of a store, in its own order."""
     array = np.asarray(labels, dtype=np.int64)
@@ -112,7 +118,7 @@ class Files:
             raise BadImage(self.where(row), f"cannot be read ({error.strerror or error})") from error
 
     def where(self, row: int) -> str:
-        return str(self.paths[row])
+        return shown(self.paths[row])
 
     def content(self, rows: NDArray[np.int64]) -> Iterator[bytes]:
         return _content_of_each(self, rows)
@@ -126,23 +132,40 @@ class TableRows:
     column: str
     name: str
     """As in ``cifar100 train``."""
+    folder: Path | None = None
+    """Where relative paths in the column start."""
+    encoded: bool = False
+    """Whether the column holds base64 text."""
 
     def read(self, row: int) -> bytes:
         cell: Any = self.table[row][self.column]
-        if cell is None:
+        if cell is None or cell == "":
             raise BadImage(self.where(row), "the cell is empty")
+        if self.encoded:
+            return self._decoded(cell, row)
         if cell["bytes"] is not None:
             data: bytes = cell["bytes"]
             return data
         # Sets kept as loose image files carry a path instead of bytes.
         if cell["path"] is None:
             raise BadImage(self.where(row), "the cell has neither bytes nor a path")
+        path = Path(cell["path"])
+        if self.folder is not None and not path.is_absolute() and (self.folder / path).exists():
+            path = self.folder / path
         try:
-            return Path(cell["path"]).read_bytes()
-        except OSError as error:
+            return path.read_bytes()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise BadImage(
-                self.where(row), f"{cell['path']} cannot be read ({error.strerror or error})"
+                self.where(row), f"{shown(path)[:120]} cannot be read ({reason!s:.120})"
             ) from error
+
+    def _decoded(self, cell: str, row: int) -> bytes:
+        text = cell.split(",", 1)[1] if cell.startswith("data:") else cell
+        try:
+            return base64.b64decode("".join(text.split()).replace("-", "+").replace("_", "/"), validate=True)
+        except ValueError as error:
+            raise BadImage(self.where(row), f"not base64 text ({error})") from error
 
     def where(self, row: int) -> str:
         return f"{self.name} row {row}"

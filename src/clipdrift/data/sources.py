@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,13 @@ import numpy as np
 
 from clipdrift.config.models import DataSet
 from clipdrift.data.catalog import CATALOG, DEFAULT_PROMPTS, CatalogRow
+from clipdrift.data.columns import ImageColumns, read_tables
 from clipdrift.data.errors import DataError
-from clipdrift.data.folders import all_images, has_classes, open_folder, walk
+from clipdrift.data.folders import all_images, open_folder
 from clipdrift.data.images import DrawnImages, ImageSet, LabelArray, Picture, image_set
 from clipdrift.data.naming import class_names
-from clipdrift.data.tables import ImageColumns, load_files, load_hub, parquet_splits, read_tables
+from clipdrift.data.tables import is_saved, load_files, load_hub, load_saved, parquet_splits
+from clipdrift.data.tree import PassedOver, passed_over, passed_over_note, read_tree, walk
 from clipdrift.data.worlds import VERSION, WORLDS, World, generate
 
 __all__ = ["DataError", "ImageSet", "Source", "SplitName", "all_images", "fingerprint_path", "open_source"]
@@ -35,14 +38,20 @@ class Source:
         classes: Readable names; a label is a position in it.
         prompts: Templates with one ``{}``, the default first.
         train, test: The images; ``None`` for a part that was not asked for.
+        own_names: The data's own names in label order, where ``classes`` are others; else empty.
+        notes: One line each: what was guessed, and what was not read.
+        passed: Files below a local copy that were not read, counted.
     """
 
     name: str
-    kind: Literal["hub", "folder", "parquet", "world"]
+    kind: Literal["hub", "folder", "parquet", "saved", "world"]
     classes: tuple[str, ...]
     prompts: tuple[str, ...]
     train: ImageSet | None
     test: ImageSet | None
+    own_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    passed: tuple[PassedOver, ...] = ()
 
 
 def open_source(
@@ -77,31 +86,64 @@ def open_source(
         image=spec.image_column or (row.image_column if row else None),
         label=spec.label_column or (row.label_column if row else None),
     )
-    kind: Literal["hub", "folder", "parquet"]
-    found: tuple[str, ...] | None
-    if spec.path is None:
-        kind = "hub"
-        hub = row.hub if row else _hub_id(spec.name)
-        found, sets = read_tables(load_hub(hub, wanted, spec.name), wanted, columns, spec.name)
-    else:
-        root = _folder(spec)
-        files = parquet_splits(root)
-        if files:
-            kind = "parquet"
-            found, sets = read_tables(load_files(files, wanted, str(root)), wanted, columns, spec.name)
-        elif has_classes(root):
-            kind = "folder"
-            divisible = spec.train_split is None and spec.test_split is None
-            found, sets = open_folder(root, parts, wanted, divisible=divisible)
-        else:
-            raise DataError(
-                f"{root}: neither parquet files nor class folders in it; see the docs for the layouts"
-            )
-    names = class_names(found, given=spec.classes, row=row, data=spec.name)
-    for images in sets.values():
-        _check_labels(images, names, spec.name)
+    opened = (
+        _open_named(spec, row, wanted, columns) if spec.path is None else _open_local(spec, wanted, columns)
+    )
+    naming = class_names(opened.names, given=spec.classes, row=row, data=spec.name)
+    for images in opened.sets.values():
+        _check_labels(images, naming.names, spec.name)
     prompts = spec.prompts or (row.prompts if row else DEFAULT_PROMPTS)
-    return Source(spec.name, kind, names, prompts, sets.get("train"), sets.get("test"))
+    return Source(
+        spec.name,
+        opened.kind,
+        naming.names,
+        prompts,
+        opened.sets.get("train"),
+        opened.sets.get("test"),
+        naming.own,
+        (*opened.notes, *naming.notes),
+        opened.passed,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """Images by part and the data's own names, however they are kept."""
+
+    kind: Literal["hub", "folder", "parquet", "saved"]
+    names: tuple[str, ...] | None
+    sets: Mapping[str, ImageSet]
+    notes: tuple[str, ...] = ()
+    passed: tuple[PassedOver, ...] = ()
+
+
+def _open_named(
+    spec: DataSet, row: CatalogRow | None, wanted: dict[str, str], columns: ImageColumns
+) -> _Opened:
+    hub = row.hub if row else _hub_id(spec.name)
+    return _Opened("hub", *read_tables(load_hub(hub, wanted, spec.name), wanted, columns, spec.name))
+
+
+def _open_local(spec: DataSet, wanted: dict[str, str], columns: ImageColumns) -> _Opened:
+    root = _folder(spec)
+    if is_saved(root):
+        tables = load_saved(root, wanted, str(root))
+        return _Opened("saved", *read_tables(tables, wanted, columns, spec.name, root))
+    if files := parquet_splits(root):
+        tables = load_files(files, wanted, str(root))
+        names, sets, notes = read_tables(tables, wanted, columns, spec.name, root)
+        known = {
+            path
+            for name in _splits(spec, _row(spec.name), ("train", "test")).values()
+            for path in files.get(name, ())
+        }
+        passed = passed_over(read_tree(root), known)
+        said = passed_over_note(spec.name, passed)
+        return _Opened("parquet", names, sets, (*notes, *([said] if said else ())), passed)
+    named = spec.train_split is not None or spec.test_split is not None
+    label, classes = spec.label_column, None if spec.classes is None else len(spec.classes)
+    found = open_folder(root, tuple(wanted), wanted, named=named, label_column=label, classes=classes)
+    return _Opened("folder", found.names, found.sets, found.notes, found.passed)
 
 
 def fingerprint_path(path: str | Path) -> str:
@@ -205,9 +247,10 @@ def _open_world(
         }
         draw = partial(_draw, world, part, per_class, image_size, labels)
         sets[part] = image_set(labels, DrawnImages(draw, recipe, f"{world.name} {part}"))
-    names = class_names(world.classes, given=spec.classes, row=None, data=spec.name)
+    naming = class_names(world.classes, given=spec.classes, row=None, data=spec.name)
     prompts = spec.prompts or world.templates
-    return Source(spec.name, "world", names, prompts, sets.get("train"), sets.get("test"))
+    sides = sets.get("train"), sets.get("test")
+    return Source(spec.name, "world", naming.names, prompts, *sides, naming.own, naming.notes)
 
 
 def _draw(world: World, part: SplitName, per_class: int, size: int, labels: LabelArray) -> Picture:

@@ -9,28 +9,18 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from clipdrift.data.errors import DataError
-from clipdrift.data.images import ImageSet, LabelArray, TableRows, image_set
+from clipdrift.data.folder_words import is_system
+from clipdrift.data.metadata import METADATA
 from clipdrift.errors import one_line
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
+    from datasets import Dataset
 
 _SHARD = re.compile(r"(?P<split>[\w.]+?)-\d{5}-of-(?P<shards>\d{5})(?:-[0-9a-f]+)?")
-
-
-@dataclass(frozen=True)
-class ImageColumns:
-    """Names of the image and the label column; ``None``: to be found out."""
-
-    image: str | None
-    label: str | None
 
 
 def parquet_splits(root: Path) -> dict[str, list[Path]]:
@@ -45,12 +35,18 @@ def parquet_splits(root: Path) -> dict[str, list[Path]]:
     configurations: dict[str, dict[str, list[Path]]] = {}
     shards: dict[Path, int] = {}
     for path in sorted((*root.glob("*.parquet"), *root.glob("*/*.parquet"), *root.glob("*/*/*.parquet"))):
-        if any(piece.startswith(".") for piece in path.relative_to(root).parts):
+        pieces = path.relative_to(root).parts
+        if any(piece.startswith(".") or is_system(piece) for piece in pieces) or path.name in METADATA:
             continue
         folder, split = path.parent, path.stem
         if match := _SHARD.fullmatch(path.stem):
             split, shards[path] = match["split"], int(match["shards"])
         elif path.stem.isdecimal():
+            if folder == root:
+                raise DataError(
+                    f"{root}: {path.name} does not say of which split it is; name such files "
+                    "train-00000-of-00001.parquet and so on, or put them in train/ and test/"
+                )
             folder, split = path.parent.parent, path.parent.name
         configurations.setdefault(folder.relative_to(root).as_posix(), {}).setdefault(split, []).append(path)
     if not configurations:
@@ -64,9 +60,15 @@ def parquet_splits(root: Path) -> dict[str, list[Path]]:
     splits = configurations[usual[0] if usual else next(iter(configurations))]
     for split, paths in splits.items():
         expected = shards.get(paths[0], len(paths))
-        if len(paths) != expected:
+        if len(paths) < expected:
             raise DataError(
                 f"{root}: {len(paths)} of {expected} files of split {split!r} are there; copy the rest"
+            )
+        if len(paths) > expected:
+            names = ", ".join(path.name for path in paths[:3])
+            raise DataError(
+                f"{root}: {len(paths)} files of split {split!r}, whose names say that they are {expected} "
+                f"({names}); remove those of another download"
             )
     return splits
 
@@ -84,6 +86,7 @@ def load_files(files: Mapping[str, list[Path]], wanted: Mapping[str, str], data:
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
+    from pyarrow import ArrowException
 
     tables = {}
     for part, split in wanted.items():
@@ -92,14 +95,80 @@ def load_files(files: Mapping[str, list[Path]], wanted: Mapping[str, str], data:
         paths = [str(path) for path in files[split]]
         try:
             with _progress_for_people():
-                # "train" here is what `datasets` calls a list of files without splits.
-                tables[part] = load_dataset("parquet", data_files=paths, split="train")
-        except (DatasetsError, OSError, ValueError) as error:
+                tables[part] = _without_views(files[split]) or load_dataset(
+                    # "train" here is what `datasets` calls a list of files without splits.
+                    "parquet",
+                    data_files=paths,
+                    split="train",
+                )
+        except (ArrowException, DatasetsError, OSError, ValueError, TypeError, NotImplementedError) as error:
             reason = one_line(error.__cause__ or error)
             raise DataError(
                 f"{data}: split {split!r} cannot be read as parquet ({reason}); copy it again"
             ) from error
     return tables
+
+
+def _without_views(paths: list[Path]) -> Dataset | None:
+    """Tables with columns of Arrow's view types, which `datasets` does not know, read whole and made plain.
+
+    ``None`` where there are none.
+    """
+    import pyarrow
+    from datasets import Dataset
+    from pyarrow import parquet
+
+    schema = parquet.read_schema(paths[0])
+    plain = pyarrow.schema([f.with_type(_plain(f.type)) for f in schema], metadata=schema.metadata)
+    if plain == schema:
+        return None
+    return Dataset(pyarrow.concat_tables([parquet.read_table(path).cast(plain) for path in paths]))
+
+
+def _plain(kind: Any) -> Any:
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_binary_view(kind):
+        return pyarrow.large_binary()
+    if types.is_string_view(kind):
+        return pyarrow.large_string()
+    if types.is_struct(kind):
+        fields = [kind.field(i) for i in range(kind.num_fields)]
+        return pyarrow.struct([field.with_type(_plain(field.type)) for field in fields])
+    return kind
+
+
+def load_saved(root: Path, wanted: Mapping[str, str], data: str) -> dict[str, Dataset]:
+    """The wanted splits of a folder that ``datasets`` wrote with ``save_to_disk``, by part.
+
+    Raises:
+        DataError: No such split, a single table without splits, or damaged files.
+    """
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        with _progress_for_people():
+            loaded = load_from_disk(str(root))
+    except Exception as error:  # what it raises on damaged files differs by version
+        raise DataError(
+            f"{root}: cannot be read as saved by save_to_disk ({one_line(error)}); save it again"
+        ) from None
+    if not isinstance(loaded, DatasetDict):
+        raise DataError(
+            f"{root}: one table without splits; divide it (`train_test_split`) and save the DatasetDict again"
+        )
+    for part, split in wanted.items():
+        if split not in loaded:
+            raise DataError(missing_split(data, part, split, loaded))
+    return {part: loaded[split] for part, split in wanted.items()}
+
+
+def is_saved(root: Path) -> bool:
+    """Whether ``datasets`` wrote this folder with ``save_to_disk``."""
+    return (root / "dataset_dict.json").is_file() or (
+        (root / "state.json").is_file() and (root / "dataset_info.json").is_file()
+    )
 
 
 def load_hub(hub: str, wanted: Mapping[str, str], data: str) -> dict[str, Dataset]:
@@ -160,94 +229,9 @@ def _load_other(hub: str, wanted: Mapping[str, str], data: str) -> dict[str, Dat
     return {part: loaded[split] for part, split in wanted.items()}
 
 
-def read_tables(
-    tables: Mapping[str, Dataset], wanted: Mapping[str, str], columns: ImageColumns, data: str
-) -> tuple[tuple[str, ...] | None, dict[str, ImageSet]]:
-    """Image sets of the tables, by part, and the data's own class names.
-
-    Names come from a ClassLabel feature, or are the sorted distinct texts of a text column; ``None`` if
-    labels are bare numbers.
-
-    Raises:
-        DataError: A column that is missing, ambiguous or of a useless type; splits that disagree.
-    """
-    from datasets import Image
-
-    found: dict[str, tuple[tuple[str, ...] | None, list[Any]]] = {}
-    casts: dict[str, TableRows] = {}
-    for part, table in tables.items():
-        image, label = find_columns(table.features, columns, data)
-        rows = table.select_columns([image]).cast_column(image, Image(decode=False))
-        casts[part] = TableRows(rows, image, f"{data} {wanted[part]}")
-        found[part] = _labels(table, label, f"{data} {wanted[part]}")
-    names = {part: own for part, (own, _) in found.items()}
-    first = next(iter(names.values()))
-    if any(own != first for own in names.values()):
-        raise DataError(f"{data}: its splits have different classes ({_difference(names)}); they must agree")
-    sets = {part: image_set(_numbers(values, first), casts[part]) for part, (_, values) in found.items()}
-    return first, sets
-
-
-def find_columns(features: Features, columns: ImageColumns, data: str) -> tuple[str, str]:
-    """The named columns, or the only ones that they can be.
-
-    Raises:
-        DataError: It names the columns that exist.
-    """
-    from datasets import ClassLabel, Image
-
-    chosen = []
-    for key, name, kind in (
-        ("image_column", columns.image, Image),
-        ("label_column", columns.label, ClassLabel),
-    ):
-        candidates = [column for column, feature in features.items() if isinstance(feature, kind)]
-        if name is None and len(candidates) == 1:
-            name = candidates[0]
-        if name is None or name not in features:
-            problem = "which column is meant is not clear" if name is None else f"no column {name!r}"
-            raise DataError(f"{data}: {problem}; it has {', '.join(features)}; set `{key}`")
-        chosen.append(name)
-    return chosen[0], chosen[1]
-
-
 def missing_split(data: str, part: str, split: str, existing: Mapping[str, object]) -> str:
     """The message for a split that is not there."""
     return f"{data}: no split {split!r}; it has {', '.join(sorted(existing))}; set `{part}_split`"
-
-
-def _labels(table: Dataset, column: str, data: str) -> tuple[tuple[str, ...] | None, list[Any]]:
-    from datasets import ClassLabel
-
-    # Through arrow, because `datasets` would decode row by row in Python.
-    values: list[Any] = table.select_columns([column]).with_format("arrow")[:][column].to_pylist()
-    for row, value in enumerate(values):
-        if value is None or isinstance(value, bool) or not isinstance(value, int | str):
-            raise DataError(
-                f"{data} row {row}: label {value!r} in column {column!r} is neither a number nor a name"
-            )
-    feature = table.features[column]
-    if isinstance(feature, ClassLabel) and feature.names:
-        return tuple(feature.names), values
-    if any(isinstance(value, str) for value in values):
-        return tuple(sorted({str(value) for value in values})), values
-    return None, values
-
-
-def _numbers(values: list[Any], names: tuple[str, ...] | None) -> LabelArray:
-    position = {name: label for label, name in enumerate(names or ())}
-    return np.array(
-        [position[value] if isinstance(value, str) else value for value in values], dtype=np.int64
-    )
-
-
-def _difference(names: Mapping[str, tuple[str, ...] | None]) -> str:
-    parts = []
-    for part, own in names.items():
-        others = {name for other, theirs in names.items() if other != part for name in theirs or ()}
-        only = sorted(set(own or ()) - others)
-        parts.append(f"only in {part}: {', '.join(only[:3])}" if only else f"{part} has {len(own or ())}")
-    return "; ".join(parts)
 
 
 @contextmanager

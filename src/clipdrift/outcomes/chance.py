@@ -26,6 +26,18 @@ def above_chance(correct: int, images: int, classes: int) -> bool:
     return chance_p(correct, images, classes) < LEVEL
 
 
+def chance_note(transfer: str, accuracy: float, images: int, classes: int) -> str | None:
+    """One line where a backbone's zero-shot accuracy (percent) on a set is not above chance; else None."""
+    p = chance_p(correct_of(accuracy, images), images, classes)
+    if measurable(p):
+        return None
+    return (
+        f"{transfer}: the backbone's zero-shot accuracy, {accuracy:.1f} %, is not above chance "
+        f"({100 / classes:.1f} %; exact binomial test, p = {p:.2f}): what is kept of it is not measurable; "
+        "check `classes` and `prompts`"
+    )
+
+
 def measurable(p: float | None) -> bool:
     """Whether retention says something, by :func:`chance_p` of the backbone; an unknown p does not object."""
     return p is None or not p >= LEVEL  # nan compares as false

@@ -81,5 +81,5 @@ def _keeps(value: float | None, least: float) -> bool:
 
 def _text(value: float | None, rule: AlphaRule) -> str:
     if value is None:
-        return "nothing to keep"
+        return "a retention that is not measurable: the backbone is not above chance"
     return f"CKA {value:.3f}" if rule.keep == "cka" else percent(value)

@@ -151,7 +151,8 @@ class StepComparer:
             # where the text tower moves too, the class texts are made anew
             features = measurer.features(name) if measurer.endpoints.moves_texts else self.features[name]
             now = measurer.zero_shot(name, features)
-            transfer[name] = Transfer(accuracy=now, retention=100 * now / before if before else None)
+            kept = 100 * now / before if self.tested[name].measurable else None
+            transfer[name] = Transfer(accuracy=now, retention=kept)
         right = measurer.accuracy(measurer.labelled)
         return Step(label=label, accuracy=right, measures=measures, transfer=transfer, **setting)
 

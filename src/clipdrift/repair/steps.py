@@ -8,6 +8,7 @@ from pydantic import Field
 
 from clipdrift.comparison import Compared
 from clipdrift.config.base import Frozen
+from clipdrift.outcomes.chance import above_chance, correct_of
 from clipdrift.runs.record import Transfer
 
 RepairKind = Literal["interpolate", "rewind", "soften"]
@@ -20,6 +21,11 @@ class TransferTest(Frozen):
     classes: int
     prompts: tuple[str, ...]
     before: float
+
+    @property
+    def measurable(self) -> bool:
+        """Whether the backbone is above chance, so that there is something to keep."""
+        return above_chance(correct_of(self.before, self.images), self.images, self.classes)
 
     @property
     def chance(self) -> float:
@@ -49,7 +55,7 @@ class Step(Frozen):
         return value
 
     def retention(self, of: str | None = None) -> float | None:
-        """Retention on one transfer set, or the mean over all; None where nothing was there to keep."""
+        """Retention on one transfer set, or the mean over all where it is measurable; else None."""
         rows = self.transfer.values() if of is None else [self.transfer[of]]
         found = [row.retention for row in rows if row.retention is not None]
         return sum(found) / len(found) if found else None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from clipdrift.outcomes.chance import NOT_MEASURABLE
 from clipdrift.repair.result import Repaired
 from clipdrift.repair.steps import Step
+from clipdrift.texts import percent
 
 
 def words(found: Repaired) -> list[str]:
@@ -60,9 +62,8 @@ def _facts(found: Repaired, step: Step) -> list[str]:
     """Accuracy, retention and CKA, as far as they were measured."""
     facts = [] if step.accuracy is None else [f"accuracy {step.accuracy:.1f} %"]
     facts += [
-        f"retention on {name} {row.retention:.1f} %"
+        f"retention on {name} {NOT_MEASURABLE if row.retention is None else percent(row.retention)}"
         for name, row in step.transfer.items()
-        if row.retention is not None
     ]
     return [*facts, f"CKA {step.value('cka'):.3f}"]
 

@@ -39,6 +39,9 @@ class Heartbeat:
     def warn(self, text: str) -> None:
         self.inner.warn(text)
 
+    def note(self, text: str) -> None:
+        self.inner.note(text)
+
     def advance(self, done: int, total: int) -> None:
         self._beat()
         self.inner.advance(done, total)

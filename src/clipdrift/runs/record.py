@@ -17,6 +17,7 @@ from clipdrift.config.base import Frozen
 from clipdrift.config.models import RunConfig
 from clipdrift.errors import ClipdriftError
 from clipdrift.listing import installed_extensions
+from clipdrift.outcomes.chance import chance_p, correct_of
 from clipdrift.runs.frozen import Wording, damage_at, read_json
 from clipdrift.texts import drift
 
@@ -93,6 +94,13 @@ class DataFacts(Frozen):
     classes: tuple[str, ...]
     prompts: tuple[str, ...]
     images: dict[str, ImageCounts]
+    own_names: tuple[str, ...] = Field(
+        (), description="The data's own class names in label order, where `classes` are others."
+    )
+    notes: tuple[str, ...] = Field((), description="What was guessed, left out or is doubtful.")
+    passed: tuple[tuple[str, str, int], ...] = Field(
+        (), description="Files of a local copy that were not read: folder, ending, how many."
+    )
 
 
 class ModelFacts(Frozen):
@@ -132,6 +140,14 @@ class Record(Frozen):
     last: Point | None = Field(None, description="The last epoch.")
     artefacts: dict[str, str] = Field({}, description="What was saved, relative to the run's folder.")
     timings: dict[str, float] = Field({}, description="Seconds by stage.")
+
+    def chance_p(self, transfer: str) -> float | None:
+        """P-value that the backbone's zero-shot accuracy on a set is above chance; None where unknown."""
+        facts, accuracy = self.transfer.get(transfer), self.backbone.zero_shot.get(transfer)
+        images = 0 if facts is None or "test" not in facts.images else facts.images["test"].count
+        if facts is None or accuracy is None or not images:
+            return None
+        return chance_p(correct_of(accuracy, images), images, len(facts.classes))
 
     def to_json(self) -> str:
         """One line: a study of thousands is read as a whole."""

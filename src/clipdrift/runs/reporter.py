@@ -16,6 +16,9 @@ class Reporter(Protocol):
     def warn(self, text: str) -> None:
         """Report in one line that something was damaged or changed by itself, and the work goes on."""
 
+    def note(self, text: str) -> None:
+        """Report in one line what was guessed, left out or is doubtful about what was read."""
+
     def advance(self, done: int, total: int) -> None:
         """Report that part of the current stage is done."""
 
@@ -33,6 +36,9 @@ class Silent:
         pass
 
     def warn(self, text: str) -> None:
+        pass
+
+    def note(self, text: str) -> None:
         pass
 
     def advance(self, done: int, total: int) -> None:

@@ -17,10 +17,11 @@ from clipdrift.config import RunConfig
 from clipdrift.listing import MEASURES
 from clipdrift.measures import MeasureError, accuracy
 from clipdrift.model.zero_shot import class_features
+from clipdrift.outcomes.chance import chance_note
 from clipdrift.runs.files import replace_folder, storage
 from clipdrift.runs.layout import CHECKPOINT, MANIFEST, MAPS, WEIGHTS
 from clipdrift.runs.manifest import write_manifest
-from clipdrift.runs.record import Point, Record, environment
+from clipdrift.runs.record import Backbone, DataFacts, Point, Record, environment
 from clipdrift.runs.reporter import Reporter
 from clipdrift.runs.signals import Stops
 from clipdrift.runs.store import RunFolder
@@ -64,6 +65,7 @@ def attempt(config: RunConfig, job: AttemptOptions) -> Record:
         reporter.stage("measuring the backbone")
         observer = RunObserver.of(inputs, config)
         backbone = observer.backbone()
+        transfer = _transfer_facts(inputs, backbone, reporter)
         samples = AttentionSamples.of(inputs, config.evaluation.shown_images)
     classes, prompts = inputs.target.classes, inputs.target.prompts[:1]
     features = class_features(inputs.clip, classes, prompts) if config.penalty else None  # the backbone's
@@ -104,7 +106,7 @@ def attempt(config: RunConfig, job: AttemptOptions) -> Record:
         environment=environment(_device_name(job.device)),
         model=observer.facts(adapted),
         target=inputs.target,
-        transfer={name: t.facts for name, t in inputs.transfer.items()},
+        transfer=transfer,
         units={name: entry.unit for name, entry in MEASURES.items()},
         backbone=backbone,
         history=tuple(course.history),
@@ -115,6 +117,18 @@ def attempt(config: RunConfig, job: AttemptOptions) -> Record:
     )
     folder.finish(record, job.keep_checkpoint)
     return record
+
+
+def _transfer_facts(inputs: RunInputs, backbone: Backbone, reporter: Reporter) -> dict[str, DataFacts]:
+    """Facts of the transfer sets; those on which the backbone only guesses carry a note, said here."""
+    found = {}
+    for name, part in inputs.transfer.items():
+        facts, accuracy = part.facts, backbone.zero_shot[name]
+        if note := chance_note(name, accuracy, facts.images["test"].count, len(facts.classes)):
+            reporter.note(note)
+            facts = facts.model_copy(update={"notes": (*facts.notes, note)})
+        found[name] = facts
+    return found
 
 
 def _course(config: RunConfig, job: AttemptOptions) -> Course:

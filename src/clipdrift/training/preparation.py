@@ -135,10 +135,14 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
         clip.preprocess, cache, device, reporter, config.data.seed, config.data.skip_bad_images
     )
     source, wanted = _divided(config.data, clip.image_size)
+    for note in source.notes:
+        reporter.note(note)
     decks = {purpose: factory.deck(images, f"{source.name} {purpose}") for purpose, images in wanted.items()}
     transfer = {}
     for spec in config.data.transfer:
         opened = open_source(spec, image_size=clip.image_size, parts=("test",))
+        for note in opened.notes:
+            reporter.note(note)
         ensemble = config.evaluation.prompt_ensemble
         transfer[spec.name] = factory.transfer(clip, spec, opened, ensemble, backbone_cache)
     return RunInputs(
@@ -256,5 +260,11 @@ def _facts(
     source: Source, images: dict[str, ImageCounts], prompts: tuple[str, ...] | None = None
 ) -> DataFacts:
     return DataFacts(
-        kind=source.kind, classes=source.classes, prompts=prompts or source.prompts[:1], images=images
+        kind=source.kind,
+        classes=source.classes,
+        prompts=prompts or source.prompts[:1],
+        images=images,
+        own_names=source.own_names,
+        notes=source.notes,
+        passed=tuple((one.place, one.ending, one.count) for one in source.passed),
     )

@@ -176,6 +176,9 @@ class Tracked:
     def warn(self, text: str) -> None:
         self.inner.warn(text)
 
+    def note(self, text: str) -> None:
+        self.inner.note(text)
+
     def advance(self, done: int, total: int) -> None:
         self.inner.advance(done, total)
 

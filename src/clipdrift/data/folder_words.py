@@ -1,0 +1,108 @@
+"""Folder names that stand for splits or helpers and not for classes; files that systems leave behind."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+IMAGE_ENDINGS = _words(
+    ".jpg .jpeg .jpe .jfif .jp2 .png .gif .bmp .tif .tiff .webp .avif .ppm .pgm .pbm .pnm .tga .ico"
+)
+"""File endings taken for images, in any case; what is inside decides how they are decoded."""
+
+HEIF_ENDINGS = _words(".heic .heif .hif")
+"""Read where pillow-heif is installed."""
+
+_ADVICE = {
+    ".jxl": "convert them to JPEG or PNG",
+    ".psd": "convert them to JPEG or PNG",
+    ".svg": "convert them to PNG",
+    ".dcm": "DICOM; convert them to PNG",
+    ".npy": "arrays; save them as PNG",
+    ".npz": "arrays; save them as PNG",
+    ".zip": "unpack them",
+    ".tar": "unpack them",
+    ".tgz": "unpack them",
+    ".gz": "unpack them",
+    ".rar": "unpack them",
+    ".7z": "unpack them",
+} | dict.fromkeys((".cr2", ".nef", ".arw", ".dng", ".raf", ".raw"), "camera raw; convert them to JPEG")
+_ADVICE |= dict.fromkeys(HEIF_ENDINGS, "pip install pillow-heif, or convert them to JPEG")
+
+_SYSTEM = _words(
+    "__macosx thumbs.db ehthumbs.db desktop.ini @eadir .ds_store .ipynb_checkpoints .git .cache .trashes "
+    ".appledouble .spotlight-v100 .fseventsd .thumbnails #recycle $recycle.bin lost+found __pycache__"
+) | {"system volume information"}
+
+_TRAIN = _words("train training trainset train_set trn tr")
+_TEST = _words("test testing testset test_set tst te")
+_OTHER_SPLITS = _words(
+    "val valid validate validation valset val_set dev devel eval evaluation holdout held_out heldout query "
+    "gallery probe unlabeled unlabelled extra"
+)
+_JOINED = (_TRAIN | _TEST | {"val", "valid", "validation", "dev", "eval"}) - {"tr", "te"}
+_HELPERS = _words(
+    "image images img imgs picture pictures pic pics photo photos jpeg jpegs jpegimages jpg png pngs mask "
+    "masks label labels annotation annotations anno annos annot gt groundtruth ground_truth segmentation "
+    "segmentations seg bbox bboxes boxes xml json txt csv meta metadata caption captions data dataset raw "
+    "processed original originals resized crop crops cropped thumb thumbs thumbnails sample samples"
+)
+_PART = re.compile(r"(fold|split|part|partition|batch|chunk|shard|subset|set)[ _-]?([0-9]+|[a-d])")
+
+
+def is_system(name: str) -> bool:
+    """Whether an operating system, a viewer or an archiver made it, such as ``__MACOSX`` or ``Thumbs.db``."""
+    return name.lower() in _SYSTEM or name.startswith("._")
+
+
+Part = Literal["train", "test", "other"]
+
+
+def split_of(name: str) -> Part | None:
+    """Part of the data that a folder's name stands for; ``None`` where it stands for none.
+
+    Words such as ``train``, ``Testing`` or ``val``, folds (``fold1``), and joined names: a split after
+    anything (``seg_train``), or before a helper (``test-images``).
+    """
+    return exact_split_of(name) or _joined_split_of(name)
+
+
+def exact_split_of(name: str) -> Part | None:
+    """:func:`split_of` for names that are nothing else, so that ``bullet_train`` is none."""
+    word = name.lower()
+    if word in _TRAIN:
+        return "train"
+    if word in _TEST:
+        return "test"
+    return "other" if word in _OTHER_SPLITS or _PART.fullmatch(word) else None
+
+
+def _joined_split_of(name: str) -> Part | None:
+    pieces = [piece for piece in re.split(r"[ _.-]+", name.lower()) if piece]
+    if len(pieces) < 2:
+        return None
+    rest_is_helper = all(piece in _HELPERS or piece.isdigit() for piece in pieces[1:])
+    for piece in (pieces[-1], *(pieces[:1] if rest_is_helper else ())):
+        if piece in _JOINED and (found := exact_split_of(piece)):
+            return found
+    return None
+
+
+def is_split(name: str) -> bool:
+    """Whether a folder's name stands for a split."""
+    return split_of(name) is not None
+
+
+def is_helper(name: str) -> bool:
+    """Whether a folder's name says what kind of files it holds (``images``, ``masks``), and no class."""
+    return name.lower() in _HELPERS
+
+
+def advice(ending: str) -> str | None:
+    """What to do about files of this ending to have them read; ``None`` where they hold no pictures."""
+    return _ADVICE.get(ending)
