@@ -43,6 +43,24 @@ def test_orientation_is_obeyed(orientation: int) -> None:
     assert np.array_equal(np.asarray(decode(data, "x")), upright)
 
 
+@pytest.mark.filterwarnings("ignore:Tag data larger than file")
+@pytest.mark.parametrize("tag", [
+    (0x010F, 12, 1, struct.pack("<I", 8)),  # a maker given as a float
+    (0x0100, 8, 2, struct.pack("<hh", -5, -6)),  # a width below zero
+    (0x010F, 99, 1, bytes(4)),  # of an unknown type
+    (0x010F, 2, 200, struct.pack("<I", 9999)),  # beyond the end
+])  # fmt: skip
+def test_orientation_is_obeyed_whatever_else_exif_says(tag: tuple[int, int, int, bytes]) -> None:
+    """Cameras and editors write EXIF that cannot be written again; viewers show such pictures."""
+    tags = sorted([(0x0112, 3, 1, struct.pack("<HH", 6, 0)), tag])
+    listed = b"".join(struct.pack("<HHI", *tag[:3]) + tag[3] for tag in tags)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(tags)) + listed + bytes(4)
+    data = encoded(picture(0, 9, 6), "JPEG", exif=exif)
+    assert decode(data, "x").size == (6, 9)
+    broken = encoded(picture(0, 9, 6), "JPEG", exif=b"Exif\0\0" + bytes(20))
+    assert decode(broken, "x").size == (9, 6)
+
+
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
     grey = np.linspace(0, 65_535, 50 * 40).reshape(40, 50)
     for format in ("PNG", "TIFF"):

@@ -117,12 +117,17 @@ def _assign(
     folder: Folder, table: Table, file_column: str, label: str, found: dict[Path, tuple[str, str]]
 ) -> list[str]:
     """Put the table's labels to its images; say what could not be put."""
-    images = folder.below
+    images = _meant(folder, table)
     finder = Finder(folder.path, images)
     split = table.column(_SPLIT_COLUMNS)
     missing, empty = [], 0
     for row in table.rows:
         index = finder(row.get(file_column))
+        if index is None and finder.several(row.get(file_column)):
+            raise DataError(
+                f"{shown(table.file)}: there are several images {shown(str(row.get(file_column)))[:80]} "
+                f"below {shown(folder.path)}; write their folder before it"
+            )
         if index is None:
             missing.append(str(row.get(file_column)))
             continue
@@ -152,6 +157,14 @@ def _assign(
     if empty:
         notes.append(f"{shown(table.file)}: {empty} rows without a label, left out")
     return notes
+
+
+def _meant(folder: Folder, table: Table) -> tuple[Path, ...]:
+    """Images that a table can be about: ``train.csv`` those of the training split, if there is one."""
+    part = split_of(table.file.stem)
+    inside = folder.folders.items() if part in ("train", "test") else ()
+    of_part = [child for name, child in inside if split_of(name) == part]
+    return tuple(path for child in of_part for path in child.below) or folder.below
 
 
 def _text_of(value: Any, table: Table, column: str) -> str:

@@ -160,6 +160,17 @@ class TableRows:
                 self.where(row), f"{shown(path)[:120]} cannot be read ({reason!s:.120})"
             ) from error
 
+    def linked(self) -> set[Path]:
+        """Files that the column names instead of holding their bytes, as far as they are below ``folder``."""
+        if self.folder is None or self.encoded:
+            return set()
+        from pyarrow import compute
+
+        cells = self.table.with_format("arrow")[:][self.column]  # the bytes stay where they are
+        alone = compute.is_null(compute.struct_field(cells, "bytes"))
+        paths = compute.struct_field(cells, "path").filter(alone).to_pylist()
+        return {self.folder / path for path in paths if path}
+
     def _decoded(self, cell: str, row: int) -> bytes:
         text = cell.split(",", 1)[1] if cell.startswith("data:") else cell
         try:

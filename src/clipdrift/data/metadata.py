@@ -184,10 +184,18 @@ class Finder:
 
     def __call__(self, cell: object) -> int | None:
         """Position of the image, or ``None``."""
-        if isinstance(cell, float) and cell.is_integer():
-            cell = int(cell)
-        text = str(cell).strip().replace("\\", "/").removeprefix("./")
+        text = _as_path(cell)
         if text in self._paths:
             return self._paths[text]
         named = self._names.get(PurePosixPath(text).name, ())
         return named[0] if len(named) == 1 else None
+
+    def several(self, cell: object) -> bool:
+        """Whether it is not found because several images have that name."""
+        return self(cell) is None and len(self._names.get(PurePosixPath(_as_path(cell)).name, ())) > 1
+
+
+def _as_path(cell: object) -> str:
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
+    return str(cell).strip().replace("\\", "/").removeprefix("./")

@@ -17,7 +17,7 @@ from clipdrift.data.catalog import CATALOG, DEFAULT_PROMPTS, CatalogRow
 from clipdrift.data.columns import ImageColumns, read_tables
 from clipdrift.data.errors import DataError
 from clipdrift.data.folders import all_images, open_folder
-from clipdrift.data.images import DrawnImages, ImageSet, LabelArray, Picture, image_set
+from clipdrift.data.images import DrawnImages, ImageSet, LabelArray, Picture, TableRows, image_set
 from clipdrift.data.naming import class_names
 from clipdrift.data.tables import is_saved, load_files, load_hub, load_saved, parquet_splits
 from clipdrift.data.tree import PassedOver, passed_over, passed_over_note, read_tree, walk
@@ -137,7 +137,9 @@ def _open_local(spec: DataSet, wanted: dict[str, str], columns: ImageColumns) ->
             for name in _splits(spec, _row(spec.name), ("train", "test")).values()
             for path in files.get(name, ())
         }
-        passed = passed_over(read_tree(root), known)
+        stores = [images.store for images in sets.values()]
+        linked = [store.linked() for store in stores if isinstance(store, TableRows)]
+        passed = passed_over(read_tree(root), known.union(*linked))
         said = passed_over_note(spec.name, passed)
         return _Opened("parquet", names, sets, (*notes, *([said] if said else ())), passed)
     named = spec.train_split is not None or spec.test_split is not None

@@ -1,0 +1,218 @@
+"""Folders as people have them: which of their sub-folders are classes, and what is said of the rest."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from odd_inputs import images, opened, picture, put, said, write
+
+from clipdrift.data import decode
+from clipdrift.data.errors import DataError
+from clipdrift.data.folders import all_images, class_level
+
+TWO = ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        (("cat/2020/{}.png*4", "cat/2021/{}.png*4", "dog/2020/{}.png*4", "dog/2021/{}.png*4"), {}),  # years
+        (("cat/2020-05/{}.png*4", "dog/20200517/{}.png*4"), {}),
+        (("cat/images/{}.png*4", "dog/images/{}.png*4"), {}),
+        (("train/cat/images/{}.png*4", "train/dog/images/{}.png*4", "test/cat/images/{}.png*4",
+          "test/dog/images/{}.png*4"), {}),  # as Tiny ImageNet
+        (("cat/{}.png*4", "cat/more/{}.png*4", "dog/{}.png*4"), {}),
+        (("pets/cat/{}.png*4", "pets/dog/{}.png*4"), {}),  # unpacked into a folder of its own
+        (("a/b/train/cat/{}.png*4", "a/b/train/dog/{}.png*4", "a/b/test/cat/{}.png*4",
+          "a/b/test/dog/{}.png*4"), {}),
+        (("images/cat/{}.png*4", "images/dog/{}.png*4", "annotations/{}.png*4"), {}),
+        (("Training/cat/{}.png*4", "Training/dog/{}.png*4", "Testing/cat/{}.png*4",
+          "Testing/dog/{}.png*4"), {}),
+        (("seg_train/seg_train/cat/{}.png*4", "seg_train/seg_train/dog/{}.png*4",
+          "seg_test/seg_test/cat/{}.png*4", "seg_test/seg_test/dog/{}.png*4",
+          "seg_pred/seg_pred/{}.png*3"), {}),
+        (("cat/train/{}.png*4", "cat/test/{}.png*2", "dog/train/{}.png*4", "dog/test/{}.png*2"), {}),
+        (("cat/x/{}.png*4", "cat/y/{}.png*4", "dog/x/{}.png*4", "dog/y/{}.png*4",
+          "elk/x/{}.png*4", "elk/y/{}.png*4"),
+         {"classes": (*TWO, "elk")}),
+    ],
+)  # fmt: skip
+def test_the_class_folders_are_found(tmp_path: Path, names: tuple[str, ...], options: dict[str, Any]) -> None:
+    """At whatever depth, and every image is of the class on its path."""
+    source = opened(put(tmp_path, *names), **options)
+    assert source.classes == options.get("classes", TWO)
+    for name, files in images(source).items():
+        assert files
+        assert all(f"/{name}/" in file for file in files)
+
+
+def test_splits_inside_class_folders_are_kept_apart(tmp_path: Path) -> None:
+    put(tmp_path, "cat/train/{}.png*4", "cat/test/{}.png*2", "dog/train/{}.png*4", "dog/test/{}.png*2")
+    source = opened(tmp_path)
+    assert source.test is not None
+    assert [Path(source.test.where(i)).parent.name for i in range(len(source.test))] == ["test"] * 4
+    assert said(source.notes, "splits are read inside the class folders")
+    put(tmp_path, "elk/{}.png*3")
+    with pytest.raises(DataError, match="some class folders are divided into splits and others not"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train/{}.png*4", "test/{}.png*4"),
+        ("train/{}.png*4", "val/{}.png*4", "test/{}.png*4"),
+        ("images/{}.png*4", "masks/{}.png*4"),
+        ("train/images/{}.png*4", "train/masks/{}.png*4", "test/images/{}.png*4", "test/masks/{}.png*4"),
+        ("seg_train/{}.png*4", "seg_test/{}.png*4"),
+        ("Train/{}.png*4", "TEST/{}.png*4", "cat/{}.png*4"),
+        ("train_images/{}.png*4", "test_images/{}.png*4"),
+        ("fold1/{}.png*4", "fold2/{}.png*4"),
+        ("masks/{}.png*4", "pictures of cats/{}.png*4"),
+        ("{}.png*4",),
+    ],
+)
+def test_splits_and_helper_folders_are_no_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Without labels such a folder is refused, and told what it lacks."""
+    with pytest.raises(DataError, match=r"<class>/") as error:
+        opened(put(tmp_path, *names))
+    assert "\n" not in str(error.value)
+
+
+def test_a_class_may_be_called_as_a_split_and_is_said(tmp_path: Path) -> None:
+    source = opened(put(tmp_path, "train/{}.png*4", "boat/{}.png*4", "bullet_train/{}.png*4"))
+    assert source.classes == ("boat", "bullet train", "train")
+    assert said(source.notes, "'train' is taken for a class")
+
+
+@pytest.mark.parametrize("names", [
+    ("fold1/cat/{}.png*3", "fold1/dog/{}.png*3", "fold2/cat/{}.png*3", "fold2/dog/{}.png*3"),
+    ("hospital a/cat/{}.png*3", "hospital a/dog/{}.png*3", "hospital b/cat/{}.png*3",
+     "hospital b/dog/{}.png*3"),
+    ("a/0/{}.png*3", "a/1/{}.png*3", "b/0/{}.png*3", "b/1/{}.png*3"),
+])  # fmt: skip
+def test_two_levels_that_could_both_be_classes_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match="train_split"):
+        opened(put(tmp_path, *names))
+
+
+def test_what_is_passed_over_is_counted_by_ending_and_place(tmp_path: Path) -> None:
+    put(tmp_path, "cat/{}.png*6", "dog/{}.png*6", "cat/{}.HEIC*3")
+    put(tmp_path, "dog/more/{}.heic*2", "val/cat/{}.png*5")
+    for name in ("cat/notes.txt", "README.md", ".hidden/x.jpg", "cat/LICENSE"):
+        write(tmp_path / name)
+    (tmp_path / "val").rename(tmp_path / "dog" / "val")  # below a class: read with it
+    source = opened(tmp_path)
+    counted = {(one.place, one.ending): one.count for one in source.passed}
+    assert counted == {
+        ("cat", ".heic"): 3, ("dog/more", ".heic"): 2, ("cat", ".txt"): 1, (".", ".md"): 1,
+        (".", "hidden"): 1, ("cat", "without ending"): 1,
+    }  # fmt: skip
+    assert said(source.notes, "9 files were not read", "5 .heic in cat, dog/more (pip install pillow-heif")
+
+
+def test_a_split_that_is_not_asked_for_is_counted(tmp_path: Path) -> None:
+    for split in ("train", "test", "val"):
+        put(tmp_path, f"{split}/cat/{{}}.png*3", f"{split}/dog/{{}}.png*3")
+    source = opened(tmp_path)
+    assert [(one.place, one.ending, one.count) for one in source.passed] == [
+        ("val/cat", ".png (images)", 3), ("val/dog", ".png (images)", 3),
+    ]  # fmt: skip
+
+
+def test_files_without_ending_are_tried_by_content(tmp_path: Path) -> None:
+    put(tmp_path, "cat/{}*3", "cat/frame.{}*3", "dog/{}.png*4")
+    write(tmp_path / "cat" / "Makefile")
+    source = opened(tmp_path)
+    assert len(images(source)["cat"]) == 6
+    assert said(source.notes, "1 without ending in cat")
+
+
+def test_heic_is_read_where_its_library_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "cat/{}.HEIC*3", "dog/{}.heif*3")
+    with pytest.raises(DataError, match=r"3 \.heic in cat \(pip install pillow-heif"):
+        opened(tmp_path)
+    for room in (decode, __import__("clipdrift.data.tree", fromlist=["tree"])):
+        monkeypatch.setattr(room, "heif_installed", lambda: True)
+    assert opened(tmp_path).passed == ()
+
+
+def test_what_systems_leave_behind_is_ignored(tmp_path: Path) -> None:
+    put(
+        tmp_path, "cat/{}.png*3", "dog/{}.png*3", "__MACOSX/cat/._{}.png*3", "cat/.ipynb_checkpoints/{}.png*2"
+    )
+    put(tmp_path, "@eaDir/{}.jpg*2", "cat/@eaDir/{}.jpg*2", "cat/._{}.png*2", "lost+found/{}.png*1")
+    for name in (".DS_Store", "cat/Thumbs.db", "desktop.ini"):
+        write(tmp_path / name)
+    source = opened(tmp_path)
+    assert source.classes == TWO
+    assert sum(map(len, images(source).values())) == 6
+    assert (source.notes, source.passed) == ((), ())
+
+
+def test_names_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    put(tmp_path, f"train/{composed}/{{}}.png*3", "train/bar/{}.png*3")
+    put(tmp_path, f"test/{decomposed}/{{}}.png*3", "test/bar/{}.png*3")
+    source = opened(tmp_path)
+    assert source.classes == ("bar", composed)
+    put(tmp_path, f"train/{decomposed}/{{}}.png*3")
+    with pytest.raises(DataError, match="in different Unicode forms"):
+        opened(tmp_path)
+
+
+def test_file_names_in_another_encoding(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8: images are read and shown, a class of such a name is refused."""
+    put(tmp_path, "cat/{}.png*3", "dog/{}.png*3")
+    with open(os.fsencode(tmp_path / "cat") + b"/caf\xe9.png", "wb") as file:
+        file.write(picture())
+    files = images(opened(tmp_path))["cat"]
+    assert any(file.endswith(r"caf\xe9.png") for file in files)
+    os.mkdir(os.fsencode(tmp_path) + b"/\xe9l\xe9phant")
+    with open(os.fsencode(tmp_path) + b"/\xe9l\xe9phant/1.png", "wb") as file:
+        file.write(picture())
+    with pytest.raises(DataError, match="not UTF-8; rename it") as error:
+        opened(tmp_path)
+    str(error.value).encode()
+
+
+def test_numbered_folders_are_in_numeric_order(tmp_path: Path) -> None:
+    """Names by position mean the numbers; the mapping is said once."""
+    put(tmp_path, *(f"{number}/{{}}.png*2" for number in range(12)))
+    given = tuple(f"name {letter}" for letter in "abcdefghijkl")
+    source = opened(tmp_path, classes=given)
+    for number, name in enumerate(given):
+        assert all(f"/{number}/" in file for file in images(source)[name])
+    assert source.own_names == tuple(map(str, range(12)))
+    assert said(source.notes, "2 = name c", "10 = name k")
+    put(tmp_path, "07/{}.png*2")
+    with pytest.raises(DataError, match=r"'07' and '7' are the same number"):
+        opened(tmp_path)
+
+
+def test_a_catalog_set_in_numbered_folders_has_its_names(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{number}/{{}}.png*2" for number in range(10)))
+    source = opened(tmp_path, "cifar10")
+    assert source.classes[:2] == ("airplane", "automobile")
+    assert said(source.notes, "the catalog's names of cifar10: 0 = airplane")
+
+
+def test_images_without_class_beside_class_folders_are_said(tmp_path: Path) -> None:
+    source = opened(put(tmp_path, "cat/{}.png*3", "dog/{}.png*3", "{}.png*2"))
+    assert said(source.notes, "2 images beside the class folders have no class")
+    assert [(one.place, one.count) for one in source.passed] == [(".", 2)]
+
+
+def test_the_class_of_images_that_are_only_looked_at(tmp_path: Path) -> None:
+    """`--images FOLDER` reads every image; splits, helpers and years are no classes there either."""
+    put(tmp_path, "train/cat/2020/{}.png*2", "test/dog/images/{}.png*2", "val/{}.png*1")
+    found, passed = all_images(tmp_path)
+    paths = [Path(found.where(i)) for i in range(len(found))]
+    assert class_level(tmp_path, paths) == ["dog", "dog", "cat", "cat", ""]
+    assert passed == ()
+    assert np.all(found.labels == 0)
