@@ -85,8 +85,6 @@ def transfer(
     """
     size = tower_of(base.model).geometry.image_size
     source = open_source(spec, image_size=size, parts=("test",))
-    for note in source.notes:
-        factory.reporter.note(note)
     deck, counted = factory.part(spec, source)
     labels = torch.from_numpy(deck.labels)
     sides = (base, texts_of(base, tuned)), (tuned, texts_of(tuned, base))

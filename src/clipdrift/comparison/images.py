@@ -245,8 +245,6 @@ def _of_source(
         files = images.store.paths
         captions, said = captions_of(folder, [files[images.rows[i]] for i in kept])
         notes = (*notes, *said)
-    for note in notes:
-        factory.reporter.note(note)
     facts = ProbeImages(
         source=spec.path or spec.name,
         count=len(deck),

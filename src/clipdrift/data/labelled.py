@@ -143,7 +143,7 @@ def open_labelled(
         preprocess: Of the model to be made.
         cache: Where decoded images are kept.
         progress: Called with images done and images in all while decoding.
-        warn: Told of a cached file that was damaged.
+        warn: Told of what was guessed or left out, and of a cached file that was damaged.
 
     Raises:
         DataError: The data cannot be opened, or a class has too few images.
@@ -151,6 +151,8 @@ def open_labelled(
     source = open_source(config.data, image_size=config.image_size, parts=("train",))
     if source.train is None:
         raise DataError(f"{source.name}: no training images")
+    for note in source.notes:
+        warn(note)
     pixels = load_pixels(source.train, preprocess, cache / "pixels", progress=progress, warn=warn)
     for name, count in zip(source.classes, np.bincount(pixels.labels).tolist(), strict=True):
         if count <= config.held_out_per_class:

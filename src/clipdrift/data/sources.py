@@ -165,7 +165,7 @@ def fingerprint_path(path: str | Path) -> str:
         listed = sorted((file.relative_to(root).as_posix(), _size(file)) for file in walk(root))
     digest = hashlib.sha256()
     for name, size in listed:
-        digest.update(f"{len(name)}:{name}:{size};".encode())
+        digest.update(f"{len(name)}:{name}:{size};".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]
 
 

@@ -92,10 +92,13 @@ def load_files(files: Mapping[str, list[Path]], wanted: Mapping[str, str], data:
     for part, split in wanted.items():
         if split not in files:
             raise DataError(missing_split(data, part, split, files))
-        paths = [str(path) for path in files[split]]
+        filled = [path for path in files[split] if not _is_empty(path)]
+        if not filled:
+            raise DataError(f"{data}: split {split!r} has no rows; write it again or name another")
+        paths = [str(path) for path in filled]
         try:
-            with _progress_for_people():
-                tables[part] = _without_views(files[split]) or load_dataset(
+            with _progress_for_people(), _errors_once():
+                tables[part] = _without_views(filled) or load_dataset(
                     # "train" here is what `datasets` calls a list of files without splits.
                     "parquet",
                     data_files=paths,
@@ -107,6 +110,16 @@ def load_files(files: Mapping[str, list[Path]], wanted: Mapping[str, str], data:
                 f"{data}: split {split!r} cannot be read as parquet ({reason}); copy it again"
             ) from error
     return tables
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a file says itself that it has no rows, which `datasets` fails on."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        return bool(parquet.read_metadata(path).num_rows == 0)
+    except (ArrowException, OSError, ValueError):
+        return False  # whoever reads it says what is wrong with it
 
 
 def _without_views(paths: list[Path]) -> Dataset | None:
@@ -232,6 +245,19 @@ def _load_other(hub: str, wanted: Mapping[str, str], data: str) -> dict[str, Dat
 def missing_split(data: str, part: str, split: str, existing: Mapping[str, object]) -> str:
     """The message for a split that is not there."""
     return f"{data}: no split {split!r}; it has {', '.join(sorted(existing))}; set `{part}_split`"
+
+
+@contextmanager
+def _errors_once() -> Iterator[None]:
+    """Keep `datasets` from logging an error that it raises as well."""
+    from datasets.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 @contextmanager

@@ -148,21 +148,16 @@ def walk(root: Path) -> Iterator[Path]:
         yield from (Path(folder, file) for file in sorted(files) if not file.startswith("."))
 
 
-def passed_over(
-    root: Folder, read: frozenset[Path] | set[Path], unasked: Mapping[str, str] | None = None
-) -> tuple[PassedOver, ...]:
+def passed_over(root: Folder, read: frozenset[Path] | set[Path]) -> tuple[PassedOver, ...]:
     """Count everything below ``root`` that is not in ``read``.
 
     Args:
         root: The data set's folder.
-        read: Images and tables that were read.
-        unasked: Folders directly in ``root`` that hold a known part nobody asked for here: not counted.
+        read: Images and tables that were read, or would be for a part that was not asked for.
     """
     counts: Counter[tuple[str, str]] = Counter()
     for folder in root.walk():
         parts = folder.path.relative_to(root.path).parts
-        if parts and parts[0] in (unasked or {}):
-            continue
         place = "/".join(parts[:2]) or "."
         for path in folder.images:
             if path not in read:

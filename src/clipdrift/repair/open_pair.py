@@ -10,7 +10,6 @@ from clipdrift.comparison.images import ProbeSet, preprocess_of
 from clipdrift.comparison.measuring import LIMIT, open_probe, settle
 from clipdrift.comparison.models import ModelLike
 from clipdrift.comparison.pairs import open_pair
-from clipdrift.config import DataSet
 from clipdrift.data.deck import Deck
 from clipdrift.data.sources import open_source
 from clipdrift.repair import RepairError
@@ -46,12 +45,15 @@ def open_two(base: ModelLike, tuned: ModelLike, merged: bool, options: Options) 
     skip = options.get("skip_bad", False)
     limit = options.get("limit") or LIMIT
     probe = open_probe(pair.base, images, limit, seed, prepared, cache, place, skip, reporter)
-    sets = {}
+    sets, said = {}, list(probe.facts.notes)
     for spec in specs:
         assert prepared is not None  # there is a tokenizer, and with it came the preprocessing
         factory = DeckFactory(prepared, cache, place, reporter, seed, skip)
-        sets[spec.name] = _zero_shot(spec, factory, pair.shape.image_size)
-    head, record, said = head_beside(tuned, probe)
+        source = open_source(spec, image_size=pair.shape.image_size, parts=("test",))
+        said += source.notes
+        sets[spec.name] = ZeroShot(factory.part(spec, source)[0], source.classes, source.prompts[:1])
+    head, record, more = head_beside(tuned, probe)
+    said += more
     if len(probe) < FEW:
         said.append(f"Only {len(probe)} images were read: take small differences for noise.")
     measurer = StepMeasurer(
@@ -78,11 +80,6 @@ def open_two(base: ModelLike, tuned: ModelLike, merged: bool, options: Options) 
         test_of="",
         notes=(*pair.notes, *notes, *said),
     )
-
-
-def _zero_shot(spec: DataSet, factory: DeckFactory, image_size: int) -> ZeroShot:
-    source = open_source(spec, image_size=image_size, parts=("test",))
-    return ZeroShot(factory.part(spec, source)[0], source.classes, source.prompts[:1])
 
 
 def _deck(probe: ProbeSet, place: torch.device) -> Deck:

@@ -1,0 +1,170 @@
+"""Levels of a data folder: which folders are splits, which are classes, and which could be either."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from clipdrift.data.class_folders import FolderClasses
+from clipdrift.data.errors import DataError
+from clipdrift.data.folder_words import exact_split_of, is_helper, is_split, split_of
+from clipdrift.data.images import shown
+from clipdrift.data.tree import Folder
+
+_DATE = re.compile(r"(19|20)\d\d([-_.]?\d\d){0,2}")
+
+
+def descended(tree: Folder, notes: list[str], named: Mapping[str, str]) -> Folder:
+    """Go into folders that hold all the rest, as archives unpacked into a folder of their own do."""
+    base = tree
+    while not base.images:
+        holding = [child for child in base.folders.values() if child.below]
+        if len(holding) > 1:  # images beside annotations: helpers that hold no classes are no obstacle
+            holding = [child for child in holding if not is_helper(child.name) or _holds_folders(child)]
+            helpers = [child for child in base.folders.values() if child.below and is_helper(child.name)]
+            if len(holding) != 1 or not is_helper(holding[0].name) or len(helpers) < 2:
+                break
+        if len(holding) != 1 or is_split(holding[0].name) or holding[0].name in named.values():
+            break
+        inner = [name for name, child in holding[0].folders.items() if child.below]
+        if (
+            holding[0].images
+            or not inner
+            or (not is_helper(holding[0].name) and all(map(_says_nothing, inner)))
+        ):
+            break
+        base = holding[0]
+    if base is not tree:
+        notes.append(f"{shown(tree.path)}: read in {shown(base.path.relative_to(tree.path))}")
+    return base
+
+
+def _holds_folders(folder: Folder) -> bool:
+    return any(child.below for child in folder.folders.values())
+
+
+def split_folders(
+    base: Folder, parts: Sequence[str], splits: Mapping[str, str], named: bool, notes: list[str]
+) -> dict[str, Folder] | None:
+    """The folder of each part; ``None`` where no folders are splits that hold class folders."""
+    candidates = {
+        name: child for name, child in base.folders.items() if _holds_folders(child) and not child.images
+    }
+    if not named:
+        exact = [name for name in candidates if exact_split_of(name)]
+        joined = {split_of(name) for name in candidates}
+        if not exact and not {"train", "test"} <= joined:
+            return None
+    found, missing = {}, None
+    for part in parts:
+        name = splits[part]
+        if name in base.folders:
+            found[part] = base.folders[name]
+            continue
+        like = [child for key, child in candidates.items() if split_of(key) == part]
+        if named or len(like) != 1:
+            missing = missing or name
+            continue
+        found[part] = like[0]
+        notes.append(f"{shown(base.path)}: {shown(like[0].name)!r} is taken for the {part} split")
+    if missing:
+        raise DataError(
+            f"{shown(base.path)}: no split {missing!r}; it has {_listed(map(shown, base.folders))}; "
+            "set `train_split` and `test_split`"
+        )
+    return {part: _unwrapped(folder, notes) for part, folder in found.items()}
+
+
+def _unwrapped(split: Folder, notes: list[str]) -> Folder:
+    """Go into the one folder of a split that is named as a split or a helper, as ``seg_train/seg_train``."""
+    holding = [child for child in split.folders.values() if child.below]
+    if split.images or len(holding) != 1 or not (is_split(holding[0].name) or is_helper(holding[0].name)):
+        return split
+    if holding[0].images or not _holds_folders(holding[0]):
+        return split
+    notes.append(f"{shown(split.path)}: read in {shown(holding[0].name)}")
+    return holding[0]
+
+
+def holds_classes(split: Folder) -> bool:
+    """Whether any folder in it can be a class."""
+    return any(
+        child.below and not is_helper(name) and not is_split(name) for name, child in split.folders.items()
+    )
+
+
+def no_classes(base: Folder) -> str | None:
+    """Why the folders in ``base`` are no classes; ``None`` where they may be."""
+    holding = [name for name, child in base.folders.items() if child.below]
+    if not holding:
+        return (
+            f"{shown(base.path)}: {len(base.images)} images without class folders, and no table of their "
+            "labels; put them in <class>/ or add metadata.csv with the columns file_name,label"
+        )
+    exact = {exact_split_of(name) for name in holding} - {None}
+    # "train" may well be a class of vehicles; "test" and "masks" beside one other folder hardly are classes.
+    odd = [name for name in holding if exact_split_of(name) in ("test", "other") or is_helper(name)]
+    unlike = [name for name in holding if not is_split(name) and not is_helper(name)]
+    if not unlike or {"train", "test"} <= exact or (odd and len(unlike) < 2):
+        return (
+            f"{shown(base.path)}: {_listed(map(shown, holding))} are names of splits or helpers and no "
+            "classes, and no table of labels was found; put images in <split>/<class>/ or <class>/, or add "
+            "metadata.csv with the columns file_name,label"
+        )
+    return None
+
+
+def splits_inside(base: Folder, notes: list[str]) -> dict[str, FolderClasses] | None:
+    """Classes that are divided into splits themselves (``cat/train``, ``cat/test``), by part."""
+    classes = [child for child in base.folders.values() if child.below]
+    inside = [{split_of(name) for name, part in child.folders.items() if part.below} for child in classes]
+    if not any("train" in one or "test" in one for one in inside):
+        return None
+    if any(
+        child.images or None in one or not {"train", "test"} <= one
+        for child, one in zip(classes, inside, strict=True)
+    ):
+        raise DataError(
+            f"{shown(base.path)}: some class folders are divided into splits and others not, or not alike; "
+            "put images in train/<class>/ and test/<class>/"
+        )
+    notes.append(f"{shown(base.path)}: splits are read inside the class folders")
+    found = {}
+    for part in ("train", "test"):
+        folders = {
+            child.name: [
+                path for name, f in child.folders.items() if split_of(name) == part for path in f.below
+            ]
+            for child in classes
+        }
+        found[part] = FolderClasses(base.path, folders)
+    return found
+
+
+def refuse_two_levels(base: Folder, classes: int | None) -> None:
+    """Refuse two levels of folders of which either may name the classes, unless their number tells."""
+    holding = [child for child in base.folders.values() if child.below]
+    inner = [
+        {name for name, folder in child.folders.items() if folder.below and not _says_nothing(name)}
+        for child in holding
+    ]
+    if len(holding) < 2 or any(child.images for child in holding) or len(inner[0]) < 2:
+        return
+    if any(one != inner[0] for one in inner) or (classes == len(holding) != len(inner[0])):
+        return
+    raise DataError(
+        f"{shown(base.path)}: each of {_listed(shown(c.name) for c in holding)} holds "
+        f"{_listed(map(shown, inner[0]))}; which of the two levels names the classes is not clear: give "
+        "`classes` for the upper level, name splits with `train_split` and `test_split`, or leave one level"
+    )
+
+
+def _says_nothing(name: str) -> bool:
+    """Whether a folder's name is a year or a date, or what kind of files it holds."""
+    return _DATE.fullmatch(name) is not None or is_helper(name)
+
+
+def _listed(names: Iterable[str], most: int = 12) -> str:
+    listed = sorted(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return (", ".join(listed[:most]) or "nothing") + more
