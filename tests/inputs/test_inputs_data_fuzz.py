@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import itertools
 import json
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from odd_folders import FOLDER_PARTS, HELPERS, SPLITS, Part, configurations, write_parts
 from safetensors.torch import load_file, save_file
+from searching import RANDOM, say, spend, toml_lines
 
-from clipdrift.cli import main
 from clipdrift.config.models import DataSet
 from clipdrift.data.errors import DataError
 from clipdrift.data.sources import open_source
@@ -28,10 +24,7 @@ from clipdrift.reporting.summary import summary
 from clipdrift.reporting.tables import questions_tables
 from clipdrift.study.tables import Tables
 
-QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 NO_CLASSES = {name.lower() for name in (*SPLITS, *HELPERS)}
-RANDOM = time.time_ns() % 2**31
-"""Where the long searches begin; the short ones see the same examples every time."""
 COMMANDS = ("compare", "page", "transfer", "train", "train", "interpolate")
 
 
@@ -43,21 +36,6 @@ def _own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
         datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "fuzz-datasets"
     )
     monkeypatch.setenv("CLIPDRIFT_CACHE", str(tmp_path_factory.getbasetemp() / "fuzz-cache"))
-
-
-def say(*arguments: object) -> str:
-    """Run a command in this process; an error's one line, or nothing. Anything else fails the test."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    told = err.getvalue()
-    assert ended.value.code in (0, None, 2), told
-    assert "Traceback" not in told
-    told.encode()  # whatever names are in it can be printed
-    if ended.value.code == 2:
-        assert len([line for line in told.splitlines() if line.startswith("error: ")]) == 1, told
-        assert len(told) < 2_000
-    return told
 
 
 @contextlib.contextmanager
@@ -78,16 +56,8 @@ def run_file(place: Path, model: Path, data: Path, transfer: str) -> Path:
     }
     content["data"] |= {"validation_per_class": 1, "probe_per_class": 2}
     file = place / "run.toml"
-    file.write_text("\n".join(_lines(content)))
+    file.write_text("\n".join(toml_lines(content)))
     return file
-
-
-def _lines(table: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _lines(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key} = {json.dumps(value)}"
 
 
 def check_folder(parts: list[Part], command: str, model: Path, other: Path) -> None:
@@ -148,31 +118,6 @@ def check_runs(rows: list[tuple[str, ...]]) -> None:
 
 
 FOLDERS: dict[str, Any] = {"parts": FOLDER_PARTS, "command": st.sampled_from(COMMANDS)}
-
-
-def spend(seconds: float, check: Callable[..., None], start: int = 0, **drawn: st.SearchStrategy[Any]) -> int:
-    """Check examples, ten at a time, until the time is over; how many there were."""
-    end, seen = time.monotonic() + seconds, 0
-    for number in itertools.count(start):
-        if time.monotonic() > end:
-            return seen
-
-        @seed(number)
-        @settings(
-            max_examples=10,
-            phases=[Phase.generate],
-            deadline=None,
-            database=None,
-            suppress_health_check=QUIET,
-        )
-        @given(**drawn)
-        def one(**example: Any) -> None:
-            nonlocal seen
-            seen += 1
-            check(**example)
-
-        one()
-    raise AssertionError
 
 
 @pytest.fixture(scope="module")

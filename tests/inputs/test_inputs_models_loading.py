@@ -116,7 +116,41 @@ def test_a_prefix_of_every_weight_is_left_out_and_said(
 
 def test_a_prefix_of_some_weights_is_named(folder: Path) -> None:
     rewrite(folder, lambda w: {("module." if "text" in n else "") + n: t for n, t in w.items()})
-    assert "missing" in refused(folder)
+    assert re.search(r": module\. is in the names of \d+ weights and not of the others", refused(folder))
+
+
+def test_a_compiled_part_is_named(folder: Path) -> None:
+    rewrite(
+        folder, lambda w: {n.replace("vision_model.", "vision_model._orig_mod."): t for n, t in w.items()}
+    )
+    assert "_orig_mod. is in the names of" in refused(folder)
+
+
+def test_weights_in_several_files(folder: Path) -> None:
+    """Loaded to the bit; a file that is missing is named."""
+    whole = load(folder).model.state_dict()
+    CLIPModel.from_pretrained(folder).save_pretrained(folder, max_shard_size="40KB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    parts = sorted(folder.glob("model-*-of-*.safetensors"))
+    assert len(parts) > 2
+    loaded = load(folder).model.state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in whole.items())
+    parts[1].unlink()
+    assert f"1 of {len(parts)} files of weights are missing, for example {parts[1].name}" in refused(folder)
+
+
+def test_pickled_weights_beside_their_configuration(folder: Path) -> None:
+    """``pytorch_model.bin`` of older releases is read without running anything; what is broken is refused."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    assert torch.equal(load(folder).model.logit_scale, weights["logit_scale"])
+    torch.save({f"module.{name}": weight for name, weight in weights.items()}, folder / "pytorch_model.bin")
+    assert "module. is in the names of" in refused(folder)
+    torch.save(weights | {"logit_scale": torch.tensor(float("nan"))}, folder / "pytorch_model.bin")
+    assert "logit_scale (1 nan" in refused(folder)
+    torch.save(shutil.rmtree, folder / "pytorch_model.bin")  # code in place of weights
+    assert "the weights cannot be loaded" in refused(folder)
 
 
 def test_a_trainers_checkpoint_borrows_from_base(tiny_clip_dir: Path, tmp_path: Path) -> None:
@@ -155,10 +189,19 @@ def test_an_index_without_its_file(folder: Path) -> None:
     assert "1 of 1 files of weights are missing" in refused(folder)
 
 
-def test_a_byte_order_mark_is_skipped(folder: Path) -> None:
-    for file in (folder / "preprocessor_config.json",):
-        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
-    assert load(folder).image_size == 16
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_skipped(folder: Path, encoding: str) -> None:
+    """Before any of a model's files; said, and messages still name the folder that was given."""
+    plain = load(folder)
+    for file in folder.glob("*.json"):
+        file.write_text(file.read_text(encoding="utf-8"), encoding=encoding)
+    found = load(folder)
+    assert found.image_size == 16
+    assert torch.equal(found.model.logit_scale, plain.model.logit_scale)
+    assert found.tokenizer("a cat").input_ids == plain.tokenizer("a cat").input_ids
+    assert sum("a byte order mark before config.json was skipped" in note for note in found.notes) == 1
+    (folder / "preprocessor_config.json").write_text("{")
+    assert str(folder) in refused(folder)
 
 
 # --- what is left

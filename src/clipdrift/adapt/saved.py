@@ -16,6 +16,7 @@ from clipdrift.config import ModelConfig
 from clipdrift.errors import one_line
 from clipdrift.model.clip import BrokenWeightsError, Clip, ModelError, load
 from clipdrift.model.finite import broken_tensors
+from clipdrift.model.folders import unmarked
 from clipdrift.model.quiet import quiet
 
 
@@ -56,9 +57,9 @@ def attach_adapter(clip: Clip, folder: Path) -> Clip:
         raise BrokenWeightsError(f"{folder}: {said}")
     saved = set(tensors)
     try:
-        with quiet(), warnings.catch_warnings():
+        with quiet(), warnings.catch_warnings(), unmarked(folder) as (readable, _):
             warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error, below
-            model = PeftModel.from_pretrained(clip.model, str(folder))
+            model = PeftModel.from_pretrained(clip.model, str(readable))
     except Exception as error:  # peft and torch raise many kinds for an adapter of another model
         said = one_line(error, 300)
         raise ModelError(f"{folder}: the adapter does not fit {clip.name}: {said}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -96,7 +97,7 @@ def transfer(
         embedded = embed(side.model, images, batch_size, factory.reporter.advance)
         features = class_features(clip, source.classes, source.prompts[:1])
         cosine = _cosines(embedded, features)
-        logits.append(_scale(clip) * cosine)
+        logits.append(_scale(clip, side.name) * cosine)
         right.append(_percent(cosine, labels))
         if len(source.prompts) > 1:
             features = class_features(clip, source.classes, source.prompts)
@@ -128,9 +129,13 @@ def _percent(scores: Tensor, labels: Tensor) -> float:
 
 
 @torch.no_grad()
-def _scale(clip: Clip) -> float:
+def _scale(clip: Clip, name: str) -> float:
     """The temperature by which a model turns cosines into logits."""
-    return float(clip.model.logit_scale.detach().float().exp())
+    log = clip.model.logit_scale.detach().float()
+    scale = float(log.exp())
+    if not math.isfinite(scale):
+        raise PairError(f"{name}: its logit scale, exp({float(log):g}), is beyond any number; it is broken")
+    return scale
 
 
 def same_texts(base: OpenedModel, tuned: OpenedModel) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clipdrift import formulas
 from clipdrift.formulas import weight_drift
+from clipdrift.measures.errors import defined
 
 _BLOCK = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.")
 
@@ -30,6 +31,9 @@ def weights(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[s
     Args:
         before: the backbone's weights as :func:`clipdrift.model.weights.effective_weights` names them.
         after: the adapted model's.
+
+    Raises:
+        MeasureError: weights of the backbone that are all zero, of which no share can be told.
     """
     tower = [name for name in before if name.startswith("vision_model.")]
     blocks: dict[int, list[str]] = {}
@@ -90,23 +94,27 @@ def spectra(
     Args:
         threshold, top: of :func:`clipdrift.formulas.intruder_dimensions`.
         progress: told after each matrix.
+
+    Raises:
+        MeasureError: a matrix of zeros on either side.
     """
     pairs = _matrices(before)
     out = []
     for done, (block, kind, name) in enumerate(pairs, start=1):
         old, new = before[name].detach().float().cpu(), after[name].detach().float().cpu()
         if bool((old != new).any()):
-            values = formulas.singular_values(new - old)
-            scale = formulas.singular_values(old)[0]
-            out.append(
-                Spectrum(
-                    block=block,
-                    kind=kind,
-                    effective_rank=float(formulas.effective_rank(values)),
-                    intruders=int(formulas.intruder_dimensions(old, new, threshold=threshold, top=top)),
-                    largest=tuple((values[:16] / scale).tolist()),
+            with defined(f"spectrum of block {block} {kind}", "compare without spectra"):
+                values = formulas.singular_values(new - old)
+                scale = formulas.singular_values(old)[0]
+                out.append(
+                    Spectrum(
+                        block=block,
+                        kind=kind,
+                        effective_rank=float(formulas.effective_rank(values)),
+                        intruders=int(formulas.intruder_dimensions(old, new, threshold=threshold, top=top)),
+                        largest=tuple((values[:16] / scale).tolist()),
+                    )
                 )
-            )
         if progress:
             progress(done, len(pairs))
     return out
@@ -130,4 +138,5 @@ def _number(name: str) -> int:
 
 
 def _moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor], names: list[str]) -> float:
-    return float(weight_drift({n: before[n] for n in names}, {n: after[n] for n in names}))
+    with defined(f"weight drift of {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"):
+        return float(weight_drift({n: before[n] for n in names}, {n: after[n] for n in names}))

@@ -19,7 +19,14 @@ from clipdrift.data.preprocess import Preprocess
 from clipdrift.errors import one_line
 from clipdrift.model.base import BrokenWeightsError, Clip, ModelError, check_finite, on_side
 from clipdrift.model.families import FAMILIES, REFUSED, ModelFamily
-from clipdrift.model.folders import strange_prefix, why_no_model, why_no_towers, why_unreadable
+from clipdrift.model.folders import (
+    prefix_of_some,
+    strange_prefix,
+    unmarked,
+    why_no_model,
+    why_no_towers,
+    why_unreadable,
+)
 from clipdrift.model.quiet import quiet
 from clipdrift.model.towers import UnsupportedModelError, tower_of
 
@@ -74,11 +81,21 @@ def load(model: str | Path | ModelConfig, donor: Clip | None = None) -> Clip:
         check_finite(clip.model, config.name)
         return clip
     place = _place(config)
+    if not Path(place).is_dir():
+        return _load(place, config, donor, [])
+    with unmarked(Path(place)) as (readable, marked):
+        notes = [f"{config.name}: a byte order mark before {name} was skipped." for name in marked]
+        try:
+            return _load(str(readable), config, donor, notes)
+        except ModelError as error:  # it may name the copy without marks, which is gone by then
+            raise type(error)(str(error).replace(str(readable), place)) from error.__cause__
+
+
+def _load(place: str, config: ModelConfig, donor: Clip | None, notes: list[str]) -> Clip:
     settings = _json(place, "config.json", config)
     family = _family(settings.get("model_type"), config)
     if why := why_no_towers(settings):
         raise ModelError(f"{config.name}: {why}")
-    notes = []
     lent = donor if donor is not None and Path(place).is_dir() else None
     if lent is not None and not _has(place, _PREPROCESSORS):
         preprocessor = lent.preprocessor
@@ -223,6 +240,12 @@ def _weights(place: str, config: ModelConfig, family: ModelFamily, notes: list[s
     # saved by older releases as weights though they are only a range; transformers rebuilds them
     unexpected = {k for k in report["unexpected_keys"] if not k.endswith("position_ids")}
     mismatched = {str(k[0]) if isinstance(k, tuple) else str(k) for k in report["mismatched_keys"]}
+    if some := prefix_of_some(unexpected, report["missing_keys"]):
+        prefix, count = some
+        raise ModelError(
+            f"{config.name}: {prefix} is in the names of {count} weights and not of the others; take it "
+            "out of them, or save the whole model again"
+        )
     for label, keys in (
         ("of another shape than config.json says", mismatched),
         ("missing", set(report["missing_keys"])),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +95,46 @@ def strange_prefix(folder: Path) -> str | None:
         prefix += found
     own = all(name[len(prefix) :].startswith(_OWN) for name in names)
     return prefix if prefix and own else None
+
+
+def prefix_of_some(unexpected: Collection[str], missing: Collection[str]) -> tuple[str, int] | None:
+    """Prefix that stands before some of the missing weights' names, and before how many; None: none."""
+    for prefix in _PREFIXES:
+        count = sum(name.startswith(prefix) and name[len(prefix) :] in missing for name in unexpected)
+        if count:
+            return prefix, count
+    inside = [name for name in unexpected if "._orig_mod." in name]
+    count = sum(name.replace("._orig_mod.", ".") in missing for name in inside)
+    return ("_orig_mod.", count) if count else None
+
+
+@contextmanager
+def unmarked(folder: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """The folder, or a copy of links in which no JSON file begins with a byte order mark.
+
+    Windows' editors put one there, and no library reads it. Yields the folder to read and the names of files
+    that had one.
+    """
+    marked = {}
+    for file in sorted(folder.glob("*.json")):
+        content = file.read_bytes() if file.is_file() else b""
+        encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
+        if encoding is not None:
+            with suppress(UnicodeDecodeError):  # no text: whoever reads it says so
+                marked[file.name] = content.decode(encoding).encode()
+    if not marked:
+        yield folder, ()
+        return
+    with tempfile.TemporaryDirectory() as place:
+        for file in folder.iterdir():
+            if file.name not in marked:
+                (Path(place) / file.name).symlink_to(file.absolute())
+        for name, content in marked.items():
+            (Path(place) / name).write_bytes(content)
+        yield Path(place), tuple(marked)
+
+
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 def _header(file: Path) -> tuple[int, dict[str, Any]] | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clipdrift import formulas
 from clipdrift.measures import KINDS
+from clipdrift.measures.errors import defined
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +51,17 @@ def find(
     Args:
         before, after: effective weights by name; matrices that did not change have none.
         progress: told after each matrix.
+
+    Raises:
+        MeasureError: a matrix of zeros on either side.
     """
     names = [(name, kind) for name in before if (kind := _kind(name))]
     found = {}
     for done, (name, kind) in enumerate(names, start=1):
         old, new = before[name].detach(), after[name].detach()
         if not torch.equal(old, new):
-            similar = formulas.intruder_similarity(old.float().cpu(), new.float().cpu(), top=top)
+            with defined(f"intruder dimensions of {name}"):
+                similar = formulas.intruder_similarity(old.float().cpu(), new.float().cpu(), top=top)
             chosen = (similar < threshold).nonzero()[:, 0]
             if len(chosen):
                 exact = new.double().cpu()

@@ -112,6 +112,7 @@ class ModelFacts(Frozen):
     width: int
     parameters: int = Field(description="Of image tower and projection.")
     trained: int = Field(description="Trained parameters, the head included.")
+    notes: tuple[str, ...] = Field((), description="What was done to read the backbone.")
 
 
 class Backbone(Frozen):

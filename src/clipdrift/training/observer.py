@@ -86,6 +86,7 @@ class RunObserver:
             width=clip.width,
             parameters=sum(w.numel() for w in self.weights.values()),
             trained=sum(p.numel() for _, p in adapted.parameters()),
+            notes=clip.notes,
         )
 
     def look(self, adapted: Adapted, moment: Moment) -> Point:

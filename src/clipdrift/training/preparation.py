@@ -126,7 +126,7 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
     with on_side("backbone"):
         clip = load(config.model)
     for note in clip.notes:
-        reporter.warn(note)
+        reporter.note(note)
     check_method(clip, config.method)
     check_penalties(config.penalty, clip.blocks)
     clip.model.to(device)
