@@ -14,7 +14,7 @@ import typer
 from clipdrift import __version__
 from clipdrift.cli.comparing import compare
 from clipdrift.cli.figuring import figure
-from clipdrift.cli.options import Cache, Checkpoints, Device, Out, Sets, SkipBad, Track
+from clipdrift.cli.options import Cache, Checkpoints, Deterministic, Device, Out, Sets, SkipBad, Track
 from clipdrift.cli.repairing import interpolate, rewind, soften
 from clipdrift.cli.replicating import replicate
 from clipdrift.cli.reporting import report
@@ -71,6 +71,7 @@ def train(
         bool, typer.Option("--keep-checkpoint", help="Leave the last checkpoint beside the record.")
     ] = False,
     track: Track = None,
+    deterministic: Deterministic = False,
     show: Annotated[
         bool, typer.Option("--show-config", help="Print the whole configuration and stop.")
     ] = False,
@@ -116,6 +117,7 @@ def train(
             auto_batch=auto_batch,
             schedule=CheckpointSchedule(seconds=checkpoint_every),
             track=track or (),
+            deterministic=deterministic,
         )
     console.print(run_table(record, folder.path), soft_wrap=True)  # a path is one line, however long
     if record.status != "done":

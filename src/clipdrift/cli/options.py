@@ -12,6 +12,10 @@ Cache = Annotated[
     Path | None,
     typer.Option("--cache", envvar="CLIPDRIFT_CACHE", help="Decoded images; default ~/.cache/clipdrift."),
 ]
+Deterministic = Annotated[
+    bool,
+    typer.Option("--deterministic", help="Use operations that give the same bits every time, on a GPU too."),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Track = Annotated[
     list[str] | None,

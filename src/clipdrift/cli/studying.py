@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipdrift.cli.options import Cache, Checkpoints, Device, Sets, Track
+from clipdrift.cli.options import Cache, Checkpoints, Deterministic, Device, Sets, Track
 
 study = typer.Typer(
     no_args_is_help=True,
@@ -82,6 +82,7 @@ def run(
     ] = False,
     checkpoint_every: Checkpoints = 60.0,
     track: Track = None,
+    deterministic: Deterministic = False,
     engine: Annotated[str, typer.Option("--engine", help="here: this process. ray: a Ray cluster.")] = "here",
     address: Annotated[
         str | None,
@@ -131,6 +132,7 @@ def run(
         retry_failed=retry_failed,
         checkpoint_every=checkpoint_every,
         track=told,
+        deterministic=deterministic,
     )
     with StudyDisplay(found.name) as display:
         outcomes = work(jobs, how, display)

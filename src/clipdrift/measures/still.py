@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from clipdrift.accelerator import forked_devices
 from clipdrift.model.modes import in_eval_mode
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -26,9 +27,8 @@ def still(model: nn.Module) -> Iterator[None]:
     the random generators are those of before.
     """
     place = next(model.parameters()).device
-    devices = [place] if place.type == "cuda" else []
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(torch.random.fork_rng(devices=forked_devices(place)))
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.autocast(place.type, enabled=False))
         stack.enter_context(_true_float32())

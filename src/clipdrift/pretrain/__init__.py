@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import nn
 from transformers import CLIPModel, PreTrainedTokenizerBase
 
+from clipdrift import accelerator
 from clipdrift.config import PretrainConfig
 from clipdrift.data.corpus import CaptionedBatch, Corpus, DrawnAhead, ObjectsCorpus
 from clipdrift.data.labelled import open_labelled
@@ -79,8 +80,8 @@ def pretrain(
         CheckpointError: ``out`` holds a pretraining with other settings, or a damaged state.
     """
     out.mkdir(parents=True, exist_ok=True)
-    cuda = torch.cuda.is_available()
-    count = 1 if cuda else min(workers or os.cpu_count() or 1, config.parts)
+    on_gpu = accelerator.default_device().type == "cuda"
+    count = 1 if on_gpu else min(workers or os.cpu_count() or 1, config.parts)
     job = _Job(config, out, count, loaders, save_every, stop_after, cache_folder(cache))
     if count > 1:  # decode with a progress bar, before several processes want the same
         _corpus(job, reporter or Silent())
@@ -133,7 +134,7 @@ def _work(job: _Job, rank: int, address: str, reporter: Reporter | None = None) 
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.workers))
         dist.init_process_group("gloo", init_method=address, rank=rank, world_size=job.workers)
     try:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = accelerator.default_device()
         corpus = _corpus(job, reporter)
         reporter.stage("training the tokenizer")
         tokenizer = train_tokenizer(corpus.texts())

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
+from clipdrift import accelerator
 from clipdrift.adapt import Adapted, Setting, adapt, build
 from clipdrift.config import RunConfig
 from clipdrift.listing import MEASURES
@@ -47,6 +48,7 @@ class AttemptOptions:
     save: bool
     keep_checkpoint: bool
     schedule: CheckpointSchedule
+    deterministic: bool = False
 
 
 def attempt(config: RunConfig, job: AttemptOptions) -> Record:
@@ -103,7 +105,7 @@ def attempt(config: RunConfig, job: AttemptOptions) -> Record:
         status=status,
         reason=reason,
         config=config,
-        environment=environment(_device_name(job.device)),
+        environment=_environment(job),
         model=observer.facts(adapted),
         target=inputs.target,
         transfer=transfer,
@@ -117,6 +119,11 @@ def attempt(config: RunConfig, job: AttemptOptions) -> Record:
     )
     folder.finish(record, job.keep_checkpoint)
     return record
+
+
+def _environment(job: AttemptOptions) -> dict[str, Any]:
+    found = environment(accelerator.name_of(job.device))
+    return found | {"deterministic": True} if job.deterministic else found
 
 
 def _transfer_facts(inputs: RunInputs, backbone: Backbone, reporter: Reporter) -> dict[str, DataFacts]:
@@ -188,7 +195,3 @@ class _Clock:
             yield
         finally:
             self.seconds[name] = round(time.perf_counter() - start, 3)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

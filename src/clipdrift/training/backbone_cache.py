@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from clipdrift import accelerator
 from clipdrift.errors import one_line
 from clipdrift.listing import MEASURE_EXTENSIONS
 from clipdrift.model.clip import Clip
@@ -133,7 +134,7 @@ def ingredients(clip: Clip, device: torch.device) -> dict[str, object]:
         "code": _code(Path(__file__).parents[1]),
         "libraries": {name: _version(name) for name in _LIBRARIES},
         "extensions": _extensions(),
-        "processor": _processor(device),
+        "processor": accelerator.processor_of(device),
     }
 
 
@@ -172,10 +173,3 @@ def _source(place: Path) -> str:
     for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _processor(device: torch.device) -> str:
-    """Name the processor; others, and other numbers of threads, take sums in another order."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"

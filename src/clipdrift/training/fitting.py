@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
+from clipdrift import accelerator
 from clipdrift.adapt import Adapted, Penalties
 from clipdrift.config import OptimConfig, RunConfig
 from clipdrift.runs.reporter import Reporter
@@ -120,5 +121,5 @@ def _moments(
 def uses_bf16(config: RunConfig, device: torch.device) -> bool:
     """Whether training autocasts to bfloat16: as asked, or on a GPU that has it."""
     if config.optim.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return accelerator.has_bf16(device)
     return config.optim.precision == "bf16"

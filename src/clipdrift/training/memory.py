@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from clipdrift import accelerator
 from clipdrift.config import RunConfig
 from clipdrift.errors import ClipdriftError, OutOfMemoryError
 
@@ -48,8 +49,10 @@ def out_of_memory_guard(
     except Exception as error:
         if isinstance(error, ClipdriftError) or not is_out_of_memory(error):
             raise
+        free = accelerator.memory_of(device)
+        told = f" ({free})" if free else ""
         raise OutOfMemoryError(
-            f"out of memory on {device} while {part}: {_advice(config, part)}", part
+            f"out of memory on {device}{told} while {part}: {_advice(config, part)}", part
         ) from error
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from clipdrift import accelerator
 from clipdrift.adapt import check_method, check_penalties
 from clipdrift.config import ConfigError, DataConfig, DataSet, ModelConfig, RunConfig
 from clipdrift.data.deck import Deck
@@ -106,13 +107,13 @@ def _resolve_set(spec: DataSet, key: str) -> DataSet:
 def pick_device(name: str) -> torch.device:
     """``auto`` is a GPU where there is one. Raises ConfigError for a device that is not there."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return accelerator.default_device()
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"--device {name}: unknown; legal: auto, cpu, cuda, cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"--device {name}: torch sees no CUDA device here; use --device cpu")
+    if why := accelerator.why_not(device):
+        raise ConfigError(f"--device {name}: {why}")
     return device
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipdrift import accelerator
 from clipdrift.adapt import Adapted
 
 
@@ -63,9 +64,7 @@ class Progress:
         adapted.head.load_state_dict(saved["head"])  # one made of texts is as old as the last look
         optimizer.load_state_dict(saved["optimizer"])
         torch.set_rng_state(saved["random"])
-        device = adapted.clip.model.device
-        if device.type == "cuda" and saved["random_cuda"] is not None:
-            torch.cuda.set_rng_state(saved["random_cuda"], device)
+        accelerator.set_random_state(adapted.clip.model.device, saved["random_cuda"])
         self.step, self.seen = saved["step"], saved["seen"]
         self.loss, self.right = saved["loss"], saved["right"]
         self.due = None if saved["due"] is None else Moment(**saved["due"])
@@ -109,7 +108,7 @@ class Progress:
             "head": self._adapted.head.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "random_cuda": accelerator.random_state(device),
         }
 
     def trained(self) -> set[str]:

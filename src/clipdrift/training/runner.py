@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from clipdrift.config import RunConfig, load_config, parse_config
-from clipdrift.errors import OutOfMemoryError
+from clipdrift import accelerator
+from clipdrift.config import ConfigError, RunConfig, load_config, parse_config
+from clipdrift.errors import OutOfMemoryError, one_line
 from clipdrift.runs.heartbeat import Heartbeat
 from clipdrift.runs.layout import PULSE, RECORD, cache_folder
 from clipdrift.runs.record import DamagedRecordError, Record
@@ -40,6 +39,7 @@ def run(
     auto_batch: bool = False,
     schedule: CheckpointSchedule | None = None,
     track: Sequence[str] = (),
+    deterministic: bool = False,
 ) -> tuple[Record, RunFolder]:
     """Do one run, go on with one that was interrupted, or return its record where it is done already.
 
@@ -55,6 +55,7 @@ def run(
         auto_batch: where memory does not suffice, go on with half as many images at a time.
         schedule: how often a checkpoint is written.
         track: ``tensorboard``, ``wandb``, ``mlflow``: who else is told. One that fails is left out.
+        deterministic: use operations that give the same bits every time, on a GPU too; the record says so.
 
     Raises:
         ConfigError, ModelError, DataError, MeasureError, InactiveAdapterError: in one line what is wrong.
@@ -94,9 +95,10 @@ def run(
                 save,
                 keep_checkpoint,
                 schedule or CheckpointSchedule(),
+                deterministic,
             )
             try:
-                record = _until_it_fits(config, job, auto_batch)
+                record = _done_alike(config, job, auto_batch)
                 tracked.end(record)
                 return record, folder
             finally:
@@ -124,6 +126,20 @@ def _done(folder: RunFolder, reporter: Reporter) -> Record | None:
     return record
 
 
+def _done_alike(config: RunConfig, job: AttemptOptions, auto_batch: bool) -> Record:
+    """Do the run, with the same bits every time where that is wanted."""
+    with accelerator.deterministic(job.deterministic):
+        try:
+            return _until_it_fits(config, job, auto_batch)
+        except RuntimeError as error:
+            if not (job.deterministic and accelerator.lacks_determinism(error)):
+                raise
+            raise ConfigError(
+                f"--deterministic: not possible on {job.device} with this run ({one_line(error)}); "
+                "leave it out"
+            ) from error
+
+
 def _until_it_fits(config: RunConfig, job: AttemptOptions, auto_batch: bool) -> Record:
     """Do the run; where that is wanted and possible, with fewer images at a time until they fit."""
     while True:
@@ -138,8 +154,7 @@ def _until_it_fits(config: RunConfig, job: AttemptOptions, auto_batch: bool) -> 
         sizes = {"training": config.optim.micro_batch, "measuring": config.evaluation.batch_size}
         job.reporter.warn(f"out of memory while {part}; going on with {sizes[part]} images at a time")
         gc.collect()  # the error, which held everything, is gone by now
-        if job.device.type == "cuda":
-            torch.cuda.empty_cache()
+        accelerator.release_memory(job.device)
 
 
 def train(
@@ -152,6 +167,7 @@ def train(
     again: bool = False,
     auto_batch: bool = False,
     track: Sequence[str] = (),
+    deterministic: bool = False,
 ) -> Record:
     """Fine-tune once: :func:`run` for callers outside the package, and what `clipdrift train` does.
 
@@ -164,6 +180,7 @@ def train(
         again: repeat a run that is done already.
         auto_batch: where memory does not suffice, go on with half as many images at a time.
         track: ``tensorboard``, ``wandb``, ``mlflow``: who else is told; one that fails is left out.
+        deterministic: use operations that give the same bits every time, on a GPU too; the record says so.
 
     Returns:
         The record; it also lies in ``out/<key>/record.json``, the weights beside it. A run that was
@@ -186,5 +203,6 @@ def train(
         again=again,
         auto_batch=auto_batch,
         track=track,
+        deterministic=deterministic,
     )
     return found

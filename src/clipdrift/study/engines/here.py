@@ -53,6 +53,7 @@ def _do(job: StudyJob, how: StudyOptions, watcher: StudyWatcher) -> JobOutcome:
             auto_batch=how.auto_batch,
             schedule=CheckpointSchedule(seconds=how.checkpoint_every),
             track=how.track,
+            deterministic=how.deterministic,
         )
     except BusyError as error:
         return JobOutcome(job.key, "elsewhere", str(error))

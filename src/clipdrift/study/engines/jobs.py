@@ -54,6 +54,7 @@ class StudyOptions:
     retry_failed: bool = False
     checkpoint_every: float = 60.0
     track: tuple[str, ...] = ()
+    deterministic: bool = False
 
 
 class StudyWatcher(Protocol):

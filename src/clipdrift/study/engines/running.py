@@ -33,6 +33,7 @@ def run_study(
     keep_weights: bool = False,
     retry_failed: bool = False,
     track: Sequence[str] = (),
+    deterministic: bool = False,
     engine: Engine = run_here,
     watcher: StudyWatcher | None = None,
 ) -> pd.DataFrame:
@@ -48,6 +49,7 @@ def run_study(
         keep_weights: keep the adapted weights of every run.
         retry_failed: try runs again that failed before.
         track: ``tensorboard``, ``wandb``, ``mlflow``: who else is told of each run as it goes.
+        deterministic: use operations that give the same bits every time, on a GPU too.
         engine: who does the runs; `clipdrift.study.engines.pick_engine("ray")` for a Ray cluster.
         watcher: told how it goes.
 
@@ -65,7 +67,13 @@ def run_study(
     write_study_manifest(root, manifest)
     place = cache_folder(None if cache is None else Path(cache))
     how = StudyOptions(
-        root, place, device, keep_weights=keep_weights, retry_failed=retry_failed, track=known(track)
+        root,
+        place,
+        device,
+        keep_weights=keep_weights,
+        retry_failed=retry_failed,
+        track=known(track),
+        deterministic=deterministic,
     )
     engine(jobs, how, watcher or SilentWatcher())
     return runs_frame(records_in(root, manifest.keys), manifest.labels)
