@@ -53,8 +53,8 @@ def one_line(error: object, most: int = 200) -> str:
     nothing. A path or an address is left whole or left out."""
     text = " ".join(str(error).split())
     if len(text) > most:
-        kept = text[:most].rpartition(" ")[0] if " " in text[:most] else text[: most - 1]
-        text = f"{kept.rstrip(' ,;:')} …"
+        words = text[: most - 1].rpartition(" ")[0]
+        text = f"{words.rstrip(' ,;:') or text[: most - 2]} …"
     return text or type(error).__name__
 
 
