@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 
-.PHONY: demo test test-all test-open-clip check bench docs pretrain evidence evidence-report clean
+.PHONY: demo test test-all test-open-clip gpu-check gpu-wheels check bench docs pretrain evidence evidence-report clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -26,7 +26,8 @@ test: $(READY)  # everything but the slow tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-all: $(READY)  # slow ones too
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow or not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not cuda"
+	$(MAKE) gpu-check DEVICE=cpu SMALL=1 OUT=runs/gpu-rehearsal
 
 # An environment laid over the first one, so that torch is not installed again. OpenCLIP imports torchvision, of
 # which 0.16.2 is the last release that can be imported beside a torch that it was not built for.
@@ -45,6 +46,34 @@ $(OVERLAY)/.ready: $(READY)
 
 test-open-clip: $(OVERLAY)/.ready  # reading and loading OpenCLIP's models, which the default suite leaves out
 	$(OVERLAY)/bin/python -m pytest -W "ignore:Failed to load image Python extension:UserWarning" tests/openclip
+
+# The check for a machine with a GPU: docs/gpu.md. It runs with that machine's own Python and installs nothing. With
+# DEVICE=cpu it is rehearsed here in an environment that has what such a machine has, and not all that clipdrift needs.
+OUT ?= runs/gpu-check
+DEVICE ?= cuda
+SMALL ?=
+WHEELS := .wheels
+REHEARSAL := .venv-gpu
+PYTHON312 ?= $(shell python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null || ls $$HOME/.pyenv/versions/3.12*/bin/python 2>/dev/null | tail -1)
+
+gpu-wheels: $(READY)  # with a network: small wheels that a machine with a GPU may lack
+	$(BIN)/python tools/gpu/wheels.py $(WHEELS)
+
+$(WHEELS)/.ready: $(READY) tools/gpu/wheels.py
+	$(BIN)/python tools/gpu/wheels.py $(WHEELS)
+	@touch $@
+
+$(REHEARSAL)/.ready: tools/gpu/machine.txt
+	@test -n "$(PYTHON312)" || { echo "no Python 3.12 found; say make gpu-check ... PYTHON312=/path/to/python3.12"; exit 1; }
+	rm -rf $(REHEARSAL)
+	$(PYTHON312) -m venv $(REHEARSAL)
+	$(REHEARSAL)/bin/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r tools/gpu/machine.txt
+	$(REHEARSAL)/bin/python -m pip uninstall --quiet --yes --disable-pip-version-check pydantic pydantic-core datasets
+	@touch $@
+
+gpu-check: $(if $(filter cpu,$(DEVICE)),$(WHEELS)/.ready $(REHEARSAL)/.ready)  # prove and measure on a GPU
+	$(if $(filter cpu,$(DEVICE)),$(REHEARSAL)/bin/python,$(PYTHON)) tools/gpu_check.py --out $(OUT) --device $(DEVICE) \
+	  --wheels $(WHEELS) $(if $(SMALL),--small) $(if $(wildcard $(DATA)/land-use-7),--data $(DATA))
 
 check: $(READY)  # style, types, directions of imports, sizes of files
 	$(BIN)/ruff check --no-cache  # what it remembers of imports goes stale when a module moves
@@ -85,4 +114,4 @@ evidence-report: $(READY)  # report, page of findings and the README's table, fr
 	$(BIN)/python tools/evidence.py write $(EVIDENCE)
 
 clean:
-	rm -rf .venv .venv-open-clip runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-open-clip .venv-gpu .wheels runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
