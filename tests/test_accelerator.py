@@ -138,6 +138,13 @@ def test_the_message_of_a_full_gpu_says_what_is_free(fake: FakeCuda, lab: Lab) -
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 
+def test_nothing_else_names_torchs_cuda_functions() -> None:
+    """What holds for a GPU alone would otherwise be run there for the first time."""
+    package = Path(accelerator.__file__).parent
+    found = [path.name for path in package.rglob("*.py") if "torch.cuda" in path.read_text()]
+    assert found == ["accelerator.py"]
+
+
 def test_determinism_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     with accelerator.deterministic(False):

@@ -199,7 +199,7 @@ def test_a_catalog_set_in_numbered_folders_has_its_names(tmp_path: Path) -> None
     put(tmp_path, *(f"{number}/{{}}.png*2" for number in range(10)))
     source = opened(tmp_path, "cifar10")
     assert source.classes[:2] == ("airplane", "automobile")
-    assert said(source.notes, "the catalog's names of cifar10: 0 = airplane")
+    assert said(source.notes, "as the catalog names cifar10's: 0 = airplane")
 
 
 def test_images_without_class_beside_class_folders_are_said(tmp_path: Path) -> None:

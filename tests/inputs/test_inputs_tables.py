@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import io
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +145,43 @@ def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+def archive(path: Path, *endings: str, count: int = 6) -> None:
+    """A shard of a WebDataset."""
+    contents: dict[str, Callable[[int], bytes]] = {
+        ".png": picture,
+        ".cls": lambda i: str(i % 2).encode(),
+        ".txt": lambda i: b"a caption",
+    }
+    with tarfile.open(path, "w") as shard:
+        for i in range(count):
+            for ending in endings:
+                content = contents[ending](i)
+                entry = tarfile.TarInfo(f"{i:04}{ending}")
+                entry.size = len(content)
+                shard.addfile(entry, io.BytesIO(content))
+
+
+def test_archives_of_a_webdataset(tmp_path: Path) -> None:
+    for name, count in (("pets-train-000000", 6), ("pets-train-000001", 2), ("pets-test-000000", 4)):
+        archive(tmp_path / f"{name}.tar", ".png", ".cls", count=count)
+    source = opened(tmp_path, classes=("cat", "dog"))
+    assert source.kind == "webdataset"
+    assert source.train is not None
+    assert source.test is not None
+    assert source.train.labels.tolist() == [0, 1, 0, 1, 0, 1, 0, 1]
+    assert source.train.read(1) == picture(1)
+    assert len(source.test) == 4
+    assert source.passed == ()
+    with pytest.raises(DataError, match="numbers without names; set `classes`"):
+        opened(tmp_path)
+    archive(tmp_path / "pets-train-000000.tar", ".png", ".txt")
+    archive(tmp_path / "pets-train-000001.tar", ".png", ".txt")
+    with pytest.raises(DataError, match="it has png, txt, __key__, __url__; set `label_column`"):
+        opened(tmp_path, classes=("cat", "dog"))
+
+
 @pytest.mark.parametrize(("name", "advice"), [
-    ("train-0000.tar", "unpack them"), ("images.zip", "unpack them"), ("x.npz", "save them as PNG"),
+    ("0000.tar", "unpack them"), ("images.zip", "unpack them"), ("x.npz", "save them as PNG"),
 ])  # fmt: skip
 def test_archives_are_named_with_what_to_do(tmp_path: Path, name: str, advice: str) -> None:
     write(tmp_path / name)

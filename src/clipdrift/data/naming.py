@@ -73,7 +73,7 @@ def _named(
         if found is None:
             return Naming(given)
         _agree(given, found, data)
-        return _mapped(given, found, data, "`classes`")
+        return _mapped(given, found, data, "classes are named as `classes` says")
     if found is None:
         if row is None or row.classes is None:
             raise DataError(f"{data}: its labels are numbers without names; set `classes`, in label order")
@@ -82,10 +82,10 @@ def _named(
         meaning = dict(zip(row.labels, row.classes, strict=True))
         return Naming(tuple(meaning[name] for name in found))
     if row is not None and row.classes and len(row.classes) == len(found) and _counted(found):
-        return _mapped(row.classes, found, data, f"the catalog's names of {row.name}")
+        return _mapped(row.classes, found, data, f"classes are named as the catalog names {row.name}'s")
     if (left := without_codes(found)) is not None:
         names = tuple(readable(name) for name in left)
-        return _mapped(names, found, data, "names without the codes before them")
+        return _mapped(names, found, data, "codes before class names are left out")
     return Naming(tuple(readable(name) for name in found))
 
 
@@ -97,14 +97,14 @@ def _counted(names: Sequence[str]) -> bool:
     return numbers in (list(range(len(names))), list(range(1, len(names) + 1)))
 
 
-def _mapped(names: tuple[str, ...], found: Sequence[str], data: str, source: str) -> Naming:
+def _mapped(names: tuple[str, ...], found: Sequence[str], data: str, why: str) -> Naming:
     """Names by position, with a note of what stands for what if that is more than readability."""
     own = tuple(found)
     if names in (own, tuple(readable(name) for name in own)):
         return Naming(names)
     pairs = [f"{name} = {new}" for name, new in zip(own, names, strict=True)]
     more = f", and {len(pairs) - _SHOWN} more (all are in the record)" if len(pairs) > _SHOWN else ""
-    note = f"{data}: classes are named by {source}: {', '.join(pairs[:_SHOWN])}{more}"
+    note = f"{data}: {why}: {', '.join(pairs[:_SHOWN])}{more}"
     return Naming(names, own, (note,))
 
 

@@ -19,7 +19,7 @@ from clipdrift.data.errors import DataError
 from clipdrift.data.folders import all_images, open_folder
 from clipdrift.data.images import DrawnImages, ImageSet, LabelArray, Picture, TableRows, image_set
 from clipdrift.data.naming import class_names
-from clipdrift.data.tables import is_saved, load_files, load_hub, load_saved, parquet_splits
+from clipdrift.data.tables import archive_splits, is_saved, load_files, load_hub, load_saved, parquet_splits
 from clipdrift.data.tree import PassedOver, passed_over, passed_over_note, read_tree, walk
 from clipdrift.data.worlds import VERSION, WORLDS, World, generate
 
@@ -44,7 +44,7 @@ class Source:
     """
 
     name: str
-    kind: Literal["hub", "folder", "parquet", "saved", "world"]
+    kind: Literal["hub", "folder", "parquet", "webdataset", "saved", "world"]
     classes: tuple[str, ...]
     prompts: tuple[str, ...]
     train: ImageSet | None
@@ -110,7 +110,7 @@ def open_source(
 class _Opened:
     """Images by part and the data's own names, however they are kept."""
 
-    kind: Literal["hub", "folder", "parquet", "saved"]
+    kind: Literal["hub", "folder", "parquet", "webdataset", "saved"]
     names: tuple[str, ...] | None
     sets: Mapping[str, ImageSet]
     notes: tuple[str, ...] = ()
@@ -130,22 +130,34 @@ def _open_local(spec: DataSet, wanted: dict[str, str], columns: ImageColumns) ->
         tables = load_saved(root, wanted, str(root))
         return _Opened("saved", *read_tables(tables, wanted, columns, spec.name, root))
     if files := parquet_splits(root):
-        tables = load_files(files, wanted, str(root))
-        names, sets, notes = read_tables(tables, wanted, columns, spec.name, root)
-        known = {
-            path
-            for name in _splits(spec, _row(spec.name), ("train", "test")).values()
-            for path in files.get(name, ())
-        }
-        stores = [images.store for images in sets.values()]
-        linked = [store.linked() for store in stores if isinstance(store, TableRows)]
-        passed = passed_over(read_tree(root), known.union(*linked))
-        said = passed_over_note(spec.name, passed)
-        return _Opened("parquet", names, sets, (*notes, *([said] if said else ())), passed)
+        return _of_tables("parquet", spec, root, files, wanted, columns)
+    archives = archive_splits(root)
+    if archives.keys() - {""} and not read_tree(root).below:
+        return _of_tables("webdataset", spec, root, archives, wanted, columns)
     named = spec.train_split is not None or spec.test_split is not None
     label, classes = spec.label_column, None if spec.classes is None else len(spec.classes)
     found = open_folder(root, tuple(wanted), wanted, named=named, label_column=label, classes=classes)
     return _Opened("folder", found.names, found.sets, found.notes, found.passed)
+
+
+def _of_tables(
+    kind: Literal["parquet", "webdataset"],
+    spec: DataSet,
+    root: Path,
+    files: Mapping[str, list[Path]],
+    wanted: dict[str, str],
+    columns: ImageColumns,
+) -> _Opened:
+    """Tables or archives of the wanted splits; what else lies below the folder is counted."""
+    tables = load_files(files, wanted, str(root), kind)
+    names, sets, notes = read_tables(tables, wanted, columns, spec.name, root)
+    both = _splits(spec, _row(spec.name), ("train", "test")).values()
+    known = {path for name in both for path in files.get(name, ())}
+    stores = [images.store for images in sets.values()]
+    linked = [store.linked() for store in stores if isinstance(store, TableRows)]
+    passed = passed_over(read_tree(root), known.union(*linked))
+    said = passed_over_note(spec.name, passed)
+    return _Opened(kind, names, sets, (*notes, *([said] if said else ())), passed)
 
 
 def fingerprint_path(path: str | Path) -> str:

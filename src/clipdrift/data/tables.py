@@ -10,10 +10,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from clipdrift.data.errors import DataError
-from clipdrift.data.folder_words import is_system
+from clipdrift.data.folder_words import exact_split_of, is_system
 from clipdrift.data.metadata import METADATA
 from clipdrift.errors import one_line
 
@@ -73,11 +73,32 @@ def parquet_splits(root: Path) -> dict[str, list[Path]]:
     return splits
 
 
-def load_files(files: Mapping[str, list[Path]], wanted: Mapping[str, str], data: str) -> dict[str, Dataset]:
+def archive_splits(root: Path) -> dict[str, list[Path]]:
+    """The archives of each split of a WebDataset: ``.tar`` files whose name or folder says which it is.
+
+    Empty if there are none. Archives that tell no split are under ``""``.
+    """
+    splits: dict[str, list[Path]] = {}
+    for path in sorted((*root.glob("*.tar"), *root.glob("*/*.tar"))):
+        words = [*re.split(r"[^a-z]+", path.stem.lower()), path.parent.name if path.parent != root else ""]
+        part = next((part for word in words if word and (part := exact_split_of(word))), None)
+        if not any(is_system(piece) or piece.startswith(".") for piece in path.relative_to(root).parts):
+            name = {"train": "train", "test": "test", None: ""}.get(part, "validation")
+            splits.setdefault(name, []).append(path)
+    return splits
+
+
+def load_files(
+    files: Mapping[str, list[Path]],
+    wanted: Mapping[str, str],
+    data: str,
+    kind: Literal["parquet", "webdataset"] = "parquet",
+) -> dict[str, Dataset]:
     """The wanted splits as tables, by part.
 
     Args:
-        files: Parquet files of every split.
+        files: Files of every split.
+        kind: What they are; of archives, files with the same name up to their ending are a row.
         wanted: Split name of each part, as ``{"train": "train", "test": "validation"}``.
         data: How errors name the data set.
 
@@ -92,22 +113,22 @@ def load_files(files: Mapping[str, list[Path]], wanted: Mapping[str, str], data:
     for part, split in wanted.items():
         if split not in files:
             raise DataError(missing_split(data, part, split, files))
-        filled = [path for path in files[split] if not _is_empty(path)]
+        filled = [path for path in files[split] if kind == "webdataset" or not _is_empty(path)]
         if not filled:
             raise DataError(f"{data}: split {split!r} has no rows; write it again or name another")
         paths = [str(path) for path in filled]
         try:
             with _progress_for_people(), _errors_once():
-                tables[part] = _without_views(filled) or load_dataset(
+                tables[part] = (_without_views(filled) if kind == "parquet" else None) or load_dataset(
                     # "train" here is what `datasets` calls a list of files without splits.
-                    "parquet",
+                    kind,
                     data_files=paths,
                     split="train",
                 )
         except (ArrowException, DatasetsError, OSError, ValueError, TypeError, NotImplementedError) as error:
             reason = one_line(error.__cause__ or error)
             raise DataError(
-                f"{data}: split {split!r} cannot be read as parquet ({reason}); copy it again"
+                f"{data}: split {split!r} cannot be read as {kind} ({reason}); copy it again"
             ) from error
     return tables
 
