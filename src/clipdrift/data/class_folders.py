@@ -46,7 +46,9 @@ def class_folders(folder: Folder, notes: list[str]) -> FolderClasses:
     Raises:
         DataError: No class folders, one without images, two of equal name, or names that are no classes.
     """
-    holding = {name: child for name, child in folder.folders.items() if child.below or not is_helper(name)}
+    holding = {
+        name: child for name, child in folder.folders.items() if child.holds_images or not is_helper(name)
+    }
     if not holding:
         raise DataError(
             f"{shown(folder.path)}: no class folders in it; images belong in {folder.name}/<class>/"
@@ -59,7 +61,7 @@ def class_folders(folder: Folder, notes: list[str]) -> FolderClasses:
         )
     images: dict[str, Sequence[Path]] = {}
     for name, child in holding.items():
-        if not child.below:
+        if not child.holds_images:
             raise DataError(f"{shown(child.path)}: no images in this class folder; fill it or remove it")
         if shown(name) != name:
             raise DataError(

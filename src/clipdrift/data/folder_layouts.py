@@ -18,15 +18,17 @@ def descended(tree: Folder, notes: list[str], named: Mapping[str, str]) -> Folde
     """Go into folders that hold all the rest, as archives unpacked into a folder of their own do."""
     base = tree
     while not base.images:
-        holding = [child for child in base.folders.values() if child.below]
+        holding = [child for child in base.folders.values() if child.holds_images]
         if len(holding) > 1:  # images beside annotations: helpers that hold no classes are no obstacle
             holding = [child for child in holding if not is_helper(child.name) or _holds_folders(child)]
-            helpers = [child for child in base.folders.values() if child.below and is_helper(child.name)]
+            helpers = [
+                child for child in base.folders.values() if child.holds_images and is_helper(child.name)
+            ]
             if len(holding) != 1 or not is_helper(holding[0].name) or len(helpers) < 2:
                 break
         if len(holding) != 1 or is_split(holding[0].name) or holding[0].name in named.values():
             break
-        inner = [name for name, child in holding[0].folders.items() if child.below]
+        inner = [name for name, child in holding[0].folders.items() if child.holds_images]
         if (
             holding[0].images
             or not inner
@@ -40,7 +42,7 @@ def descended(tree: Folder, notes: list[str], named: Mapping[str, str]) -> Folde
 
 
 def _holds_folders(folder: Folder) -> bool:
-    return any(child.below for child in folder.folders.values())
+    return any(child.holds_images for child in folder.folders.values())
 
 
 def split_folders(
@@ -77,7 +79,7 @@ def split_folders(
 
 def _unwrapped(split: Folder, notes: list[str]) -> Folder:
     """Go into the one folder of a split that is named as a split or a helper, as ``seg_train/seg_train``."""
-    holding = [child for child in split.folders.values() if child.below]
+    holding = [child for child in split.folders.values() if child.holds_images]
     if split.images or len(holding) != 1 or not (is_split(holding[0].name) or is_helper(holding[0].name)):
         return split
     if holding[0].images or not _holds_folders(holding[0]):
@@ -89,13 +91,14 @@ def _unwrapped(split: Folder, notes: list[str]) -> Folder:
 def holds_classes(split: Folder) -> bool:
     """Whether any folder in it can be a class."""
     return any(
-        child.below and not is_helper(name) and not is_split(name) for name, child in split.folders.items()
+        child.holds_images and not is_helper(name) and not is_split(name)
+        for name, child in split.folders.items()
     )
 
 
 def no_classes(base: Folder) -> str | None:
     """Why the folders in ``base`` are no classes; ``None`` where they may be."""
-    holding = [name for name, child in base.folders.items() if child.below]
+    holding = [name for name, child in base.folders.items() if child.holds_images]
     if not holding:
         return (
             f"{shown(base.path)}: {len(base.images)} images without class folders, and no table of their "
@@ -116,8 +119,10 @@ def no_classes(base: Folder) -> str | None:
 
 def splits_inside(base: Folder, notes: list[str]) -> dict[str, FolderClasses] | None:
     """Classes that are divided into splits themselves (``cat/train``, ``cat/test``), by part."""
-    classes = [child for child in base.folders.values() if child.below]
-    inside = [{split_of(name) for name, part in child.folders.items() if part.below} for child in classes]
+    classes = [child for child in base.folders.values() if child.holds_images]
+    inside = [
+        {split_of(name) for name, part in child.folders.items() if part.holds_images} for child in classes
+    ]
     if not any("train" in one or "test" in one for one in inside):
         return None
     if any(
@@ -143,9 +148,9 @@ def splits_inside(base: Folder, notes: list[str]) -> dict[str, FolderClasses] | 
 
 def refuse_two_levels(base: Folder, classes: int | None) -> None:
     """Refuse two levels of folders of which either may name the classes, unless their number tells."""
-    holding = [child for child in base.folders.values() if child.below]
+    holding = [child for child in base.folders.values() if child.holds_images]
     inner = [
-        {name for name, folder in child.folders.items() if folder.below and not _says_nothing(name)}
+        {name for name, folder in child.folders.items() if folder.holds_images and not _says_nothing(name)}
         for child in holding
     ]
     if len(holding) < 2 or any(child.images for child in holding) or len(inner[0]) < 2:

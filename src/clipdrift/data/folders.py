@@ -74,7 +74,7 @@ def open_folder(
             layout that can mean several things.
     """
     tree = read_tree(root)
-    if not tree.below:
+    if not tree.holds_images:
         raise DataError(_nothing(tree))
     notes: list[str] = []
     if label_column is not None and (labelled := find_labels(tree, label_column)):
@@ -86,7 +86,9 @@ def open_folder(
             return _from_tables(tree, labelled, parts, splits, named, notes)
         found = {part: class_folders(folder, notes) for part, folder in folders.items()}
         others = [f for name, f in base.folders.items() if split_of(name) in {"train", "test"} - set(parts)]
-        return _joined(tree, splits, found, notes, (path for folder in others for path in folder.below))
+        return _joined(
+            tree, splits, found, notes, (path for folder in others for path in folder.below)
+        )
     if (doubt := no_classes(base)) is not None:
         if labelled := find_labels(tree, label_column):
             return _from_tables(tree, labelled, parts, splits, named, notes)
@@ -114,7 +116,7 @@ def all_images(root: Path) -> tuple[ImageSet, tuple[PassedOver, ...]]:
     if not root.is_dir():
         raise DataError(f"{shown(root)}: no such folder")
     tree = read_tree(root)
-    if not tree.below:
+    if not tree.holds_images:
         raise DataError(_nothing(tree))
     return image_set(np.zeros(len(tree.below)), Files(tree.below)), passed_over(tree, frozenset(tree.below))
 

@@ -132,7 +132,7 @@ def _open_local(spec: DataSet, wanted: dict[str, str], columns: ImageColumns) ->
     if files := parquet_splits(root):
         return _of_tables("parquet", spec, root, files, wanted, columns)
     archives = archive_splits(root)
-    if archives.keys() - {""} and not read_tree(root).below:
+    if archives.keys() - {""} and not read_tree(root).holds_images:
         return _of_tables("webdataset", spec, root, archives, wanted, columns)
     named = spec.train_split is not None or spec.test_split is not None
     label, classes = spec.label_column, None if spec.classes is None else len(spec.classes)

@@ -55,6 +55,11 @@ class Folder:
         return self.path.name
 
     @cached_property
+    def holds_images(self) -> bool:
+        """Whether any image is in it or below."""
+        return bool(self.images) or any(folder.holds_images for folder in self.folders.values())
+
+    @cached_property
     def below(self) -> tuple[Path, ...]:
         """All images in it and below, in natural order of their paths relative to it."""
         deep = [path for folder in self.folders.values() for path in folder.below]
