@@ -141,6 +141,14 @@ def test_transfer_by_plain_transformers(
     p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (before, after))
     assert row.kl == pytest.approx((p * np.log(p / q)).sum(-1).mean(), rel=1e-4)
     assert (row.ensemble_before, row.ensemble_after) == (None, None)
+    old, new = (load_plain(folder) for folder in (other_dir, tiny_clip_dir))
+    crossed = {
+        "tuned_image": image_features(new, tiny_clip_dir, images) @ text_features(old, other_dir, texts).T,
+        "tuned_text": image_features(old, other_dir, images) @ text_features(new, tiny_clip_dir, texts).T,
+    }
+    assert row.crossed is not None
+    for name, similarity in crossed.items():
+        assert getattr(row.crossed, name) == pytest.approx(percent(similarity, labels)), name
     assert "The text towers differ as well: each side was tested with its own texts." in found.notes
 
 
@@ -336,6 +344,32 @@ def test_retrieval_by_hand(
         # of seven images there are no ten
         assert to_image == pytest.approx({k: recall(similarity.T, right.T, k) for k in (1, 5)})
     assert found.image_to_text_before != found.image_to_text_after
+    sides = [(load_plain(folder), folder) for folder in (tiny_clip_dir, other_dir)]
+    pictures = [image_features(*side, images) for side in sides]  # type: ignore[arg-type]
+    words = [text_features(*side, list(CAPTIONS)) for side in sides]
+    for name, similarity in (
+        ("tuned_image", pictures[1] @ words[0].T),
+        ("tuned_text", pictures[0] @ words[1].T),
+    ):
+        to_text = {k: getattr(one, name) for k, one in found.image_to_text_crossed.items()}
+        to_image = {k: getattr(one, name) for k, one in found.text_to_image_crossed.items()}
+        assert to_text == pytest.approx({k: recall(similarity, right, k) for k in (1, 5, 10)})
+        assert to_image == pytest.approx({k: recall(similarity.T, right.T, k) for k in (1, 5)})
+
+
+def test_nothing_is_crossed_where_only_the_images_have_changed(
+    tiny_clip_dir: Path, pictures: Path, album: Path, beside: Callable[..., Comparison]
+) -> None:
+    """The same texts on both sides: whose change it is goes without saying."""
+    tuned = load_plain(tiny_clip_dir)
+    with torch.no_grad():
+        for weight in tuned.vision_model.encoder.parameters():
+            weight.mul_(1.05)
+    write_jsonl(album, caption_rows())
+    found = beside(tuned, images=album, transfer=f"colours={pictures}")
+    assert found.transfer["colours"].crossed is None
+    assert found.retrieval is not None
+    assert found.retrieval.image_to_text_crossed == {}
 
 
 def test_captions_in_a_table(

@@ -15,7 +15,7 @@ from outside import load_plain
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
-from clipdrift.comparison import Comparison, ComparisonError, TransferRow, read_comparison
+from clipdrift.comparison import Comparison, ComparisonError, CrossedTowers, TransferRow, read_comparison
 from clipdrift.listing import MEASURES
 from clipdrift.runs.maps import read_maps
 
@@ -272,6 +272,22 @@ def test_the_verdict_with_transfer(changed: Comparison) -> None:
     assert said[3] == "Zero-shot on pets: 80.0 % before, 60.0 % after, 75.0 % of it kept (chance 10.0 %)."
     assert said[4] == "Zero-shot on cars: 44.4 % before, 0.0 % after, 0.0 % of it kept (chance 10.0 %)."
     assert not any("not tested" in line for line in said)
+
+
+@pytest.mark.parametrize(("image", "text", "more"), [
+    (70, 78, " The image tower's change costs more."),
+    (79, 60, " The text tower's change costs more."),
+    (70, 70.5, ""),
+])  # fmt: skip
+def test_the_verdict_says_whose_change_costs_more(
+    changed: Comparison, image: float, text: float, more: str
+) -> None:
+    row = zero_shot(80, 60).model_copy(update={"crossed": CrossedTowers(tuned_image=image, tuned_text=text)})
+    said = lines(changed.model_copy(update={"transfer": {"pets": row}}))
+    assert said[4] == (
+        f"TUNED's image tower with BASE's text tower: {image:.1f} %; BASE's image tower with TUNED's text "
+        f"tower: {text:.1f} %.{more}"
+    )
 
 
 @pytest.mark.parametrize(("before", "hopeless"), [(0, True), (10, True), (15, True), (17, False)])

@@ -19,7 +19,16 @@ from clipdrift.figures.panels import block_places, plain
 from clipdrift.texts import short, signed
 from made_comparisons import ODD, alone, compared, made_comparison, made_maps
 
-NAMES = ("block_drift", "cka_matrix", "weight_drift", "head_drift", "attention", "spectrum", "transfer")
+NAMES = (
+    "block_drift",
+    "cka_matrix",
+    "weight_drift",
+    "head_drift",
+    "attention",
+    "spectrum",
+    "transfer",
+    "towers",
+)
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +107,18 @@ def test_only_figures_with_something_to_show_are_written(usual: Comparison, tmp_
     bare = with_measures(bare, "cka_embedding", cka_matrix=(), heads=())
     assert comparing.write_figures(bare, None, tmp_path) == []
     only = with_measures(usual, "embedding_drift", cka_matrix=(), heads=(), spectra=())
+    assert [path.name for path in comparing.write_figures(only, None, tmp_path)] == [
+        "transfer.png",
+        "towers.png",
+    ]
+    alone = {name: row.model_copy(update={"crossed": None}) for name, row in only.transfer.items()}
+    only = only.model_copy(update={"transfer": alone})
     assert [path.name for path in comparing.write_figures(only, None, tmp_path)] == ["transfer.png"]
 
 
 def test_svg_and_pdf_on_request_and_the_same_each_time(usual: Comparison, tmp_path: Path) -> None:
     only = with_measures(usual, "embedding_drift", cka_matrix=(), heads=(), spectra=())
-    rows = {name: row for name, row in only.transfer.items() if name == "cifar100"}
+    rows = {name: row for name, row in only.transfer.items() if name == "nothing/to keep"}
     only = only.model_copy(update={"transfer": rows})
     paths = comparing.write_figures(only, None, tmp_path / "a", formats=("svg", "pdf"))
     assert [path.name for path in paths] == ["transfer.svg", "transfer.pdf"]
@@ -429,3 +444,14 @@ def test_numbers_in_cells_are_short() -> None:
     expected = ["0", "0.012", "0.050", "0.90", "5.0", "12", "100", "768"]
     assert [short(v) for v in values] == expected
     assert [signed(v) for v in (-0.5, 0, 2)] == ["−0.50", "0", "+2.0"]
+
+
+def test_each_image_tower_with_each_text_tower(usual: Comparison) -> None:
+    """Four bars for each set on which both towers have changed; no figure where none has."""
+    (axis,) = comparing.towers(usual).axes
+    widths = [bar.get_width() for bar in axis.patches]  # type: ignore[attr-defined]
+    assert widths == [62.31, 45.17, 58.93, 41.02]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["cifar100"]
+    alone = {name: row.model_copy(update={"crossed": None}) for name, row in usual.transfer.items()}
+    with pytest.raises(ValueError, match="on no transfer set have both towers changed"):
+        comparing.towers(usual.model_copy(update={"transfer": alone}))

@@ -93,6 +93,11 @@ def _transfer(found: Comparison) -> Table:
             kept = f"{100 * after / before:.1f} %" if row.measurable else ""
             blank = ["", "", "", str(len(row.prompts))]
             table.add_row("", f"{before:.1f} %", f"{after:.1f} %", kept, *blank)
+        if row.crossed is not None:
+            alone = {"images alone": row.crossed.tuned_image}
+            alone |= {"texts alone": row.crossed.tuned_text}
+            for label, value in alone.items():
+                table.add_row(Text(f"  {label}", style="dim"), "", f"{value:.1f} %")
     return table
 
 

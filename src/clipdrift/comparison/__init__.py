@@ -5,6 +5,7 @@ This front exports the result, plain data that loads no torch; the work starts i
 
 from clipdrift.comparison.facts import (
     Compared,
+    CrossedTowers,
     HeadDrift,
     ProbeImages,
     Retrieval,
@@ -22,6 +23,7 @@ __all__ = [
     "Compared",
     "Comparison",
     "ComparisonError",
+    "CrossedTowers",
     "HeadDrift",
     "ProbeImages",
     "Retrieval",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from clipdrift import formulas
-from clipdrift.comparison import Retrieval, TransferRow
+from clipdrift.comparison import CrossedTowers, Retrieval, TransferRow
 from clipdrift.comparison.models import OpenedModel, PairError
 from clipdrift.config import DataSet
 from clipdrift.data.sources import open_source
@@ -90,6 +90,7 @@ def transfer(
     labels = torch.from_numpy(deck.labels)
     sides = (base, texts_of(base, tuned)), (tuned, texts_of(tuned, base))
     logits, right, ensemble = [], [], []
+    towers: list[tuple[Tensor, Tensor]] = []
     for side, clip in sides:
         factory.reporter.stage(f"zero-shot on {spec.name}, {side.name}")
         place = next(side.model.parameters()).device
@@ -97,6 +98,7 @@ def transfer(
         embedded = embed(side.model, images, batch_size, factory.reporter.advance)
         features = class_features(clip, source.classes, source.prompts[:1])
         cosine = _cosines(embedded, features)
+        towers.append((embedded, features))
         logits.append(_scale(clip, side.name) * cosine)
         right.append(_percent(cosine, labels))
         if len(source.prompts) > 1:
@@ -112,10 +114,32 @@ def transfer(
         kl=float(formulas.zero_shot_kl(*logits)),
         ensemble_before=ensemble[0] if ensemble else None,
         ensemble_after=ensemble[1] if ensemble else None,
+        crossed=_crossed_accuracy(towers, labels),
         notes=source.notes,
     )
     kept = 100 * row.after / row.before if row.measurable else None
     return row.model_copy(update={"retention": kept})
+
+
+def _crossed_accuracy(towers: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> CrossedTowers | None:
+    """Accuracy (percent) of each image tower with the other text tower.
+
+    Args:
+        towers: embeddings of images (n, E) and of classes (C, E), before and after.
+    """
+    if not _can_be_crossed(*(texts for _, texts in towers)):
+        return None
+    (old_images, old_texts), (new_images, new_texts) = towers
+    return CrossedTowers(
+        tuned_image=_percent(_cosines(new_images, old_texts), labels),
+        tuned_text=_percent(_cosines(old_images, new_texts), labels),
+    )
+
+
+def _can_be_crossed(before: Tensor, after: Tensor) -> bool:
+    """Whether two sets of texts (n, E) differ and live in spaces of one size."""
+    one, other = before.float().cpu(), after.float().cpu()
+    return one.shape == other.shape and not torch.allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def _cosines(images: Tensor, texts: Tensor) -> Tensor:
@@ -164,15 +188,27 @@ def retrieval(
     texts = [text for position in positions for text in captions[position]]
     owner = torch.tensor([i for i, position in enumerate(positions) for _ in captions[position]])
     match = owner[None] == torch.arange(len(positions))[:, None]
-    found = []
-    for clip, embedded in zip((texts_of(base, tuned), texts_of(tuned, base)), embeddings, strict=True):
+    encoded = []
+    for clip in (texts_of(base, tuned), texts_of(tuned, base)):
         parts = [clip.texts(texts[i : i + 256]).float().cpu() for i in range(0, len(texts), 256)]
-        similarity = _cosines(embedded[positions], torch.cat(parts))
+        encoded.append(torch.cat(parts))
+
+    def recalls(images: Tensor, words: Tensor) -> tuple[dict[int, float], dict[int, float]]:
+        similarity = _cosines(images[positions], words)
         to_text = {k: float(formulas.recall_at_k(similarity, match, k)) for k in KS if k <= len(texts)}
         to_image = {
             k: float(formulas.recall_at_k(similarity.T, match.T, k)) for k in KS if k <= len(positions)
         }
-        found.append((to_text, to_image))
+        return to_text, to_image
+
+    found = [recalls(*pair) for pair in zip(embeddings, encoded, strict=True)]
+    crossed: list[dict[int, CrossedTowers]] = [{}, {}]
+    if _can_be_crossed(*encoded) and embeddings[0].shape == embeddings[1].shape:
+        image, words = recalls(embeddings[1], encoded[0]), recalls(embeddings[0], encoded[1])
+        crossed = [
+            {k: CrossedTowers(tuned_image=image[way][k], tuned_text=words[way][k]) for k in image[way]}
+            for way in (0, 1)
+        ]
     return Retrieval(
         images=len(positions),
         captions=len(texts),
@@ -180,4 +216,6 @@ def retrieval(
         image_to_text_after=found[1][0],
         text_to_image_before=found[0][1],
         text_to_image_after=found[1][1],
+        image_to_text_crossed=crossed[0],
+        text_to_image_crossed=crossed[1],
     )

@@ -95,6 +95,16 @@ class SpectrumRow(Frozen):
     largest: tuple[float, ...]
 
 
+class CrossedTowers(Frozen):
+    """One ability with the image tower of one model and the text tower of the other: whose change costs what.
+
+    In the unit of the ability: percent for zero-shot accuracy, a share for recall.
+    """
+
+    tuned_image: float = Field(description="TUNED's image tower with BASE's text tower.")
+    tuned_text: float = Field(description="BASE's image tower with TUNED's text tower.")
+
+
 class TransferRow(Frozen):
     """Zero-shot ability on one transfer set, before and after; accuracies and retention in percent."""
 
@@ -108,6 +118,9 @@ class TransferRow(Frozen):
     kl: float
     ensemble_before: float | None = Field(None, description="With all prompts of the set averaged.")
     ensemble_after: float | None = None
+    crossed: CrossedTowers | None = Field(
+        None, description="With one prompt; None where both sides were tested with the same texts."
+    )
     notes: tuple[str, ...] = Field((), description="What was guessed, left out or is doubtful.")
 
     @property
@@ -129,6 +142,10 @@ class Retrieval(Frozen):
     image_to_text_after: dict[int, float]
     text_to_image_before: dict[int, float]
     text_to_image_after: dict[int, float]
+    image_to_text_crossed: dict[int, CrossedTowers] = Field(
+        default_factory=dict, description="Empty where both sides were tested with the same texts."
+    )
+    text_to_image_crossed: dict[int, CrossedTowers] = Field(default_factory=dict)
 
 
 class Sensitivity(Frozen):

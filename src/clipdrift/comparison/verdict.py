@@ -7,7 +7,7 @@ of the comparison.
 
 from __future__ import annotations
 
-from clipdrift.comparison import Comparison
+from clipdrift.comparison import Comparison, CrossedTowers, TransferRow
 from clipdrift.texts import drift, share
 
 _WORDS = ((0.995, "hardly moved"), (0.95, "moved a little"), (0.8, "moved clearly"), (-1.0, "moved far"))
@@ -81,7 +81,20 @@ def _transfer(found: Comparison) -> list[str]:
             f"Zero-shot on {name}: {row.before:.1f} % before, {row.after:.1f} % after{kept} (chance "
             f"{row.chance:.1f} %){doubt}."
         )
+        if row.crossed is not None and row.measurable:
+            lines.append(_whose(row, row.crossed))
     return lines
+
+
+def _whose(row: TransferRow, crossed: CrossedTowers) -> str:
+    """Which tower's change costs what, where both have changed."""
+    image, text = row.before - crossed.tuned_image, row.before - crossed.tuned_text
+    more = "image" if image > text else "text"
+    most = "" if abs(image - text) < 1 else f" The {more} tower's change costs more."
+    return (
+        f"TUNED's image tower with BASE's text tower: {crossed.tuned_image:.1f} %; BASE's image tower with "
+        f"TUNED's text tower: {crossed.tuned_text:.1f} %.{most}"
+    )
 
 
 def _attention(found: Comparison) -> str:

@@ -86,9 +86,7 @@ def open_folder(
             return _from_tables(tree, labelled, parts, splits, named, notes)
         found = {part: class_folders(folder, notes) for part, folder in folders.items()}
         others = [f for name, f in base.folders.items() if split_of(name) in {"train", "test"} - set(parts)]
-        return _joined(
-            tree, splits, found, notes, (path for folder in others for path in folder.below)
-        )
+        return _joined(tree, splits, found, notes, (path for folder in others for path in folder.below))
     if (doubt := no_classes(base)) is not None:
         if labelled := find_labels(tree, label_column):
             return _from_tables(tree, labelled, parts, splits, named, notes)

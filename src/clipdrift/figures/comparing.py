@@ -12,6 +12,7 @@ from clipdrift.comparison import Comparison
 from clipdrift.figures.compared_attention import attention, attention_sheet
 from clipdrift.figures.compared_blocks import block_drift, transfer
 from clipdrift.figures.compared_grids import cka_matrix, head_drift, spectrum, weight_drift
+from clipdrift.figures.compared_towers import towers
 from clipdrift.figures.panels import style
 from clipdrift.runs.files import write_atomically
 from clipdrift.runs.maps import Maps
@@ -23,6 +24,7 @@ __all__ = [
     "cka_matrix",
     "head_drift",
     "spectrum",
+    "towers",
     "transfer",
     "weight_drift",
     "write_figures",
@@ -77,6 +79,8 @@ def _figures(comparison: Comparison, maps: Maps | None) -> Iterator[tuple[str, C
         yield "spectrum", lambda: spectrum(comparison)
     if comparison.transfer:
         yield "transfer", lambda: transfer(comparison)
+    if any(row.crossed for row in comparison.transfer.values()):
+        yield "towers", lambda: towers(comparison)
 
 
 def _save(figure: Figure, path: Path, format: str) -> Path:

@@ -31,6 +31,10 @@ _FIGURES = {
     "attention": ("Attention of some images", "Images with attention before, after, and the difference."),
     "spectrum": ("Spectra of the change", "Heat maps of rank and intruders; the numbers are under Spectra."),
     "transfer": ("Zero-shot ability", "Bars before and after by transfer set; numbers under Transfer."),
+    "towers": (
+        "Which tower's change",
+        "Bars of each image tower with each text tower; numbers under Transfer.",
+    ),
 }
 _TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 

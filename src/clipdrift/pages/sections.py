@@ -96,6 +96,9 @@ def _rows(comparison: Comparison, cells: CellLookup, family: str) -> Iterator[Me
             )
 
 
+_CROSSED = ("tuned_image", "tuned_text")
+
+
 def transfer(comparison: Comparison, cells: CellLookup) -> list[dict[str, Any]]:
     """A row per transfer set; ensembles only where they were measured."""
     return [
@@ -110,6 +113,9 @@ def transfer(comparison: Comparison, cells: CellLookup) -> list[dict[str, Any]]:
             "retention": cells.table("retention", "value", name) if cells.has("retention", name) else None,
             "agreement": cells.table("zero_shot_agreement", "value", name),
             "kl": cells.table("zero_shot_kl", "value", name),
+            "crossed": [cells.percent("transfer", name, "crossed", side) for side in _CROSSED]
+            if found.crossed is not None
+            else None,
             "ensemble": [cells.percent("transfer", name, f"ensemble_{side}") for side in ("before", "after")]
             if found.ensemble_before is not None and found.ensemble_after is not None
             else None,
@@ -128,6 +134,9 @@ def retrieval(comparison: Comparison, cells: CellLookup) -> list[dict[str, Any]]
             "k": k,
             "before": cells.field("retrieval", f"{direction}_before", k),
             "after": cells.field("retrieval", f"{direction}_after", k),
+            "crossed": [cells.field("retrieval", f"{direction}_crossed", k, side) for side in _CROSSED]
+            if k in getattr(comparison.retrieval, f"{direction}_crossed")
+            else None,
         }
         for direction in ("image_to_text", "text_to_image")
         for k in getattr(comparison.retrieval, f"{direction}_before")
