@@ -10,7 +10,8 @@ import pytest
 from data_tables import local
 
 from clipdrift.data.errors import BadImage, DataError
-from clipdrift.data.sources import all_images
+from clipdrift.data.folders import all_images
+from clipdrift.data.tree import passed_over, read_tree
 
 
 def test_split_folders(image_folder: Any, encode: Any) -> None:
@@ -110,11 +111,14 @@ def test_classes_of_a_folder_may_be_renamed_but_not_by_mistake(image_folder: Any
 
 def test_unlabelled_images(image_folder: Any, tmp_path: Path) -> None:
     root = image_folder({"b": 2, "a/deep": 1, ".hidden": 1})
-    images, passed = all_images(root)
+    tree = read_tree(root)
+    images = all_images(tree)
+    passed = passed_over(tree, set(tree.below))
     assert [(one.place, one.ending, one.count) for one in passed] == [(".", "hidden", 1)]
     assert [Path(images.where(i)).relative_to(root).as_posix() for i in range(3)] == [
         "a/deep/im0.png", "b/im0.png", "b/im1.png",
     ]  # fmt: skip
     assert images.labels.tolist() == [0, 0, 0]
-    with pytest.raises(DataError, match="no such folder"):
-        all_images(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: neither parquet files nor images in it"):
+        all_images(read_tree(tmp_path / "empty"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+import json
+import tarfile
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,23 @@ def write(path: Path, content: str | bytes = "x") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
+
+
+def archive(path: Path, *endings: str, count: int = 6) -> None:
+    """A shard of a WebDataset."""
+    contents: dict[str, Callable[[int], bytes]] = {
+        ".png": picture,
+        ".cls": lambda i: str(i % 2).encode(),
+        ".txt": lambda i: b"a caption",
+        ".json": lambda i: json.dumps({"caption": f"picture {i}", "width": 8}).encode(),
+    }
+    with tarfile.open(path, "w") as shard:
+        for i in range(count):
+            for ending in endings:
+                content = contents[ending](i)
+                entry = tarfile.TarInfo(f"{i:04}{ending}")
+                entry.size = len(content)
+                shard.addfile(entry, io.BytesIO(content))
 
 
 def opened(root: Path, name: str = "mine", **options: Any) -> Source:

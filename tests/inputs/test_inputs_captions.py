@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from odd_inputs import put, said, write
 
-from clipdrift.comparison.captions import captions_of
+from clipdrift.data.captions import read_captions
 from clipdrift.data.errors import DataError
 
 
@@ -56,6 +56,12 @@ SEVERAL = {
     "results.csv": "image_name| comment_number| comment\n"
     + "".join(f"{i}.png| 0| picture {i}\n{i}.png| 1| no. {i}\n" for i in range(3)),
 }
+
+
+def captions_of(folder: Path, paths: list[Path]) -> tuple[dict[int, tuple[str, ...]], tuple[str, ...]]:
+    """Texts by position, and notes."""
+    found = read_captions(folder, paths)
+    return dict(found.texts), found.notes
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -142,3 +148,64 @@ def test_broken_tables_are_named(tmp_path: Path, name: str, content: str, messag
         captions_of(tmp_path, [])
     assert name in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def karpathy(split: str, i: int) -> dict[str, Any]:
+    sentences = [{"raw": f"picture {i}", "tokens": ["picture", str(i)]}, {"raw": f"no. {i}"}]
+    return {"filename": f"{i}.png", "filepath": "val2014", "split": split, "sentences": sentences}
+
+
+@pytest.mark.parametrize("place", [".", "annotations"])
+def test_karpathys_splits(tmp_path: Path, place: str) -> None:
+    """File names start at the folder of the images, wherever the annotations lie."""
+    put(tmp_path, "val2014/{}.png*3")
+    content = {"images": [karpathy("test", i) for i in range(3)], "dataset": "coco"}
+    write(tmp_path / place / "dataset_coco.json", json.dumps(content))
+    files = [tmp_path / "val2014" / f"{i}.png" for i in range(3)]
+    found = read_captions(tmp_path, files)
+    assert found.texts == TWO_EACH
+    assert found.files == {tmp_path / place / "dataset_coco.json"}
+
+
+def test_cocos_captions(tmp_path: Path) -> None:
+    put(tmp_path, "val2017/{}.png*3")
+    images = [{"id": 10 + i, "file_name": f"{i}.png"} for i in range(3)]
+    said = [{"image_id": 10 + i, "caption": text} for i in range(3) for text in (f"picture {i}", f"no. {i}")]
+    content = {"images": images, "annotations": [*said, {"image_id": 99, "caption": "of none"}]}
+    write(tmp_path / "annotations" / "captions_val2017.json", json.dumps(content))
+    write(tmp_path / "annotations" / "instances_val2017.json", "not looked at")
+    files = [tmp_path / "val2017" / f"{i}.png" for i in range(3)]
+    assert read_captions(tmp_path, files).texts == TWO_EACH
+
+
+def test_json_of_another_kind_is_no_captions(tmp_path: Path) -> None:
+    put(tmp_path, "{}.png*3")
+    write(tmp_path / "dataset_info.json", '{"description": "x"}')
+    write(tmp_path / "captions.json", "[1, 2]")
+    assert captions_of(tmp_path, [tmp_path / f"{i}.png" for i in range(3)]) == ({}, ())
+    write(tmp_path / "captions.json", "{")
+    with pytest.raises(DataError, match=r"captions\.json: not JSON"):
+        captions_of(tmp_path, [tmp_path / "0.png"])
+
+
+def test_a_text_file_beside_each_image(tmp_path: Path) -> None:
+    """A line each; numbers are boxes of a detector, not captions."""
+    put(tmp_path, "a/{}.png*3")
+    for i in range(3):
+        write(tmp_path / "a" / f"{i}.txt", f"picture {i}\n\nno. {i}\n")
+    files = [tmp_path / "a" / f"{i}.png" for i in range(3)]
+    found = read_captions(tmp_path, files)
+    assert found.texts == TWO_EACH
+    assert found.files == {path.with_suffix(".txt") for path in files}
+    write(tmp_path / "a" / "1.txt", "0 0.5 0.5 0.1 0.2\n3 0.1 0.1 1e-2 0.2\n")
+    write(tmp_path / "a" / "2.txt", b"\xff\xfe\xfd")
+    texts, notes = captions_of(tmp_path, files)
+    assert texts == {0: TWO_EACH[0]}
+    assert said(notes, "2 text files beside images hold numbers or no text")
+
+
+def test_openclips_table(tmp_path: Path) -> None:
+    put(tmp_path, "{}.png*3")
+    rows = "".join(f"{tmp_path / f'{i}.png'}\tpicture {i}\n" for i in range(3))
+    write(tmp_path / "captions.csv", "filepath\ttitle\n" + rows)
+    assert captions_of(tmp_path, [tmp_path / f"{i}.png" for i in range(3)]) == (ONE_EACH, ())

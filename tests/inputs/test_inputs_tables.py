@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
-import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from odd_inputs import opened, picture, put, said, write
+from odd_inputs import archive, opened, picture, put, said, write
 
 from clipdrift.data.errors import BadImage, DataError
 
@@ -143,22 +140,6 @@ def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read as saved by save_to_disk") as error:
         opened(tmp_path / "saved")
     assert "\n" not in str(error.value)
-
-
-def archive(path: Path, *endings: str, count: int = 6) -> None:
-    """A shard of a WebDataset."""
-    contents: dict[str, Callable[[int], bytes]] = {
-        ".png": picture,
-        ".cls": lambda i: str(i % 2).encode(),
-        ".txt": lambda i: b"a caption",
-    }
-    with tarfile.open(path, "w") as shard:
-        for i in range(count):
-            for ending in endings:
-                content = contents[ending](i)
-                entry = tarfile.TarInfo(f"{i:04}{ending}")
-                entry.size = len(content)
-                shard.addfile(entry, io.BytesIO(content))
 
 
 def test_archives_of_a_webdataset(tmp_path: Path) -> None:

@@ -15,18 +15,17 @@ from torch import Tensor
 from transformers import ImageProcessingMixin, ProcessorMixin
 
 from clipdrift.comparison import ProbeImages
-from clipdrift.comparison.captions import captions_of
 from clipdrift.config import DataSet
+from clipdrift.data.captions import Captions, captions_of_rows, read_captions
 from clipdrift.data.deck import Batches, Deck, Prepared
 from clipdrift.data.decode import decode
 from clipdrift.data.errors import BadImage, DataError
-from clipdrift.data.folders import class_level
-from clipdrift.data.images import Files, ImageSet, shown
+from clipdrift.data.folders import all_images, class_level
+from clipdrift.data.images import Files, ImageSet, TableRows, shown
 from clipdrift.data.preprocess import Preprocess
-from clipdrift.data.sources import all_images, open_source
+from clipdrift.data.sources import holds_tables, open_source
 from clipdrift.data.splits import balanced_subsets
-from clipdrift.data.tables import is_saved, parquet_splits
-from clipdrift.data.tree import PassedOver, passed_over_note
+from clipdrift.data.tree import Folder, PassedOver, passed_over, passed_over_note, read_tree
 from clipdrift.model.clip import Clip
 from clipdrift.training.preparation import DeckFactory
 
@@ -226,11 +225,11 @@ def _of_source(
     classes: tuple[str, ...] | None
     notes: tuple[str, ...] = ()
     passed: tuple[PassedOver, ...] = ()
-    if folder is not None and folder.is_dir() and not (is_saved(folder) or parquet_splits(folder)):
-        images, classes, passed = _of_folder(folder)
-        notes = tuple(note for note in (passed_over_note(shown(folder), passed),) if note)
+    tree = None if folder is None or not folder.is_dir() or holds_tables(folder) else read_tree(folder)
+    if tree is not None:
+        images, classes = _of_folder(tree)
     else:
-        source = open_source(spec, image_size=image_size, parts=("test",))
+        source = open_source(spec, image_size=image_size, parts=("test",), labelled=False)
         if source.test is None:
             raise DataError(f"{source.name}: no test split")
         images, classes, notes, passed = source.test, source.classes, source.notes, source.passed
@@ -240,11 +239,15 @@ def _of_source(
     deck, counted = factory.deck(images, f"{spec.name} (images)")
     bad = dict(counted.bad)
     kept = [i for i in range(len(images)) if images.where(i) not in bad]
-    captions: Mapping[int, tuple[str, ...]] = {}
-    if folder is not None and isinstance(images.store, Files):
-        files = images.store.paths
-        captions, said = captions_of(folder, [files[images.rows[i]] for i in kept])
-        notes = (*notes, *said)
+    rows = [int(images.rows[i]) for i in kept]
+    captions = Captions()
+    if tree is not None and isinstance(images.store, Files):
+        captions = read_captions(tree.path, [images.store.paths[row] for row in rows])
+        passed = passed_over(tree, {*images.store.paths, *_with_those_beside(captions, images.store)})
+        notes = tuple(note for note in (passed_over_note(shown(tree.path), passed),) if note)
+    elif isinstance(images.store, TableRows):
+        captions = captions_of_rows(images.store, rows)
+    notes = (*notes, *captions.notes)
     facts = ProbeImages(
         source=spec.path or spec.name,
         count=len(deck),
@@ -259,7 +262,7 @@ def _of_source(
         for i, label in zip(kept, deck.labels, strict=True)
     )
     labels = deck.labels if classes else None
-    return ProbeSet(deck, facts, labels, titles, captions)
+    return ProbeSet(deck, facts, labels, titles, captions.texts)
 
 
 def named_source(name: str) -> dict[str, str]:
@@ -270,17 +273,23 @@ def named_source(name: str) -> dict[str, str]:
     return {"name": name}
 
 
-def _of_folder(folder: Path) -> tuple[ImageSet, tuple[str, ...] | None, tuple[PassedOver, ...]]:
+def _with_those_beside(captions: Captions, store: Files) -> frozenset[Path]:
+    """Files of captions; where they lie beside images, those of images that were not chosen too."""
+    beside = frozenset(path.with_suffix(".txt") for path in store.paths)
+    return captions.files | beside if captions.files & beside else captions.files
+
+
+def _of_folder(tree: Folder) -> tuple[ImageSet, tuple[str, ...] | None]:
     """List all images below a folder; where all are in folders of several names, those are classes."""
-    images, passed = all_images(folder)
+    images = all_images(tree)
     assert isinstance(images.store, Files)
-    own = class_level(folder, images.store.paths)
+    own = class_level(tree.path, images.store.paths)
     names = tuple(sorted(set(own)))
     if len(names) < 2 or "" in names:
-        return images, None, passed
+        return images, None
     position = {name: label for label, name in enumerate(names)}
     labels = np.asarray([position[name] for name in own])
-    return ImageSet(labels, images.rows, images.store), tuple(map(shown, names)), passed
+    return ImageSet(labels, images.rows, images.store), tuple(map(shown, names))
 
 
 def preprocess_of(given: object, clip: Clip | None) -> Preprocess | None:

@@ -13,6 +13,7 @@ import numpy as np
 from clipdrift.data.class_folders import in_label_order
 from clipdrift.data.errors import DataError
 from clipdrift.data.images import ImageSet, LabelArray, TableRows, image_set
+from clipdrift.data.metadata import CAPTION_COLUMNS
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -37,6 +38,7 @@ def read_tables(
     columns: ImageColumns,
     data: str,
     folder: Path | None = None,
+    labelled: bool = True,
 ) -> tuple[tuple[str, ...] | None, dict[str, ImageSet], tuple[str, ...]]:
     """Image sets of the tables, by part, the data's own class names, and what was guessed.
 
@@ -45,6 +47,7 @@ def read_tables(
 
     Args:
         folder: Where paths in the image column start, if they are relative.
+        labelled: Whether there must be labels; without a column of them all are 0.
 
     Raises:
         DataError: A column that is missing, ambiguous or of a useless type; splits that disagree.
@@ -53,10 +56,12 @@ def read_tables(
     stores: dict[str, TableRows] = {}
     notes: list[str] = []
     for part, table in tables.items():
-        image, label, guessed = find_columns(table.features, columns, data)
-        stores[part], said = _images(table, image, f"{data} {wanted[part]}", folder)
+        image, label, guessed = find_columns(table.features, columns, data, labelled)
+        stores[part], said = _images(table, image, label, f"{data} {wanted[part]}", folder)
         notes += [note for note in (*guessed, *said) if note not in notes]
-        found[part] = _labels(table, label, f"{data} {wanted[part]}")
+        found[part] = (None, [0] * len(table))
+        if label is not None:
+            found[part] = _labels(table, label, f"{data} {wanted[part]}")
     names = {part: own for part, (own, _) in found.items()}
     first = next(iter(names.values()))
     if any(own != first for own in names.values()):
@@ -65,8 +70,13 @@ def read_tables(
     return first, sets, tuple(notes)
 
 
-def find_columns(features: Features, columns: ImageColumns, data: str) -> tuple[str, str, tuple[str, ...]]:
+def find_columns(
+    features: Features, columns: ImageColumns, data: str, labelled: bool = True
+) -> tuple[str, str | None, tuple[str, ...]]:
     """The named columns, or the only ones that they can be by their type, or else by their name.
+
+    Args:
+        labelled: Whether there must be labels.
 
     Returns:
         The image column, the label column, and a note for each that its name alone tells.
@@ -76,7 +86,8 @@ def find_columns(features: Features, columns: ImageColumns, data: str) -> tuple[
     """
     from datasets import ClassLabel, Image
 
-    chosen, notes = [], []
+    chosen: list[str] = []
+    notes: list[str] = []
     for key, name, kind, usual in (
         ("image_column", columns.image, Image, IMAGE_NAMES),
         ("label_column", columns.label, ClassLabel, LABEL_NAMES),
@@ -89,6 +100,8 @@ def find_columns(features: Features, columns: ImageColumns, data: str) -> tuple[
             if len(like) == 1:
                 name = like[0]
                 notes.append(f"{data}: column {name!r} is taken as `{key}` by its name")
+        if name is None and key == "label_column" and not labelled:
+            return chosen[0], None, tuple(notes)
         if name is None or name not in features:
             problem = "which column is meant is not clear" if name is None else f"no column {name!r}"
             raise DataError(f"{data}: {problem}; it has {', '.join(features)}; set `{key}`")
@@ -96,7 +109,9 @@ def find_columns(features: Features, columns: ImageColumns, data: str) -> tuple[
     return chosen[0], chosen[1], tuple(notes)
 
 
-def _images(table: Dataset, column: str, where: str, folder: Path | None) -> tuple[TableRows, list[str]]:
+def _images(
+    table: Dataset, column: str, label: str | None, where: str, folder: Path | None
+) -> tuple[TableRows, list[str]]:
     """The image column, to give encoded bytes, and what was guessed of it."""
     from datasets import Image
 
@@ -119,10 +134,27 @@ def _images(table: Dataset, column: str, where: str, folder: Path | None) -> tup
             f"{where}: column {column!r} holds {str(kind)[:80]}; one image a row is needed, as bytes, as "
             "a struct of bytes and path, or as a path"
         )
-    rows = table.select_columns([column])
+    captions = _caption_column(table.features, {column, label})
+    rows = table.select_columns([column, *([captions] if captions else [])])
     if not encoded:
         rows = rows.cast_column(column, Image(decode=False))
-    return TableRows(rows, column, where, folder, encoded), notes
+    return TableRows(rows, column, where, folder, encoded, captions), notes
+
+
+def _caption_column(features: Features, others: set[str | None]) -> str | None:
+    """The likeliest column of captions: texts, lists of texts, or objects that have one."""
+    own = {column.lower(): column for column in features if column not in others}
+    for name in (*CAPTION_COLUMNS, "txt", "json"):  # the last two are a WebDataset's
+        if name in own and _holds_text(features[own[name]]):
+            return own[name]
+    return None
+
+
+def _holds_text(feature: Any) -> bool:
+    inner = getattr(feature, "feature", feature)  # of a list, that of its items
+    if isinstance(inner, Mapping):
+        inner = next((inner[key] for key in CAPTION_COLUMNS if key in inner), None)
+    return getattr(inner, "dtype", None) in ("string", "large_string")
 
 
 def _holds_bytes(kind: Any) -> bool:

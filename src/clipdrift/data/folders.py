@@ -103,20 +103,15 @@ def open_folder(
     return _joined(tree, splits, {part: both[part] for part in parts}, notes, _all(both))
 
 
-def all_images(root: Path) -> tuple[ImageSet, tuple[PassedOver, ...]]:
-    """Every image below a folder, without classes (all labels are 0), and what was passed over.
-
-    In natural order of their paths.
+def all_images(tree: Folder) -> ImageSet:
+    """Every image below a folder, without classes (all labels are 0), in natural order of their paths.
 
     Raises:
-        DataError: No such folder, or no image in it.
+        DataError: No image in it.
     """
-    if not root.is_dir():
-        raise DataError(f"{shown(root)}: no such folder")
-    tree = read_tree(root)
     if not tree.holds_images:
         raise DataError(_nothing(tree))
-    return image_set(np.zeros(len(tree.below)), Files(tree.below)), passed_over(tree, frozenset(tree.below))
+    return image_set(np.zeros(len(tree.below)), Files(tree.below))
 
 
 def class_level(root: Path, paths: Sequence[Path]) -> list[str]:

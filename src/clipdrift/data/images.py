@@ -136,6 +136,8 @@ class TableRows:
     """Where relative paths in the column start."""
     encoded: bool = False
     """Whether the column holds base64 text."""
+    captions: str | None = None
+    """A column of captions beside the images."""
 
     def read(self, row: int) -> bytes:
         cell: Any = self.table[row][self.column]
@@ -159,6 +161,12 @@ class TableRows:
             raise BadImage(
                 self.where(row), f"{shown(path)[:120]} cannot be read ({reason!s:.120})"
             ) from error
+
+    def texts(self, row: int) -> Any:
+        """The cell of captions in a row; ``None`` without a column of them."""
+        return (
+            None if self.captions is None else self.table.select_columns([self.captions])[row][self.captions]
+        )
 
     def linked(self) -> set[Path]:
         """Files that the column names instead of holding their bytes, as far as they are below ``folder``."""

@@ -27,7 +27,7 @@ FILE_COLUMNS = (
 """Columns that can hold the name of an image's file, the likeliest first."""
 
 CAPTION_COLUMNS = (
-    "text", "texts", "caption", "captions", "sentence", "sentences", "comment", "description", "raw",
+    "text", "texts", "caption", "captions", "sentence", "sentences", "comment", "description", "raw", "title",
 )  # fmt: skip
 """Columns that can hold captions, the likeliest first."""
 
@@ -177,7 +177,7 @@ class Finder:
                 relative = path.relative_to(folder)
             except ValueError:
                 continue
-            for key in (relative.as_posix(), relative.with_suffix("").as_posix()):
+            for key in (relative.as_posix(), relative.with_suffix("").as_posix(), path.as_posix()):
                 self._paths.setdefault(key, index)
             for key in {path.name, path.stem}:
                 self._names.setdefault(key, []).append(index)

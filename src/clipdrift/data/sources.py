@@ -16,14 +16,14 @@ from clipdrift.config.models import DataSet
 from clipdrift.data.catalog import CATALOG, DEFAULT_PROMPTS, CatalogRow
 from clipdrift.data.columns import ImageColumns, read_tables
 from clipdrift.data.errors import DataError
-from clipdrift.data.folders import all_images, open_folder
+from clipdrift.data.folders import open_folder
 from clipdrift.data.images import DrawnImages, ImageSet, LabelArray, Picture, TableRows, image_set
 from clipdrift.data.naming import class_names
 from clipdrift.data.tables import archive_splits, is_saved, load_files, load_hub, load_saved, parquet_splits
 from clipdrift.data.tree import PassedOver, passed_over, passed_over_note, read_tree, walk
 from clipdrift.data.worlds import VERSION, WORLDS, World, generate
 
-__all__ = ["DataError", "ImageSet", "Source", "SplitName", "all_images", "fingerprint_path", "open_source"]
+__all__ = ["DataError", "ImageSet", "Source", "SplitName", "fingerprint_path", "open_source"]
 
 SplitName = Literal["train", "test"]
 
@@ -60,6 +60,7 @@ def open_source(
     image_size: int,
     train_per_class: int | None = None,
     parts: tuple[SplitName, ...] = ("train", "test"),
+    labelled: bool = True,
 ) -> Source:
     """Opens a data set; reads its tables or lists its files, decodes nothing.
 
@@ -74,6 +75,8 @@ def open_source(
         train_per_class: Training images that a generated world draws of each class; ``None``: its own
             number. It must hold validation and probe set too. Other kinds give all they have.
         parts: What to open; a transfer set needs ``("test",)`` alone, and then no training split at all.
+        labelled: Whether there must be labels. Without, a table need not have any, nor a test split if it has
+            one split alone; ``classes`` are then empty.
 
     Raises:
         DataError: In one line: what is wrong, where, and what to do.
@@ -87,8 +90,13 @@ def open_source(
         label=spec.label_column or (row.label_column if row else None),
     )
     opened = (
-        _open_named(spec, row, wanted, columns) if spec.path is None else _open_local(spec, wanted, columns)
+        _open_named(spec, row, wanted, columns, labelled)
+        if spec.path is None
+        else _open_local(spec, wanted, columns, labelled)
     )
+    if not labelled and opened.names is None:
+        opened_sets = opened.sets.get("train"), opened.sets.get("test")
+        return Source(spec.name, opened.kind, (), (), *opened_sets, (), opened.notes, opened.passed)
     naming = class_names(opened.names, given=spec.classes, row=row, data=spec.name)
     for images in opened.sets.values():
         _check_labels(images, naming.names, spec.name)
@@ -118,22 +126,23 @@ class _Opened:
 
 
 def _open_named(
-    spec: DataSet, row: CatalogRow | None, wanted: dict[str, str], columns: ImageColumns
+    spec: DataSet, row: CatalogRow | None, wanted: dict[str, str], columns: ImageColumns, labelled: bool
 ) -> _Opened:
     hub = row.hub if row else _hub_id(spec.name)
-    return _Opened("hub", *read_tables(load_hub(hub, wanted, spec.name), wanted, columns, spec.name))
+    tables = load_hub(hub, wanted, spec.name)
+    return _Opened("hub", *read_tables(tables, wanted, columns, spec.name, labelled=labelled))
 
 
-def _open_local(spec: DataSet, wanted: dict[str, str], columns: ImageColumns) -> _Opened:
+def _open_local(spec: DataSet, wanted: dict[str, str], columns: ImageColumns, labelled: bool) -> _Opened:
     root = _folder(spec)
     if is_saved(root):
         tables = load_saved(root, wanted, str(root))
-        return _Opened("saved", *read_tables(tables, wanted, columns, spec.name, root))
+        return _Opened("saved", *read_tables(tables, wanted, columns, spec.name, root, labelled))
     if files := parquet_splits(root):
-        return _of_tables("parquet", spec, root, files, wanted, columns)
+        return _of_tables("parquet", spec, root, files, wanted, columns, labelled)
     archives = archive_splits(root)
-    if archives.keys() - {""} and not read_tree(root).holds_images:
-        return _of_tables("webdataset", spec, root, archives, wanted, columns)
+    if (archives.keys() - {""} or not labelled) and archives and not read_tree(root).holds_images:
+        return _of_tables("webdataset", spec, root, archives, wanted, columns, labelled)
     named = spec.train_split is not None or spec.test_split is not None
     label, classes = spec.label_column, None if spec.classes is None else len(spec.classes)
     found = open_folder(root, tuple(wanted), wanted, named=named, label_column=label, classes=classes)
@@ -147,17 +156,29 @@ def _of_tables(
     files: Mapping[str, list[Path]],
     wanted: dict[str, str],
     columns: ImageColumns,
+    labelled: bool,
 ) -> _Opened:
     """Tables or archives of the wanted splits; what else lies below the folder is counted."""
+    guessed: tuple[str, ...] = ()
+    if not labelled and spec.test_split is None and wanted.get("test") not in files and len(files) == 1:
+        wanted = dict.fromkeys(wanted, next(iter(files)))
+        guessed = (f"{spec.name}: read from its only split, {wanted['test'] or 'which has no name'!r}",)
     tables = load_files(files, wanted, str(root), kind)
-    names, sets, notes = read_tables(tables, wanted, columns, spec.name, root)
-    both = _splits(spec, _row(spec.name), ("train", "test")).values()
+    names, sets, notes = read_tables(tables, wanted, columns, spec.name, root, labelled)
+    both = {*_splits(spec, _row(spec.name), ("train", "test")).values(), *wanted.values()}
     known = {path for name in both for path in files.get(name, ())}
     stores = [images.store for images in sets.values()]
     linked = [store.linked() for store in stores if isinstance(store, TableRows)]
     passed = passed_over(read_tree(root), known.union(*linked))
     said = passed_over_note(spec.name, passed)
-    return _Opened(kind, names, sets, (*notes, *([said] if said else ())), passed)
+    return _Opened(kind, names, sets, (*guessed, *notes, *([said] if said else ())), passed)
+
+
+def holds_tables(root: Path) -> bool:
+    """Whether a folder is read as tables or archives, and not as loose images."""
+    if is_saved(root) or parquet_splits(root):
+        return True
+    return bool(archive_splits(root)) and not read_tree(root).holds_images
 
 
 def fingerprint_path(path: str | Path) -> str:
