@@ -216,3 +216,17 @@ def test_the_class_of_images_that_are_only_looked_at(tmp_path: Path) -> None:
     paths = [Path(found.where(i)) for i in range(len(found))]
     assert class_level(tmp_path, paths) == ["dog", "dog", "cat", "cat", ""]
     assert np.all(found.labels == 0)
+
+
+def test_a_training_split_alone_can_be_given_instead(tmp_path: Path) -> None:
+    """Where nothing has labels to test on, the message says what to give, and that works."""
+    put(tmp_path, "train/cat/{}.png*5", "train/dog/{}.png*5")
+    with pytest.raises(DataError, match=r"no split 'test'; it has train; .*, or give .*/train alone"):
+        opened(tmp_path)
+    put(tmp_path, "test/{}.png*3")
+    with pytest.raises(DataError, match="give the folder of the training split alone"):
+        opened(tmp_path)
+    source = opened(tmp_path / "train")
+    assert source.classes == TWO
+    assert source.test is not None
+    assert len(source.test) == 2

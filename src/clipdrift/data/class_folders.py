@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from clipdrift.data.errors import DataError
-from clipdrift.data.folder_words import exact_split_of, is_helper, is_split
+from clipdrift.data.folder_words import exact_split_of, is_helper, is_split, split_of
 from clipdrift.data.images import shown
 from clipdrift.data.tree import Folder
 
@@ -50,8 +50,13 @@ def class_folders(folder: Folder, notes: list[str]) -> FolderClasses:
         name: child for name, child in folder.folders.items() if child.holds_images or not is_helper(name)
     }
     if not holding:
+        hint = ""
+        if split_of(folder.name) == "test":
+            hint = (
+                "; without labels to test on, give the folder of the training split alone: it is then divided"
+            )
         raise DataError(
-            f"{shown(folder.path)}: no class folders in it; images belong in {folder.name}/<class>/"
+            f"{shown(folder.path)}: no class folders in it; images belong in {folder.name}/<class>/{hint}"
         )
     unlike = [name for name in holding if not is_helper(name) and not is_split(name)]
     if not unlike:

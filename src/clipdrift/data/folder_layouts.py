@@ -70,9 +70,11 @@ def split_folders(
         found[part] = like[0]
         notes.append(f"{shown(base.path)}: {shown(like[0].name)!r} is taken for the {part} split")
     if missing:
+        alone = next((f for part, f in found.items() if part == "train" and holds_classes(f)), None)
+        hint = f", or give {shown(alone.path)} alone, of which a fifth is then held out" if alone else ""
         raise DataError(
             f"{shown(base.path)}: no split {missing!r}; it has {_listed(map(shown, base.folders))}; "
-            "set `train_split` and `test_split`"
+            f"set `train_split` and `test_split`{hint}"
         )
     return {part: _unwrapped(folder, notes) for part, folder in found.items()}
 
