@@ -13,6 +13,7 @@ from clipdrift.comparison import (
     Comparison,
     CrossedTowers,
     HeadDrift,
+    JointSpace,
     ProbeImages,
     Retrieval,
     Sensitivity,
@@ -248,6 +249,12 @@ def _transfer(name: str) -> dict[str, TransferRow]:
     }
 
 
+def _space(gap: float) -> JointSpace:
+    return JointSpace(
+        modality_gap=gap, alignment=1.43, uniformity_images=-1.9, uniformity_captions=-2.2, logit_scale=99.7
+    )
+
+
 def _retrieval() -> Retrieval:
     return Retrieval(
         images=1000,
@@ -258,6 +265,10 @@ def _retrieval() -> Retrieval:
         text_to_image_after={1: 0.251, 5: 0.492, 10: 0.603},
         image_to_text_crossed={k: CrossedTowers(tuned_image=0.44, tuned_text=0.47) for k in (1, 5, 10)},
         text_to_image_crossed={k: CrossedTowers(tuned_image=0.27, tuned_text=0.29) for k in (1, 5, 10)},
+        image_to_text_rank=(1.0, 2.0),
+        text_to_image_rank=(4.0, 6.5),
+        space_before=_space(0.81),
+        space_after=_space(0.93),
     )
 
 

@@ -347,6 +347,21 @@ def test_retrieval_by_hand(
     sides = [(load_plain(folder), folder) for folder in (tiny_clip_dir, other_dir)]
     pictures = [image_features(*side, images) for side in sides]  # type: ignore[arg-type]
     words = [text_features(*side, list(CAPTIONS)) for side in sides]
+    for side in (0, 1):
+        similarity = pictures[side] @ words[side].T
+        for ranks, table, fit in (
+            (found.image_to_text_rank, similarity, right), (found.text_to_image_rank, similarity.T, right.T),
+        ):  # fmt: skip
+            best = [1 + int((row[~own] >= row[own].max()).sum()) for row, own in zip(table, fit, strict=True)]
+            assert ranks is not None
+            assert ranks[side] == np.median(best)
+        space = (found.space_before, found.space_after)[side]
+        assert space is not None
+        gap = np.linalg.norm(pictures[side].mean(0) - words[side].mean(0))
+        assert space.modality_gap == pytest.approx(gap, rel=1e-4)
+        pairs = pictures[side][[pictured.index(owner) for owner in OWNERS]] - words[side]
+        assert space.alignment == pytest.approx((pairs**2).sum(1).mean(), rel=1e-4)
+        assert space.logit_scale == pytest.approx(float(sides[side][0].logit_scale.detach().exp()))
     for name, similarity in (
         ("tuned_image", pictures[1] @ words[0].T),
         ("tuned_text", pictures[0] @ words[1].T),

@@ -113,6 +113,16 @@ def _retrieval(found: Comparison) -> Table:
     ):
         for k in before:
             table.add_row(label, str(k), f"{100 * before[k]:.1f} %", f"{100 * after[k]:.1f} %")
+    for label, ranks in (
+        ("image to text", rows.image_to_text_rank),
+        ("text to image", rows.text_to_image_rank),
+    ):
+        if ranks is not None:
+            table.add_row(f"{label}, median rank", "", f"{ranks[0]:g}", f"{ranks[1]:g}")
+    if rows.space_before is not None and rows.space_after is not None:
+        old, new = rows.space_before.model_dump(), rows.space_after.model_dump()
+        for name in old:
+            table.add_row(name.replace("_", " "), "", decimal(old[name]), decimal(new[name]))
     return table
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from clipdrift import formulas
-from clipdrift.comparison import CrossedTowers, Retrieval, TransferRow
+from clipdrift.comparison import CrossedTowers, JointSpace, Retrieval, TransferRow
 from clipdrift.comparison.models import OpenedModel, PairError
 from clipdrift.config import DataSet
 from clipdrift.data.sources import open_source
@@ -202,6 +202,15 @@ def retrieval(
         return to_text, to_image
 
     found = [recalls(*pair) for pair in zip(embeddings, encoded, strict=True)]
+    similar = [_cosines(images[positions], words) for images, words in zip(embeddings, encoded, strict=True)]
+    to_text = [float(formulas.median_rank(one, match)) for one in similar]
+    to_image = [float(formulas.median_rank(one.T, match.T)) for one in similar]
+    spaces = [
+        _space(images[positions], words, owner, _scale(clip, side.name))
+        for images, words, clip, side in zip(
+            embeddings, encoded, (texts_of(base, tuned), texts_of(tuned, base)), (base, tuned), strict=True
+        )
+    ]
     crossed: list[dict[int, CrossedTowers]] = [{}, {}]
     if _can_be_crossed(*encoded) and embeddings[0].shape == embeddings[1].shape:
         image, words = recalls(embeddings[1], encoded[0]), recalls(embeddings[0], encoded[1])
@@ -218,4 +227,26 @@ def retrieval(
         text_to_image_after=found[1][1],
         image_to_text_crossed=crossed[0],
         text_to_image_crossed=crossed[1],
+        image_to_text_rank=(to_text[0], to_text[1]),
+        text_to_image_rank=(to_image[0], to_image[1]),
+        space_before=spaces[0],
+        space_after=spaces[1],
+    )
+
+
+def _space(images: Tensor, captions: Tensor, owner: Tensor, scale: float) -> JointSpace | None:
+    """The space of images (n, E) and captions (m, E), of which ``owner`` (m,) says whose each is.
+
+    None where it is not defined: two images at least, captions that have a direction.
+    """
+    words = captions.cpu().double()
+    if len(images) < 2 or len(words) < 2 or not bool((words.norm(dim=1) > 0).all()):
+        return None
+    pictures = images.cpu().double()
+    return JointSpace(
+        modality_gap=float(formulas.modality_gap(pictures, words)),
+        alignment=float(formulas.alignment(pictures[owner], words)),
+        uniformity_images=float(formulas.uniformity(pictures)),
+        uniformity_captions=float(formulas.uniformity(words)),
+        logit_scale=scale,
     )

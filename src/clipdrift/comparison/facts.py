@@ -133,6 +133,16 @@ class TransferRow(Frozen):
         return 100 / self.classes
 
 
+class JointSpace(Frozen):
+    """Images and their captions in the space that they share, of one model."""
+
+    modality_gap: float = Field(description="Distance between mean unit images and mean unit captions.")
+    alignment: float = Field(description="Mean squared distance of an image and its captions, unit vectors.")
+    uniformity_images: float = Field(description="log mean exp(-2 d^2) over pairs of images.")
+    uniformity_captions: float
+    logit_scale: float = Field(description="exp of the model's own parameter.")
+
+
 class Retrieval(Frozen):
     """Image-text retrieval on the probe images and their captions; recall at k, in [0, 1]."""
 
@@ -146,6 +156,12 @@ class Retrieval(Frozen):
         default_factory=dict, description="Empty where both sides were tested with the same texts."
     )
     text_to_image_crossed: dict[int, CrossedTowers] = Field(default_factory=dict)
+    image_to_text_rank: tuple[float, float] | None = Field(
+        None, description="Median rank of an image's first right caption, before and after; 1 is best."
+    )
+    text_to_image_rank: tuple[float, float] | None = None
+    space_before: JointSpace | None = None
+    space_after: JointSpace | None = None
 
 
 class Sensitivity(Frozen):

@@ -28,6 +28,7 @@ from clipdrift.formulas.attention import (
 )
 from clipdrift.formulas.cka_sums import CkaSums
 from clipdrift.formulas.flow import NATS_PER_BIT, bits, patch_entropy, rollout, rollout_step
+from clipdrift.formulas.joint import alignment, median_rank, modality_gap, uniformity
 from clipdrift.formulas.representation import cka, cka_matrix, embedding_drift, minibatch_cka
 from clipdrift.formulas.weights import (
     effective_rank,
@@ -40,6 +41,7 @@ from clipdrift.formulas.weights import (
 __all__ = [
     "NATS_PER_BIT",
     "CkaSums",
+    "alignment",
     "attention_kl",
     "bits",
     "cka",
@@ -54,7 +56,9 @@ __all__ = [
     "head_diversity_by_head",
     "intruder_dimensions",
     "intruder_similarity",
+    "median_rank",
     "minibatch_cka",
+    "modality_gap",
     "normalised_entropy",
     "patch_entropy",
     "recall_at_k",
@@ -63,6 +67,7 @@ __all__ = [
     "singular_values",
     "sink_patches",
     "sink_share",
+    "uniformity",
     "weight_drift",
     "zero_shot_agreement",
     "zero_shot_kl",

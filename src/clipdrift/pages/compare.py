@@ -70,6 +70,7 @@ def write_page(
         families=sections.families(comparison, cells),
         transfer=sections.transfer(comparison, cells),
         retrieval=sections.retrieval(comparison, cells),
+        joint_space=sections.joint_space(comparison, cells),
         sensitivity=sections.sensitivity(comparison, cells),
         figures=[_figure(name, Path(file)) for name, file in figures.items()],
         matrix=sections.matrix(comparison, cells),

@@ -143,6 +143,32 @@ def retrieval(comparison: Comparison, cells: CellLookup) -> list[dict[str, Any]]
     ]
 
 
+def joint_space(comparison: Comparison, cells: CellLookup) -> list[dict[str, Any]]:
+    """A row per median rank and per number of the space that images and captions share."""
+    found = comparison.retrieval
+    if found is None:
+        return []
+    rows: list[dict[str, Any]] = [
+        {
+            "name": f"median rank, {direction.replace('_', ' ')}",
+            "before": cells.field("retrieval", f"{direction}_rank", 0),
+            "after": cells.field("retrieval", f"{direction}_rank", 1),
+        }
+        for direction in ("image_to_text", "text_to_image")
+        if getattr(found, f"{direction}_rank") is not None
+    ]
+    if found.space_before is not None and found.space_after is not None:
+        rows += [
+            {
+                "name": name.replace("_", " "),
+                "before": cells.field("retrieval", "space_before", name),
+                "after": cells.field("retrieval", "space_after", name),
+            }
+            for name in type(found.space_before).model_fields
+        ]
+    return rows
+
+
 def sensitivity(comparison: Comparison, cells: CellLookup) -> list[dict[str, Any]]:
     """A row per measure: its coefficient of variation over subsets of the images."""
     if comparison.subsets is None:
