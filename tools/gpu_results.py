@@ -34,7 +34,7 @@ python tools/gpu_results.py results   # this page, from the results
 
 It runs the tests marked `cuda`, the study `quickstart` beside a processor's records, and measures speed;
 each part writes what it has as it goes. `make gpu-check DEVICE=cpu SMALL=1 OUT=results` rehearses all of it
-without a GPU.
+without a GPU. Where there is no `make`, `python3 tools/gpu_check.py --out results` is the same.
 """
 
 
