@@ -135,9 +135,12 @@ def machine(environment: dict[str, str]) -> dict[str, Any]:
         " 'torch': torch.__version__, 'transformers': transformers.__version__, 'peft': peft.__version__,"
         " 'numpy': numpy.__version__}))"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    if found.returncode:
+        last = (found.stderr.strip().splitlines() or ["nothing said"])[-1]
+        sys.exit(
+            f"{sys.executable} cannot do the work ({last}); give a Python with torch: make ... PYTHON=..."
+        )
     about: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
     about |= {"python": platform.python_version(), "cores": os.cpu_count(), "driver": _driver()}
     about["commit"] = _said("git", "-C", str(ROOT), "rev-parse", "HEAD")
