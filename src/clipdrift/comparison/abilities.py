@@ -127,19 +127,19 @@ def _crossed_accuracy(towers: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -
     Args:
         towers: embeddings of images (n, E) and of classes (C, E), before and after.
     """
-    if not _can_be_crossed(*(texts for _, texts in towers)):
-        return None
     (old_images, old_texts), (new_images, new_texts) = towers
+    if _alike(old_texts, new_texts) or old_texts.shape != new_texts.shape:
+        return None
     return CrossedTowers(
         tuned_image=_percent(_cosines(new_images, old_texts), labels),
         tuned_text=_percent(_cosines(old_images, new_texts), labels),
     )
 
 
-def _can_be_crossed(before: Tensor, after: Tensor) -> bool:
-    """Whether two sets of texts (n, E) differ and live in spaces of one size."""
+def _alike(before: Tensor, after: Tensor) -> bool:
+    """Whether two lists of text embeddings (n, E) are the same but for rounding."""
     one, other = before.float().cpu(), after.float().cpu()
-    return one.shape == other.shape and not torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def _cosines(images: Tensor, texts: Tensor) -> Tensor:
@@ -165,8 +165,7 @@ def _scale(clip: Clip, name: str) -> float:
 def same_texts(base: OpenedModel, tuned: OpenedModel) -> bool:
     """Whether both text towers give the same embedding of a text."""
     one, other = texts_of(base, tuned), texts_of(tuned, base)
-    found = [clip.texts(["a photo of a cat"]).float().cpu() for clip in (one, other)]
-    return bool(torch.allclose(found[0], found[1], rtol=1e-4, atol=1e-5))
+    return _alike(*(clip.texts(["a photo of a cat"]) for clip in (one, other)))
 
 
 def retrieval(
@@ -188,36 +187,28 @@ def retrieval(
     texts = [text for position in positions for text in captions[position]]
     owner = torch.tensor([i for i, position in enumerate(positions) for _ in captions[position]])
     match = owner[None] == torch.arange(len(positions))[:, None]
+    clips = texts_of(base, tuned), texts_of(tuned, base)
     encoded = []
-    for clip in (texts_of(base, tuned), texts_of(tuned, base)):
+    for clip in clips:
         parts = [clip.texts(texts[i : i + 256]).float().cpu() for i in range(0, len(texts), 256)]
         encoded.append(torch.cat(parts))
-
-    def recalls(images: Tensor, words: Tensor) -> tuple[dict[int, float], dict[int, float]]:
-        similarity = _cosines(images[positions], words)
-        to_text = {k: float(formulas.recall_at_k(similarity, match, k)) for k in KS if k <= len(texts)}
-        to_image = {
-            k: float(formulas.recall_at_k(similarity.T, match.T, k)) for k in KS if k <= len(positions)
-        }
-        return to_text, to_image
-
-    found = [recalls(*pair) for pair in zip(embeddings, encoded, strict=True)]
-    similar = [_cosines(images[positions], words) for images, words in zip(embeddings, encoded, strict=True)]
-    to_text = [float(formulas.median_rank(one, match)) for one in similar]
-    to_image = [float(formulas.median_rank(one.T, match.T)) for one in similar]
-    spaces = [
-        _space(images[positions], words, owner, _scale(clip, side.name))
-        for images, words, clip, side in zip(
-            embeddings, encoded, (texts_of(base, tuned), texts_of(tuned, base)), (base, tuned), strict=True
-        )
-    ]
+    pictures = [embedded[positions] for embedded in embeddings]
+    similar = [_cosines(*pair) for pair in zip(pictures, encoded, strict=True)]
+    found = [_recalls(one, match) for one in similar]
     crossed: list[dict[int, CrossedTowers]] = [{}, {}]
-    if _can_be_crossed(*encoded) and embeddings[0].shape == embeddings[1].shape:
-        image, words = recalls(embeddings[1], encoded[0]), recalls(embeddings[0], encoded[1])
+    if not _alike(*encoded) and encoded[0].shape == encoded[1].shape:
+        image = _recalls(_cosines(pictures[1], encoded[0]), match)
+        words = _recalls(_cosines(pictures[0], encoded[1]), match)
         crossed = [
             {k: CrossedTowers(tuned_image=image[way][k], tuned_text=words[way][k]) for k in image[way]}
             for way in (0, 1)
         ]
+    to_text = [float(formulas.median_rank(one, match)) for one in similar]
+    to_image = [float(formulas.median_rank(one.T, match.T)) for one in similar]
+    spaces = [
+        _space(images, words, owner, _scale(clip, side.name))
+        for images, words, clip, side in zip(pictures, encoded, clips, (base, tuned), strict=True)
+    ]
     return Retrieval(
         images=len(positions),
         captions=len(texts),
@@ -231,6 +222,18 @@ def retrieval(
         text_to_image_rank=(to_image[0], to_image[1]),
         space_before=spaces[0],
         space_after=spaces[1],
+    )
+
+
+def _recalls(similarity: Tensor, match: Tensor) -> tuple[dict[int, float], dict[int, float]]:
+    """Recall at each k of images by captions, and of captions by images.
+
+    Args:
+        similarity, match: (n, m) of n images with m captions.
+    """
+    return (
+        {k: float(formulas.recall_at_k(similarity, match, k)) for k in KS if k <= match.shape[1]},
+        {k: float(formulas.recall_at_k(similarity.T, match.T, k)) for k in KS if k <= match.shape[0]},
     )
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from clipdrift.config.base import Frozen
-from clipdrift.outcomes.chance import above_chance, correct_of
+from clipdrift.outcomes.chance import accuracy_p, measurable
 
 
 class Side(Frozen):
@@ -126,7 +126,7 @@ class TransferRow(Frozen):
     @property
     def measurable(self) -> bool:
         """Whether BASE is above chance, so that there was something to keep."""
-        return above_chance(correct_of(self.before, self.images), self.images, self.classes)
+        return measurable(accuracy_p(self.before, self.images, self.classes))
 
     @property
     def chance(self) -> float:

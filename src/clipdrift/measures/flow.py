@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clipdrift import formulas
-from clipdrift.measures.errors import MeasureError
+from clipdrift.measures.errors import defined
 from clipdrift.model.trace import attention_maps
 
 FLOW = ("rollout_entropy", "rollout_erf95", "rollout_gini", "patch_entropy")
@@ -39,10 +39,8 @@ class Flow:
         for start in range(0, count, step):
             piece = slice(start, start + step)
             maps = attention_maps(queries[piece], keys[piece], heads)
-            try:
+            with defined(f"patch_entropy of block {block}"):
                 entropies.append(formulas.patch_entropy(maps, class_token=self._token).mean(-1))
-            except ValueError as error:
-                raise MeasureError(f"patch_entropy of block {block}: {error}") from None
             before = None if self._rolled is None else self._rolled[piece]
             rolled.append(formulas.rollout_step(before, maps))
             del maps  # before those of the next piece are built

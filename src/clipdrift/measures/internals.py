@@ -15,7 +15,7 @@ from torch import Tensor
 from clipdrift import formulas
 from clipdrift.data.deck import Batches
 from clipdrift.measures.attention import ATTENTION, OF_TOKEN, BlockRows, erf, erf_name
-from clipdrift.measures.errors import MeasureError
+from clipdrift.measures.errors import MeasureError, defined
 from clipdrift.measures.flow import Flow
 from clipdrift.measures.others import read_others
 from clipdrift.measures.states import KeptStates
@@ -202,10 +202,8 @@ class _Reading:
         arrays[name][self.done : self.done + len(found)] = found
 
     def guard(self, name: str, block: int, work: Callable[[Any], Any], given: Any) -> Any:
-        try:
+        with defined(f"{name}{self.where(block) if block else ''}"):
             return work(given)
-        except ValueError as error:
-            raise MeasureError(f"{name}{self.where(block) if block else ''}: {error}") from None
 
     def where(self, block: int) -> str:
         return f" of block {block}" if self.tower.first_patch else f" of the {self.tower.reader}"

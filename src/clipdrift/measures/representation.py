@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipdrift import formulas
-from clipdrift.measures.errors import MeasureError
+from clipdrift.measures.errors import defined
 from clipdrift.measures.internals import Internals
 from clipdrift.measures.others import compare_others
 from clipdrift.measures.states import KeptStates
@@ -32,17 +32,13 @@ def representation(backbone: Internals, adapted: Internals) -> dict[str, list[fl
     """
     out: dict[str, list[float]] = {"cka": [], "cka_biased": []}
     for block in range(len(backbone.states)):
-        try:
+        with defined(f"cka of block {block + 1}"):
             debiased, biased = _both(backbone.states, adapted.states, block)
-        except ValueError as error:
-            raise MeasureError(f"cka of block {block + 1}: {error}") from None
         out["cka"].append(debiased)
         out["cka_biased"].append(biased)
-    try:
+    with defined("embedding"):
         out["cka_embedding"] = [_embedding_cka(backbone.embedding, adapted.embedding)]
         out["embedding_drift"] = [float(formulas.embedding_drift(backbone.embedding, adapted.embedding))]
-    except ValueError as error:
-        raise MeasureError(f"embedding: {error}") from None
     return out | compare_others(backbone, adapted)
 
 
@@ -59,10 +55,8 @@ def cka_minibatch(backbone: Internals, adapted: Internals, size: int = 100) -> l
         pairs = list(
             zip(backbone.states.pieces(block, size), adapted.states.pieces(block, size), strict=True)
         )
-        try:
+        with defined(f"minibatch cka of block {block + 1}"):
             out.append(float(formulas.minibatch_cka(pair for pair in pairs if len(pair[0]) >= 4)))
-        except ValueError as error:
-            raise MeasureError(f"minibatch cka of block {block + 1}: {error}") from None
     return out
 
 
@@ -80,10 +74,8 @@ def cka_matrix(backbone: Internals, adapted: Internals) -> NDArray[np.float64]:
         [_picked(kept, block, chosen) for block in range(len(kept))]
         for kept in (backbone.states, adapted.states)
     )
-    try:
+    with defined("cka matrix"):
         return formulas.cka_matrix(before, after).numpy()
-    except ValueError as error:
-        raise MeasureError(f"cka matrix: {error}") from None
 
 
 def _picked(kept: KeptStates, block: int, chosen: Tensor) -> Tensor:

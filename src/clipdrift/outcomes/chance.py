@@ -21,6 +21,11 @@ def chance_p(correct: int, images: int, classes: int) -> float:
     return float(bdtrc(correct - 1, images, 1 / classes))
 
 
+def accuracy_p(accuracy: float, images: int, classes: int) -> float:
+    """:func:`chance_p` of an accuracy in percent on so many images."""
+    return chance_p(correct_of(accuracy, images), images, classes)
+
+
 def above_chance(correct: int, images: int, classes: int) -> bool:
     """Whether `correct` of `images` right is more than guessing among `classes` gives (:func:`chance_p`)."""
     return chance_p(correct, images, classes) < LEVEL
@@ -28,7 +33,7 @@ def above_chance(correct: int, images: int, classes: int) -> bool:
 
 def chance_note(transfer: str, accuracy: float, images: int, classes: int) -> str | None:
     """One line where a backbone's zero-shot accuracy (percent) on a set is not above chance; else None."""
-    p = chance_p(correct_of(accuracy, images), images, classes)
+    p = accuracy_p(accuracy, images, classes)
     if measurable(p):
         return None
     return (

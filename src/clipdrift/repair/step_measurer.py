@@ -146,12 +146,12 @@ class StepComparer:
         measurer = self.measurer
         measurer.reporter.stage(f"reading {label}")
         measures = self._measures(label)
-        transfer = {}
+        transfer, tested = {}, self.tested
         for name, before in self.before.items():
             # where the text tower moves too, the class texts are made anew
             features = measurer.features(name) if measurer.endpoints.moves_texts else self.features[name]
             now = measurer.zero_shot(name, features)
-            kept = 100 * now / before if self.tested[name].measurable else None
+            kept = 100 * now / before if tested[name].measurable else None
             transfer[name] = Transfer(accuracy=now, retention=kept)
         right = measurer.accuracy(measurer.labelled)
         return Step(label=label, accuracy=right, measures=measures, transfer=transfer, **setting)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from clipdrift.comparison import Compared
 from clipdrift.config.base import Frozen
-from clipdrift.outcomes.chance import above_chance, correct_of
+from clipdrift.outcomes.chance import accuracy_p, measurable
 from clipdrift.runs.record import Transfer
 
 RepairKind = Literal["interpolate", "rewind", "soften"]
@@ -25,7 +25,7 @@ class TransferTest(Frozen):
     @property
     def measurable(self) -> bool:
         """Whether the backbone is above chance, so that there is something to keep."""
-        return above_chance(correct_of(self.before, self.images), self.images, self.classes)
+        return measurable(accuracy_p(self.before, self.images, self.classes))
 
     @property
     def chance(self) -> float:

@@ -17,7 +17,7 @@ from clipdrift.config.base import Frozen
 from clipdrift.config.models import RunConfig
 from clipdrift.errors import ClipdriftError
 from clipdrift.listing import installed_extensions
-from clipdrift.outcomes.chance import chance_p, correct_of
+from clipdrift.outcomes.chance import accuracy_p
 from clipdrift.runs.frozen import Wording, damage_at, read_json
 from clipdrift.texts import drift
 
@@ -148,7 +148,7 @@ class Record(Frozen):
         images = 0 if facts is None or "test" not in facts.images else facts.images["test"].count
         if facts is None or accuracy is None or not images:
             return None
-        return chance_p(correct_of(accuracy, images), images, len(facts.classes))
+        return accuracy_p(accuracy, images, len(facts.classes))
 
     def to_json(self) -> str:
         """One line: a study of thousands is read as a whole."""

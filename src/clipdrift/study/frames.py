@@ -14,7 +14,7 @@ from pydantic_core import from_json
 
 from clipdrift.config import methods, penalties
 from clipdrift.config.base import MethodOptions, PenaltyOptions, name_of
-from clipdrift.outcomes.chance import chance_p, correct_of, measurable
+from clipdrift.outcomes.chance import accuracy_p, measurable
 from clipdrift.outcomes.columns import chance_p_of, outcome, retention_of, zero_shot_of
 from clipdrift.runs.layout import RECORD
 from clipdrift.runs.record import OPTIONS, SCHEMA_VERSION, DamagedRecordError, RecordError
@@ -205,7 +205,7 @@ def _chances(record: RecordDict) -> dict[str, float]:
         facts = record.get("transfer", {}).get(name)
         images = facts["images"].get("test", {}).get("count", 0) if facts is not None else 0
         if images and facts is not None:
-            found[name] = chance_p(correct_of(accuracy, images), images, len(facts["classes"]))
+            found[name] = accuracy_p(accuracy, images, len(facts["classes"]))
     return found
 
 
