@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from clipdrift.data.images import Files, ImageSet, TableRows, shown
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.data.sources import holds_tables, open_source
 from clipdrift.data.splits import balanced_subsets
-from clipdrift.data.tree import Folder, PassedOver, passed_over, passed_over_note, read_tree
+from clipdrift.data.tree import Folder, PassedOver, passed_notes, passed_over, read_tree
 from clipdrift.model.clip import Clip
 from clipdrift.training.preparation import DeckFactory
 
@@ -244,7 +244,7 @@ def _of_source(
     if tree is not None and isinstance(images.store, Files):
         captions = read_captions(tree.path, [images.store.paths[row] for row in rows])
         passed = passed_over(tree, {*images.store.paths, *_with_those_beside(captions, images.store)})
-        notes = tuple(note for note in (passed_over_note(shown(tree.path), passed),) if note)
+        notes = passed_notes(shown(tree.path), passed)
     elif isinstance(images.store, TableRows):
         captions = captions_of_rows(images.store, rows)
     notes = (*notes, *captions.notes)
@@ -255,7 +255,7 @@ def _of_source(
         classes=len(classes) if classes else None,
         bad=counted.bad,
         notes=notes,
-        passed=tuple((one.place, one.ending, one.count) for one in passed),
+        passed=tuple(map(astuple, passed)),
     )
     titles = tuple(
         classes[label] if classes else Path(images.where(i)).name

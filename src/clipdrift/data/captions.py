@@ -87,10 +87,15 @@ def read_captions(folder: Path, paths: Sequence[Path]) -> Captions:
             else f"{shown(seen[0].file)} names none of the images that were read"
         )
         notes.append(f"retrieval was not tested: {why}")
-    if texts and len(texts) < len(paths):
-        notes.append(f"{len(texts)} of {len(paths)} images have captions; retrieval is tested on these")
+    notes += _if_some(len(texts), len(paths))
     found = {position: tuple(texts[position]) for position in sorted(texts)}
     return Captions(found, frozenset(files), tuple(notes))
+
+
+def _if_some(captioned: int, images: int) -> list[str]:
+    if not 0 < captioned < images:
+        return []
+    return [f"{captioned} of {images} images have captions; retrieval is tested on these"]
 
 
 def _tables(folder: Path, paths: Sequence[Path]) -> Iterator[tuple[Table, Path]]:
@@ -208,8 +213,7 @@ def captions_of_rows(store: TableRows, rows: Sequence[int]) -> Captions:
     notes = (
         [f"{store.name}: {odd} cells of column {store.captions!r} are no captions, left out"] if odd else []
     )
-    if texts and len(texts) < len(rows):
-        notes.append(f"{len(texts)} of {len(rows)} images have captions; retrieval is tested on these")
+    notes += _if_some(len(texts), len(rows))
     return Captions(texts, frozenset(), tuple(notes))
 
 

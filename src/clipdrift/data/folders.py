@@ -24,7 +24,7 @@ from clipdrift.data.folder_layouts import (
 )
 from clipdrift.data.folder_words import is_helper, is_split, split_of
 from clipdrift.data.images import Files, ImageSet, image_set, shown
-from clipdrift.data.tree import Folder, PassedOver, passed_over, passed_over_note, read_tree
+from clipdrift.data.tree import Folder, PassedOver, passed_notes, passed_over, passed_text, read_tree
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,8 +125,8 @@ def class_level(root: Path, paths: Sequence[Path]) -> list[str]:
 
 
 def _nothing(tree: Folder) -> str:
-    passed = passed_over_note("", passed_over(tree, frozenset()))
-    told = passed.removeprefix(": ") if passed else "it is empty"
+    passed = passed_over(tree, frozenset())
+    told = passed_text(passed) if passed else "it is empty"
     return f"{shown(tree.path)}: neither parquet files nor images in it ({told}); see docs/your-data.md"
 
 
@@ -144,8 +144,7 @@ def _joined(
         for part, labelled in pairs.items()
     }
     passed = passed_over(tree, {*known, *_all(found)})
-    said = passed_over_note(shown(tree.path), passed)
-    return OpenedFolder(names, sets, (*notes, *([said] if said else ())), passed)
+    return OpenedFolder(names, sets, (*notes, *passed_notes(shown(tree.path), passed)), passed)
 
 
 def _all(found: Mapping[str, FolderClasses]) -> set[Path]:

@@ -164,9 +164,12 @@ class TableRows:
 
     def texts(self, row: int) -> Any:
         """The cell of captions in a row; ``None`` without a column of them."""
-        return (
-            None if self.captions is None else self.table.select_columns([self.captions])[row][self.captions]
-        )
+        return None if self.captions is None else self._texts[row][self.captions]
+
+    @cached_property
+    def _texts(self) -> Dataset:
+        """The captions alone, so that no image is read for them."""
+        return self.table.select_columns([self.captions])
 
     def linked(self) -> set[Path]:
         """Files that the column names instead of holding their bytes, as far as they are below ``folder``."""

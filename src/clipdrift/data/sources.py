@@ -20,12 +20,13 @@ from clipdrift.data.folders import open_folder
 from clipdrift.data.images import DrawnImages, ImageSet, LabelArray, Picture, TableRows, image_set
 from clipdrift.data.naming import class_names
 from clipdrift.data.tables import archive_splits, is_saved, load_files, load_hub, load_saved, parquet_splits
-from clipdrift.data.tree import PassedOver, passed_over, passed_over_note, read_tree, walk
+from clipdrift.data.tree import PassedOver, passed_notes, passed_over, read_tree, walk
 from clipdrift.data.worlds import VERSION, WORLDS, World, generate
 
 __all__ = ["DataError", "ImageSet", "Source", "SplitName", "fingerprint_path", "open_source"]
 
 SplitName = Literal["train", "test"]
+_TableKind = Literal["parquet", "webdataset"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,22 +139,31 @@ def _open_local(spec: DataSet, wanted: dict[str, str], columns: ImageColumns, la
     if is_saved(root):
         tables = load_saved(root, wanted, str(root))
         return _Opened("saved", *read_tables(tables, wanted, columns, spec.name, root, labelled))
-    if files := parquet_splits(root):
-        return _of_tables("parquet", spec, root, files, wanted, columns, labelled)
-    archives = archive_splits(root)
-    if (archives.keys() - {""} or not labelled) and archives and not read_tree(root).holds_images:
-        return _of_tables("webdataset", spec, root, archives, wanted, columns, labelled)
+    if (kept := _tables_in(root, labelled)) is not None:
+        return _of_tables(*kept, spec, root, wanted, columns, labelled)
     named = spec.train_split is not None or spec.test_split is not None
     label, classes = spec.label_column, None if spec.classes is None else len(spec.classes)
     found = open_folder(root, tuple(wanted), wanted, named=named, label_column=label, classes=classes)
     return _Opened("folder", found.names, found.sets, found.notes, found.passed)
 
 
+def _tables_in(root: Path, labelled: bool) -> tuple[_TableKind, Mapping[str, list[Path]]] | None:
+    """How a folder keeps tables of images, and the files of each split; ``None``: it keeps none.
+
+    Archives that name no split serve only where no labels and so no splits are needed.
+    """
+    if files := parquet_splits(root):
+        return "parquet", files
+    archives = archive_splits(root)
+    usable = archives.keys() - {""} if labelled else archives
+    return ("webdataset", archives) if usable and not read_tree(root).holds_images else None
+
+
 def _of_tables(
-    kind: Literal["parquet", "webdataset"],
+    kind: _TableKind,
+    files: Mapping[str, list[Path]],
     spec: DataSet,
     root: Path,
-    files: Mapping[str, list[Path]],
     wanted: dict[str, str],
     columns: ImageColumns,
     labelled: bool,
@@ -170,15 +180,12 @@ def _of_tables(
     stores = [images.store for images in sets.values()]
     linked = [store.linked() for store in stores if isinstance(store, TableRows)]
     passed = passed_over(read_tree(root), known.union(*linked))
-    said = passed_over_note(spec.name, passed)
-    return _Opened(kind, names, sets, (*guessed, *notes, *([said] if said else ())), passed)
+    return _Opened(kind, names, sets, (*guessed, *notes, *passed_notes(spec.name, passed)), passed)
 
 
 def holds_tables(root: Path) -> bool:
     """Whether a folder is read as tables or archives, and not as loose images."""
-    if is_saved(root) or parquet_splits(root):
-        return True
-    return bool(archive_splits(root)) and not read_tree(root).holds_images
+    return is_saved(root) or _tables_in(root, labelled=False) is not None
 
 
 def fingerprint_path(path: str | Path) -> str:

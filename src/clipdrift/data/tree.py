@@ -173,10 +173,13 @@ def passed_over(root: Folder, read: frozenset[Path] | set[Path]) -> tuple[Passed
     return tuple(PassedOver(shown(place), shown(ending), n) for (place, ending), n in sorted(counts.items()))
 
 
-def passed_over_note(data: str, passed: tuple[PassedOver, ...]) -> str | None:
-    """One line: how many files were passed over, by ending and by place, and what to do to have them read."""
-    if not passed:
-        return None
+def passed_notes(data: str, passed: tuple[PassedOver, ...]) -> tuple[str, ...]:
+    """The note of what was passed over, if anything was."""
+    return (f"{data}: {passed_text(passed)}",) if passed else ()
+
+
+def passed_text(passed: tuple[PassedOver, ...]) -> str:
+    """How many files were passed over, by ending and by place, and what to do to have them read."""
     total = sum(one.count for one in passed)
     kinds: Counter[str] = Counter()
     for one in passed:
@@ -189,4 +192,4 @@ def passed_over_note(data: str, passed: tuple[PassedOver, ...]) -> str | None:
         said.append(f"{count} {ending} in {where}" + (f" ({todo})" if todo else ""))
     rest = sum(count for _, count in kinds.most_common()[8:])
     more = f"; {rest} of other kinds" if rest else ""
-    return f"{data}: {total} {'file was' if total == 1 else 'files were'} not read: {'; '.join(said)}{more}"
+    return f"{total} {'file was' if total == 1 else 'files were'} not read: {'; '.join(said)}{more}"

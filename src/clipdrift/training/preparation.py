@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import torch
@@ -267,5 +267,5 @@ def _facts(
         images=images,
         own_names=source.own_names,
         notes=source.notes,
-        passed=tuple((one.place, one.ending, one.count) for one in source.passed),
+        passed=tuple(map(astuple, source.passed)),
     )
