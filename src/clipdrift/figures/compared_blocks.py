@@ -11,7 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clipdrift.comparison import FAMILIES, Compared, Comparison
-from clipdrift.figures.panels import AT_ONE, COLOURS, block_ticks, heading, new_figure, plain, style
+from clipdrift.figures.panels import (
+    AFTER,
+    AT_ONE,
+    COLOURS,
+    block_ticks,
+    heading,
+    new_figure,
+    percent_axis,
+    percent_bars,
+    plain,
+    style,
+)
 
 _FAMILY_COLOURS = dict(zip(FAMILIES, COLOURS, strict=False))
 _COLUMNS = 4
@@ -117,26 +128,19 @@ def transfer(comparison: Comparison) -> Figure:
     places = np.arange(len(sets))
     sides: tuple[tuple[str, float, dict[str, Any]], ...] = (
         ("before", -0.2, {"color": COLOURS[0]}),
-        ("after", 0.2, {"color": COLOURS[4], "hatch": "///", "edgecolor": "#7A5200"}),
+        ("after", 0.2, AFTER),
     )
     with style():
         figure = new_figure(8.4, 0.62 * len(sets) + 1.9)
         axis = figure.subplots()
         for side, shift, look in sides:
             values = [getattr(row, side) for row in sets.values()]
-            axis.barh(places + shift, values, 0.38, label=side, **look)
-            for place, value in zip(places, values, strict=True):
-                axis.text(value + 0.8, place + shift, f"{value:.1f}", va="center", fontsize=8)
+            percent_bars(axis, places + shift, values, 0.38, label=side, **look)
         chance = [row.chance for row in sets.values()]
         axis.vlines(chance, places - 0.46, places + 0.46, color="white", linewidth=3.4)
         axis.vlines(chance, places - 0.46, places + 0.46, color="black", linewidth=1.6, label="chance")
         names = [f"{plain(n, 34)}\n{r.images} images, {r.classes} classes" for n, r in sets.items()]
-        axis.set_yticks(places, names)
-        axis.tick_params(axis="y", length=0)
-        axis.set_xlim(0, 108)
-        axis.set_xticks(range(0, 101, 20))
-        axis.set_xlabel("zero-shot accuracy, %")
-        axis.invert_yaxis()
+        percent_axis(axis, places, names, "zero-shot accuracy, %")
         figure.legend(loc="outside lower left", ncols=3, frameon=False)
         heading(figure, comparison, "Zero-shot ability on transfer sets", images=False)
     return figure

@@ -18,6 +18,9 @@ from clipdrift.comparison import Comparison
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
+AFTER: dict[str, Any] = {"color": COLOURS[4], "hatch": "///", "edgecolor": "#7A5200"}
+"""Look of TUNED's bars, told apart in grey too."""
+
 CHANGE: Colormap = LinearSegmentedColormap.from_list(
     "clipdrift_change", ["#00324F", COLOURS[0], "#F7F7F7", COLOURS[1], "#6B2F00"]
 )
@@ -104,6 +107,25 @@ def block_ticks(axis: Axes, blocks: int, reader: str = "", which: str = "x", lab
     names = ["pooling head"] if alone else [str(p) for p in places]
     axis.set(**{f"{which}ticks": places, f"{which}ticklabels": names})
     axis.set(**{f"{which}label": "" if alone else label})
+
+
+def percent_bars(
+    axis: Axes, spots: NDArray[Any], values: Sequence[float], height: float, **look: Any
+) -> None:
+    """Horizontal bars of percentages, each with its number beside it."""
+    axis.barh(spots, values, height, **look)
+    for spot, value in zip(spots, values, strict=True):
+        axis.text(value + 0.8, spot, f"{value:.1f}", va="center", fontsize=8)
+
+
+def percent_axis(axis: Axes, places: NDArray[Any], names: Sequence[str], label: str) -> None:
+    """0 to 100 % across, with room for a number beside a full bar; a name at each place, the first on top."""
+    axis.set_yticks(places, names)
+    axis.tick_params(axis="y", length=0)
+    axis.set_xlim(0, 108)
+    axis.set_xticks(range(0, 101, 20))
+    axis.set_xlabel(label)
+    axis.invert_yaxis()
 
 
 def heat_map(
