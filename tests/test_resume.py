@@ -6,14 +6,13 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from clipdrift.adapt import METHODS, PENALTIES, Adapted, Penalties, Setting, adapt, build
@@ -30,38 +29,11 @@ from clipdrift.training.checkpoint import load_state, save_state
 from clipdrift.training.course import CheckpointSchedule, CheckpointWriter, Course
 from clipdrift.training.loop import train_model
 from clipdrift.training.progress import Moment, Progress
+from interrupted_runs import Unplugged, Unplugs, weights_of
 from small_runs import Lab
 
 CLASSES = ("circle", "square")
 MakeDeck = Callable[..., Deck]
-
-
-class Unplugged(Exception):  # noqa: N818 - stands for a kill
-    """Ends a run where nothing of clipdrift expects it."""
-
-
-@dataclass
-class Unplugs(Silent):
-    """A reporter that ends the run after some step of a phase, and keeps what it was told."""
-
-    after: int = -1
-    phase: str = "training"
-    doing: str = ""
-    warnings: list[str] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-
-    def stage(self, text: str) -> None:
-        self.doing = text
-        if text == self.phase and self.after == 0:
-            raise Unplugged
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-    def step(self, step: int, steps: int, loss: float) -> None:
-        self.steps.append(step)
-        if step == self.after and self.doing.startswith(self.phase):
-            raise Unplugged
 
 
 # --- the loop
@@ -194,12 +166,6 @@ def test_what_is_over_costs_nothing(tiny_clip_dir: Path, make_deck: MakeDeck) ->
 
 
 # --- a whole run
-
-
-def weights_of(folder: RunFolder) -> dict[str, Tensor]:
-    files = sorted((folder.path / "model").glob("*.safetensors"))
-    assert files
-    return {f"{file.name}:{name}": v for file in files for name, v in load_file(file).items()}
 
 
 def same_end(one: tuple[Record, RunFolder], other: tuple[Record, RunFolder]) -> None:

@@ -6,16 +6,19 @@ device, ``CLIPDRIFT_GPU_RESULTS`` the JSON file to which each outcome is written
 
 from __future__ import annotations
 
-import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
 
 from clipdrift.training.preparation import pick_device
+
+if TYPE_CHECKING:
+    from partly import Results
 
 HERE = Path(__file__).parent
 
@@ -27,23 +30,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.cuda)
 
 
-_OUTCOMES: dict[str, dict[str, Any]] = {}
+def pytest_configure(config: pytest.Config) -> None:
+    """Write each outcome as soon as it is known, where that is asked for; of several processes one does."""
+    place = os.environ.get("CLIPDRIFT_GPU_RESULTS")
+    if place is not None and "PYTEST_XDIST_WORKER" not in os.environ:
+        from partly import Results  # beside the check that sets the variable
+
+        config.pluginmanager.register(Outcomes(Results(Path(place))))
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Write what is known after every test, so that a run that is cut off leaves what it has."""
-    results = os.environ.get("CLIPDRIFT_GPU_RESULTS")
-    if results is None or "PYTEST_XDIST_WORKER" in os.environ or (report.when != "call" and report.passed):
-        return
+@dataclass
+class Outcomes:
+    """Plugin that keeps what became of every test."""
+
+    results: Results
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or not report.passed:
+            self.results.put(report.nodeid.rpartition("/")[2], outcome_of(report))
+
+
+def outcome_of(report: pytest.TestReport) -> dict[str, Any]:
+    """One test's result as data."""
     said = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr or "")
-    name = report.nodeid.rpartition("/")[2]
-    _OUTCOMES[name] = {
+    return {
         "outcome": report.outcome,
         "seconds": round(report.duration, 2),
         "said": said.strip()[-1500:],
         "measured": dict(report.user_properties),
     }
-    Path(results).write_text(json.dumps(_OUTCOMES, indent=1))
 
 
 @pytest.fixture(scope="session")

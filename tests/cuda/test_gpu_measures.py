@@ -31,13 +31,18 @@ def exact() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+def ready(base: CLIPModel, device: torch.device) -> tuple[CLIPModel, torch.Tensor]:
+    """A copy of the model and four pictures on the device, which computes in true float32."""
+    exact()
+    return copy.deepcopy(base).to(device), pixels(4, 96).to(device)
+
+
 @torch.no_grad()
 def test_rows_are_those_of_eager_attention(
     base: CLIPModel, device: torch.device, record_property: Record
 ) -> None:
     """In float32 to 1e-5."""
-    exact()
-    model, images = copy.deepcopy(base).to(device), pixels(4, 96).to(device)
+    model, images = ready(base, device)
     seen = trace(model, images, rows=True).rows
     model.set_attn_implementation("eager")
     maps = model.vision_model(pixel_values=images, output_attentions=True).attentions
@@ -53,8 +58,7 @@ def test_rows_in_bfloat16_are_off_by_its_rounding(
     base: CLIPModel, device: torch.device, record_property: Record
 ) -> None:
     """The trace takes its product in float32: what is left is what bfloat16 does to the states."""
-    exact()
-    model, images = copy.deepcopy(base).to(device), pixels(4, 96).to(device)
+    model, images = ready(base, device)
     plain = trace(model, images, rows=True).rows
     with torch.autocast(device.type, torch.bfloat16):
         seen = trace(model, images, rows=True).rows

@@ -26,28 +26,11 @@ from clipdrift.runs.reporter import Silent
 from clipdrift.runs.store import RunFolder
 from clipdrift.training import runner
 from clipdrift.training.course import CheckpointSchedule
+from interrupted_runs import Unplugged, Unplugs, weights_of
 from small_runs import Lab, toml
 
 Property = Callable[[str, object], None]
 COMMAND = (sys.executable, "-c", "from clipdrift.cli import main; main()")
-
-
-class Unplugged(Exception):  # noqa: N818 - stands for a kill
-    """Ends a run in the middle."""
-
-
-class Unplugs(Silent):
-    """A reporter that ends the run after a step of its training."""
-
-    def __init__(self, after: int) -> None:
-        self.after, self.training = after, False
-
-    def stage(self, text: str) -> None:
-        self.training = text == "training"
-
-    def step(self, step: int, steps: int, loss: float) -> None:
-        if self.training and step == self.after:
-            raise Unplugged
 
 
 def done(lab: Lab, config: RunConfig, device: torch.device, **options: Any) -> tuple[Record, RunFolder]:
@@ -159,13 +142,6 @@ def test_frozen_blocks_are_computed_once_to_the_same_result(lab: Lab, device: to
     assert any(not torch.equal(before[name], after[name]) for name in moved)
 
 
-def files_of(folder: RunFolder) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
-    for file in sorted((folder.path / "model").glob("*.safetensors")):
-        found |= {f"{file.name}:{name}": tensor for name, tensor in load_file(file).items()}
-    return found
-
-
 @pytest.mark.parametrize("method", ["full_ft", {"name": "lora", "dropout": 0.3}, "norm_only"], ids=str)
 def test_an_interrupted_run_goes_on_to_the_bit(lab: Lab, device: torch.device, method: Any) -> None:
     """With ``--deterministic``; random numbers of the device are among what a checkpoint keeps."""
@@ -177,7 +153,7 @@ def test_an_interrupted_run_goes_on_to_the_bit(lab: Lab, device: torch.device, m
             done(lab, config, device, out=out, reporter=Unplugs(after), schedule=schedule, deterministic=True)
     again = done(lab, config, device, out=out, deterministic=True)
     assert again[0].without_times() == whole[0].without_times()
-    first, second = files_of(whole[1]), files_of(again[1])
+    first, second = weights_of(whole[1]), weights_of(again[1])
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
 

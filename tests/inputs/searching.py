@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -37,14 +36,6 @@ def say(*arguments: object) -> str:
         assert len([line for line in told.splitlines() if line.startswith("error: ")]) == 1, told
         assert len(told) < 2_000
     return told
-
-
-def toml_lines(table: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from toml_lines(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key} = {json.dumps(value)}"
 
 
 def spend(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 from odd_folders import FOLDER_PARTS, HELPERS, SPLITS, Part, configurations, write_parts
 from safetensors.torch import load_file, save_file
-from searching import RANDOM, say, spend, toml_lines
+from searching import RANDOM, say, spend
 
 from clipdrift.config.models import DataSet
 from clipdrift.data.errors import DataError
@@ -23,6 +22,7 @@ from clipdrift.errors import ClipdriftError
 from clipdrift.reporting.summary import summary
 from clipdrift.reporting.tables import questions_tables
 from clipdrift.study.tables import Tables
+from small_runs import toml
 
 NO_CLASSES = {name.lower() for name in (*SPLITS, *HELPERS)}
 COMMANDS = ("compare", "page", "transfer", "train", "train", "interpolate")
@@ -47,16 +47,16 @@ def folder_of(parts: list[Part]) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def run_file(place: Path, model: Path, data: Path, transfer: str) -> Path:
+def run_file(place: Path, model: Path, data: Path) -> Path:
     content: dict[str, Any] = {
         "model": {"name": "tiny", "path": str(model)},
-        "data": {"target": {"name": "given", "path": str(data)}, "transfer": json.loads(transfer)},
+        "data": {"target": {"name": "given", "path": str(data)}, "transfer": []},
         "method": {"name": "linear_probe"},
         "optim": {"epochs": 1, "batch_size": 8},
     }
     content["data"] |= {"validation_per_class": 1, "probe_per_class": 2}
     file = place / "run.toml"
-    file.write_text("\n".join(toml_lines(content)))
+    file.write_text(toml(content))
     return file
 
 
@@ -80,7 +80,7 @@ def check_folder(parts: list[Part], command: str, model: Path, other: Path) -> N
         elif command == "interpolate":
             say("interpolate", model, other, "--images", folder, "--alphas", "0,1", *common)
         else:
-            file = run_file(place, model, folder, "[]")
+            file = run_file(place, model, folder)
             say("train", file, "--out", place / "runs", "--cache", place / "cache", "--skip-bad-images")
 
 

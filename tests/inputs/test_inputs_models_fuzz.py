@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from searching import RANDOM, say, spend, toml_lines
+from searching import RANDOM, say, spend
+
+from small_runs import toml
 
 WEIGHTS = "model.safetensors"
 
@@ -152,7 +154,7 @@ def _check(base: Path, images: Path, cache: Path, chosen: list[int], command: st
             }
             more = {"method": {"name": "full_ft"}, "optim": {"epochs": 1, "batch_size": 4}}
             file = Path(place) / "run.toml"
-            file.write_text("\n".join(toml_lines(content | more)))
+            file.write_text(toml(content | more))
             return say("train", file, "--out", Path(place) / "runs", "--cache", cache, "--device", "cpu")
         if command == "base":
             return say("compare", folder, base, "--transfer", f"pets={images}", *given)
