@@ -25,11 +25,15 @@ class FakeCuda:
     """Two GPUs of 80 GiB, the second with a random generator that is kept; calls are written down."""
 
     count: int = 2
+    initialized: bool = False
     calls: list[str] = field(default_factory=list)
     states: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def is_available(self) -> bool:
         return self.count > 0
+
+    def is_initialized(self) -> bool:
+        return self.initialized
 
     def device_count(self) -> int:
         return self.count
@@ -145,15 +149,56 @@ def test_nothing_else_names_torchs_cuda_functions() -> None:
     assert found == ["accelerator.py"]
 
 
-def test_determinism_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    with accelerator.deterministic(False):
+def test_determinism_is_put_back() -> None:
+    before = dict(os.environ)
+    with accelerator.deterministic(False, CPU):
         assert not torch.are_deterministic_algorithms_enabled()
-    with accelerator.deterministic(True):
+    with accelerator.deterministic(True, CPU):
         assert torch.are_deterministic_algorithms_enabled()
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert not torch.are_deterministic_algorithms_enabled()
-    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    assert dict(os.environ) == before
+
+
+def test_determinism_on_a_gpu_has_to_begin_before_its_first_product(
+    fake: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "taken out again")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    with accelerator.deterministic(True, FIRST):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        fake.initialized = True
+    with accelerator.deterministic(True, FIRST):  # the next run of a study
+        assert torch.are_deterministic_algorithms_enabled()
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    with (
+        pytest.raises(RuntimeError, match=r"deterministic.*CUBLAS_WORKSPACE_CONFIG=:4096:8 before") as caught,
+        accelerator.deterministic(True, FIRST),
+    ):
+        pass
+    assert accelerator.lacks_determinism(caught.value)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says of itself to lie on a GPU, whose sums would have no deterministic form there."""
+
+    device = FIRST
+
+    def cumsum(self, *_: Any, **__: Any) -> torch.Tensor:  # type: ignore[override]
+        raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation")
+
+    def cpu(self) -> torch.Tensor:  # type: ignore[override]
+        return self.as_subclass(torch.Tensor)
+
+
+def test_running_sums_have_a_deterministic_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.rand(3, 5, dtype=torch.float64)
+    assert torch.equal(accelerator.running_sum(values), values.cumsum(-1))
+    with pytest.raises(RuntimeError, match="cumsum_cuda_kernel"):
+        accelerator.running_sum(values.as_subclass(OnGpu))
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: self)
+    assert torch.equal(accelerator.running_sum(values.as_subclass(OnGpu)), values.cumsum(-1))
 
 
 def test_a_deterministic_run_says_so_and_is_the_same(lab: Lab, tmp_path: Path) -> None:

@@ -159,8 +159,12 @@ def _said(*command: str) -> str | None:
 
 
 def read(file: Path) -> Any:
-    """A part's results, as far as it came."""
-    return json.loads(file.read_text()) if file.is_file() else {}
+    """A part's results, as far as it came; a file that cannot be read is said and counts as none."""
+    try:
+        return json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:
+        print(f"{file.name}: damaged, left out ({error})", flush=True)
+        return {}
 
 
 def summary(out: Path, about: dict[str, Any], ends: dict[str, Any], started: float) -> dict[str, Any]:
@@ -213,6 +217,7 @@ def main() -> int:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, path)),
             "HF_HUB_OFFLINE": "1",
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # read once, at a process's first product
             "CLIPDRIFT_CACHE": str(Path(site) / "cache"),
             "CLIPDRIFT_GPU_DEVICE": options.device,
             "CLIPDRIFT_GPU_RESULTS": str(out / "tests.json"),
@@ -224,6 +229,7 @@ def main() -> int:
         for part in parts_of(out, options.device, options.small, options.data):
             if options.only and part.name not in options.only:
                 continue
+            (out / f"{part.name}.json").unlink(missing_ok=True)  # of an earlier check
             print(f"{part.name}: up to {part.seconds:g} s ...", flush=True)
             ends[part.name] = do(part, environment, out / "log.txt")
             told = summary(out, about, ends, started)  # now, as the next part may be the last

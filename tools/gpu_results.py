@@ -149,7 +149,11 @@ def _short(value: Any) -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    try:
+        found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:
+        print(f"{file}: damaged, left out ({error})")
+        found = {}
     return found
 
 

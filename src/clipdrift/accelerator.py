@@ -18,6 +18,8 @@ cuda: Any = torch.cuda
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 """Without it cuBLAS may choose another workspace, and with it another order of sums, from call to call."""
 
+_WORKSPACE_SIZE = ":4096:8"
+
 
 def default_device() -> torch.device:
     """The first GPU where torch sees one, else the processor."""
@@ -106,19 +108,29 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 @contextmanager
-def deterministic(wanted: bool) -> Iterator[None]:
+def deterministic(wanted: bool, device: torch.device) -> Iterator[None]:
     """Inside, torch uses only operations that give the same bits every time, where that is wanted.
 
-    Afterwards everything is as it was. An operation that has no such form raises a RuntimeError that says
-    so (:func:`lacks_determinism`). On the processor all that training needs has one.
+    Afterwards torch is as it was; on a GPU the variable that cuBLAS reads at its first product stays set. An
+    operation that has no such form raises a RuntimeError that says so (:func:`lacks_determinism`). On the
+    processor all that training needs has one.
+
+    Raises:
+        RuntimeError: CUDA is in use already, without the variable.
     """
     if not wanted:
         yield
         return
+    if device.type == "cuda" and _WORKSPACE not in os.environ:
+        if cuda.is_initialized():
+            raise RuntimeError(
+                f"no deterministic products any more: this process has used CUDA already; set "
+                f"{_WORKSPACE}={_WORKSPACE_SIZE} before Python starts"
+            )
+        os.environ[_WORKSPACE] = _WORKSPACE_SIZE
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark, workspace = torch.backends.cudnn.benchmark, os.environ.get(_WORKSPACE)
-    os.environ.setdefault(_WORKSPACE, ":4096:8")  # read when the first product is computed
+    benchmark = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True)
     try:
@@ -126,8 +138,16 @@ def deterministic(wanted: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
         torch.backends.cudnn.benchmark = benchmark
-        if workspace is None:
-            del os.environ[_WORKSPACE]
+
+
+def running_sum(values: torch.Tensor) -> torch.Tensor:
+    """Sums along the last dimension from its beginning, with a gradient.
+
+    CUDA has no deterministic form of it, so there the processor takes the sums where one is wanted.
+    """
+    if values.device.type == "cuda" and torch.are_deterministic_algorithms_enabled():
+        return values.cpu().cumsum(-1).to(values.device)
+    return values.cumsum(-1)
 
 
 def lacks_determinism(error: BaseException) -> bool:

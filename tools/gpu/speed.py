@@ -18,7 +18,7 @@ import torch
 from partly import Results
 from plain_training import steps as plain_steps
 from shapes import BASE, CLASSES, LARGE, TINY, VisionShape, clip_of, deck_of
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from clipdrift import accelerator
 from clipdrift.adapt import adapt
@@ -147,6 +147,7 @@ def measuring(results: Results, device: torch.device, small: bool) -> None:
     results.put(f"measuring {count} images, {shape.name}", found)
 
 
+END = "clipdrift: end of the steps"
 SYNCHRONISING = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 
 
@@ -157,11 +158,15 @@ def profiled(results: Results, device: torch.device, small: bool) -> None:
     for method in ("full_ft", "lora"):
         seen, count = profile(activities=activities), 3
         list(our_steps(shape, method, batch, batch * (WARM + count), device, seen.start))
-        accelerator.wait(device)
+        with record_function(END):
+            accelerator.wait(device)
         seen.stop()
-        names = Counter(event.name for event in seen.events())
+        events = list(seen.events())
+        end = next(event.time_range.start for event in events if event.name == END)
+        names = Counter(event.name for event in events if event.time_range.start < end)
         by = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-        table = sorted(seen.key_averages(), key=lambda row: -getattr(row, by))[:20]
+        rows = [row for row in seen.key_averages() if row.key != END]
+        table = sorted(rows, key=lambda row: -getattr(row, by))[:20]
         results.put(
             f"profile, {method}, {shape.name}, batch {batch}",
             {

@@ -105,12 +105,13 @@ def do(
 
 
 def is_plain(config: RunConfig) -> bool:
-    """Whether a run of land-use-7 has nothing beside its method and rate."""
+    """Whether a run is full fine-tuning or LoRA of land-use-7 with nothing beside its rate."""
     method = config.method
     usual = (
         method == type(method)(name=method.name) and config.optim.weight_decay == OptimConfig().weight_decay
     )
-    return config.data.target.name == "land-use-7" and usual and not config.penalty
+    compared = method.name in ("full_ft", "lora") and config.data.target.name == "land-use-7"
+    return compared and usual and not config.penalty
 
 
 def photographs(data: Path, device: str, results: Results) -> None:

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from clipdrift.accelerator import running_sum
+
 _CHUNK = 1 << 17
 """Weights that :func:`entropy` takes at a time, so that what it makes of them stays in the cache: some
 ten times as fast on whole attention maps as one step after the other over all of them."""
@@ -127,7 +129,7 @@ def effective_receptive_field(
     a = _distribution(weights.double())
     patches = a.shape[-1]
     tolerance = patches * torch.finfo(a.dtype).eps
-    reached = _ascending(a).flip(-1).cumsum(-1)
+    reached = running_sum(_ascending(a).flip(-1))
     k = 1 + (reached < mass - tolerance).sum(-1)
     return k.clamp(max=patches).to(torch.promote_types(weights.dtype, torch.float32)) / patches
 

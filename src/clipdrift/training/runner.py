@@ -128,7 +128,7 @@ def _done(folder: RunFolder, reporter: Reporter) -> Record | None:
 
 def _done_alike(config: RunConfig, job: AttemptOptions, auto_batch: bool) -> Record:
     """Do the run, with the same bits every time where that is wanted."""
-    with accelerator.deterministic(job.deterministic):
+    with accelerator.deterministic(job.deterministic, job.device):
         try:
             return _until_it_fits(config, job, auto_batch)
         except RuntimeError as error:
