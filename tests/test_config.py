@@ -48,6 +48,7 @@ def test_every_default() -> None:
         "classes": None,
         "image_column": None,
         "label_column": None,
+        "caption_column": None,
         "per_class": None,
         "prompts": None,
         "test_split": None,

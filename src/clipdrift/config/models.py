@@ -68,6 +68,7 @@ class DataSet(_Named):
     name: str = Field(min_length=1, description="Catalog row (`clipdrift ls datasets`), hub id or folder.")
     image_column: str | None = Field(None, description="Column of the images (hub data sets without a row).")
     label_column: str | None = Field(None, description="Column of the labels.")
+    caption_column: str | None = Field(None, description="Column of the captions, of pictures with captions.")
     train_split: str | None = Field(None, description="Name of the training split.")
     test_split: str | None = Field(None, description="Name of the test split.")
     classes: tuple[str, ...] | None = Field(None, description="Readable class names, in label order.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clipdrift.data.captions import numbered_columns
 from clipdrift.data.class_folders import in_label_order
 from clipdrift.data.errors import DataError
 from clipdrift.data.images import ImageSet, LabelArray, TableRows, image_set
@@ -57,7 +58,7 @@ def read_tables(
     notes: list[str] = []
     for part, table in tables.items():
         image, label, guessed = find_columns(table.features, columns, data, labelled)
-        stores[part], said = _images(table, image, label, f"{data} {wanted[part]}", folder)
+        stores[part], said = image_rows(table, image, label, f"{data} {wanted[part]}", folder)
         notes += [note for note in (*guessed, *said) if note not in notes]
         found[part] = (None, [0] * len(table))
         if label is not None:
@@ -109,10 +110,14 @@ def find_columns(
     return chosen[0], chosen[1], tuple(notes)
 
 
-def _images(
+def image_rows(
     table: Dataset, column: str, label: str | None, where: str, folder: Path | None
 ) -> tuple[TableRows, list[str]]:
-    """The image column, to give encoded bytes, and what was guessed of it."""
+    """The image column, to give encoded bytes, and what was guessed of it.
+
+    Raises:
+        DataError: It holds something else, or addresses.
+    """
     from datasets import Image
 
     feature = table.features[column]
@@ -141,6 +146,21 @@ def _images(
     return TableRows(rows, column, where, folder, encoded, captions), notes
 
 
+def caption_columns(features: Features, named: str | None, image: str, data: str) -> list[str]:
+    """Columns of captions: the one that was named, all with a number (``caption_1``), or the likeliest.
+
+    Raises:
+        DataError: There is none; it names the columns that exist.
+    """
+    likeliest = _caption_column(features, {image})
+    numbered = [column for column in numbered_columns(features) if _holds_text(features[column])]
+    found = ([named] if named else numbered) or ([likeliest] if likeliest else [])
+    if not found or found[0] not in features or image in found:
+        problem = "no column of captions is known" if named is None else f"no column of captions {named!r}"
+        raise DataError(f"{data}: {problem}; it has {', '.join(features)}; set `caption_column`")
+    return found
+
+
 def _caption_column(features: Features, others: set[str | None]) -> str | None:
     """The likeliest column of captions: texts, lists of texts, or objects that have one."""
     own = {column.lower(): column for column in features if column not in others}
@@ -151,10 +171,11 @@ def _caption_column(features: Features, others: set[str | None]) -> str | None:
 
 
 def _holds_text(feature: Any) -> bool:
-    inner = getattr(feature, "feature", feature)  # of a list, that of its items
-    if isinstance(inner, Mapping):
-        inner = next((inner[key] for key in CAPTION_COLUMNS if key in inner), None)
-    return getattr(inner, "dtype", None) in ("string", "large_string")
+    if isinstance(feature, Mapping):
+        return any(_holds_text(feature[key]) for key in CAPTION_COLUMNS if key in feature)
+    if hasattr(feature, "feature"):  # a list
+        return _holds_text(feature.feature)
+    return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
 def _holds_bytes(kind: Any) -> bool:

@@ -14,6 +14,7 @@ from clipdrift.data.metadata import (
     CAPTION_COLUMNS,
     FILE_COLUMNS,
     METADATA,
+    SPLIT_COLUMNS,
     Finder,
     Table,
     is_table,
@@ -32,7 +33,6 @@ LABEL_COLUMNS = (
     "breed",
     "species",
 )
-_SPLIT_COLUMNS = ("split", "subset", "partition", "set", "data_set", "dataset", "fold")
 _LABEL_FILES = ("label", "class", "train", "annotation", "data", "groundtruth", "ground_truth")
 """Beginnings of names of Kaggle-like tables: ``labels.csv``, ``train.csv``, ``annotations.csv``."""
 
@@ -119,7 +119,7 @@ def _assign(
     """Put the table's labels to its images; say what could not be put."""
     images = _meant(folder, table)
     finder = Finder(folder.path, images)
-    split = table.column(_SPLIT_COLUMNS)
+    split = table.column(SPLIT_COLUMNS)
     missing, empty = [], 0
     for row in table.rows:
         index = finder(row.get(file_column))

@@ -96,7 +96,8 @@ def image_set(labels: ArrayLike, store: ImageStore) -> ImageSet:
     return ImageSet(array, np.arange(len(array), dtype=np.int64), store)
 
 
-def _content_of_each(store: ImageStore, rows: NDArray[np.int64]) -> Iterator[bytes]:
+def content_of_each(store: ImageStore, rows: NDArray[np.int64]) -> Iterator[bytes]:
+    """What a store holds of each row, for stores that are known by nothing else."""
     for row in rows:
         try:
             data = store.read(int(row))
@@ -121,7 +122,7 @@ class Files:
         return shown(self.paths[row])
 
     def content(self, rows: NDArray[np.int64]) -> Iterator[bytes]:
-        return _content_of_each(self, rows)
+        return content_of_each(self, rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +194,7 @@ class TableRows:
         return f"{self.name} row {row}"
 
     def content(self, rows: NDArray[np.int64]) -> Iterator[bytes]:
-        return _content_of_each(self, rows)
+        return content_of_each(self, rows)
 
 
 @dataclass(frozen=True, eq=False)

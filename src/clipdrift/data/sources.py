@@ -91,7 +91,7 @@ def open_source(
         label=spec.label_column or (row.label_column if row else None),
     )
     opened = (
-        _open_named(spec, row, wanted, columns, labelled)
+        _open_named(spec, wanted, columns, labelled)
         if spec.path is None
         else _open_local(spec, wanted, columns, labelled)
     )
@@ -126,11 +126,8 @@ class _Opened:
     passed: tuple[PassedOver, ...] = ()
 
 
-def _open_named(
-    spec: DataSet, row: CatalogRow | None, wanted: dict[str, str], columns: ImageColumns, labelled: bool
-) -> _Opened:
-    hub = row.hub if row else _hub_id(spec.name)
-    tables = load_hub(hub, wanted, spec.name)
+def _open_named(spec: DataSet, wanted: dict[str, str], columns: ImageColumns, labelled: bool) -> _Opened:
+    tables = load_hub(hub_id(spec.name), wanted, spec.name)
     return _Opened("hub", *read_tables(tables, wanted, columns, spec.name, labelled=labelled))
 
 
@@ -218,7 +215,14 @@ def _row(name: str) -> CatalogRow | None:
     return CATALOG.get(name) or next((row for row in CATALOG.values() if row.hub == name), None)
 
 
-def _hub_id(name: str) -> str:
+def hub_id(name: str) -> str:
+    """The hub's id of a data set: that of its catalog row, or the name itself.
+
+    Raises:
+        DataError: Neither a row nor in the form of an id.
+    """
+    if (row := _row(name)) is not None:
+        return row.hub
     here = f"; for the folder of that name write ./{name}" if Path(name).is_dir() else ""
     if name.count("/") == 1 and not name.startswith("/") and not name.endswith("/"):
         if here:
@@ -270,7 +274,7 @@ def _open_world(
 ) -> Source:
     useless = [
         key
-        for key in ("image_column", "label_column", "train_split", "test_split")
+        for key in ("image_column", "label_column", "caption_column", "train_split", "test_split")
         if getattr(spec, key) is not None
     ]
     if useless:

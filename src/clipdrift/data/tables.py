@@ -179,16 +179,8 @@ def load_saved(root: Path, wanted: Mapping[str, str], data: str) -> dict[str, Da
     Raises:
         DataError: No such split, a single table without splits, or damaged files.
     """
-    from datasets import DatasetDict, load_from_disk
-
-    try:
-        with _progress_for_people():
-            loaded = load_from_disk(str(root))
-    except Exception as error:  # what it raises on damaged files differs by version
-        raise DataError(
-            f"{root}: cannot be read as saved by save_to_disk ({one_line(error)}); save it again"
-        ) from None
-    if not isinstance(loaded, DatasetDict):
+    loaded = saved_tables(root)
+    if "" in loaded:
         raise DataError(
             f"{root}: one table without splits; divide it (`train_test_split`) and save the DatasetDict again"
         )
@@ -198,6 +190,24 @@ def load_saved(root: Path, wanted: Mapping[str, str], data: str) -> dict[str, Da
     return {part: loaded[split] for part, split in wanted.items()}
 
 
+def saved_tables(root: Path) -> dict[str, Dataset]:
+    """All tables of a folder that ``datasets`` wrote with ``save_to_disk``, by split; ``""`` is one without.
+
+    Raises:
+        DataError: Damaged files.
+    """
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        with _progress_for_people():
+            loaded = load_from_disk(str(root))
+    except Exception as error:  # what it raises on damaged files differs by version
+        raise DataError(
+            f"{root}: cannot be read as saved by save_to_disk ({one_line(error)}); save it again"
+        ) from None
+    return dict(loaded) if isinstance(loaded, DatasetDict) else {"": loaded}
+
+
 def is_saved(root: Path) -> bool:
     """Whether ``datasets`` wrote this folder with ``save_to_disk``."""
     return (root / "dataset_dict.json").is_file() or (
@@ -205,8 +215,8 @@ def is_saved(root: Path) -> bool:
     )
 
 
-def load_hub(hub: str, wanted: Mapping[str, str], data: str) -> dict[str, Dataset]:
-    """The wanted splits of a hub data set as tables, by part.
+def load_hub(hub: str, wanted: Mapping[str, str] | None, data: str) -> dict[str, Dataset]:
+    """The wanted splits of a hub data set as tables, by part; ``None``: all that there are, by their names.
 
     What the hub's cache holds is used as it is, without asking the network: all runs of a study then see the
     same images, online or not. Otherwise only the wanted splits are fetched.
@@ -217,24 +227,27 @@ def load_hub(hub: str, wanted: Mapping[str, str], data: str) -> dict[str, Datase
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    patterns = [
-        pattern for split in wanted.values() for pattern in (f"*{split}*.parquet", f"*{split}/*.parquet")
-    ]
+    splits = ("",) if wanted is None else wanted.values()
+    patterns = [pattern for split in splits for pattern in (f"*{split}*.parquet", f"*{split}/*.parquet")]
+
+    def read(folder: Path) -> dict[str, Dataset] | None:
+        files = parquet_splits(folder) if folder.is_dir() else {}
+        asked = {split: split for split in files} if wanted is None else wanted
+        return load_files(files, asked, data) if files and all(s in files for s in asked.values()) else None
+
     try:
         cached = Path(
             snapshot_download(hub, repo_type="dataset", allow_patterns=patterns, local_files_only=True)
         )
-        files = parquet_splits(cached)
-        if all(split in files for split in wanted.values()):
-            return load_files(files, wanted, data)
+        if (tables := read(cached)) is not None:
+            return tables
     except (LocalEntryNotFoundError, DataError):
         pass  # nothing or only a part of it was ever fetched
     try:
         with _progress_for_people():
             folder = Path(snapshot_download(hub, repo_type="dataset", allow_patterns=patterns))
-        files = parquet_splits(folder) if folder.is_dir() else {}
-        if all(split in files for split in wanted.values()):
-            return load_files(files, wanted, data)
+        if (tables := read(folder)) is not None:
+            return tables
         return _load_other(hub, wanted, data)
     except DataError:
         raise
@@ -251,12 +264,14 @@ def load_hub(hub: str, wanted: Mapping[str, str], data: str) -> dict[str, Datase
         ) from error
 
 
-def _load_other(hub: str, wanted: Mapping[str, str], data: str) -> dict[str, Dataset]:
+def _load_other(hub: str, wanted: Mapping[str, str] | None, data: str) -> dict[str, Dataset]:
     """Hub sets that hold no parquet under the usual names: archives, loose images, unusual configurations."""
     from datasets import load_dataset
 
     with _progress_for_people():
         loaded = load_dataset(hub)
+    if wanted is None:
+        return dict(loaded)
     for part, split in wanted.items():
         if split not in loaded:
             raise DataError(missing_split(data, part, split, loaded))
