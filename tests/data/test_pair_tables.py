@@ -75,11 +75,12 @@ def test_rows_without_captions_are_left_out_and_counted(tmp_path: Path, encode: 
     assert contents(source) == {pictures[0]: (TRAIN, ("a",)), pictures[4]: (TRAIN, ("b", "c"))}
     assert said(source, "3 of 5 images have no caption, left out")
     assert source.captions.text(1, 1) == "c"
-    with pytest.raises(IndexError, match="image 1 has 2 captions; there is no number 2"):
+    with pytest.raises(IndexError, match="an image with 2 captions has no caption number 2"):
         source.captions.text(1, 2)
     part = source.captions.subset(np.array([1, 0]))
     assert list(part) == [("b", "c"), ("a",)]
     assert part.all(0) == ("b", "c")
+    assert part.texts(np.array([1, 0, 0]), np.array([0, 1, 0])) == ["a", "c", "b"]
 
 
 def test_captions_stay_in_the_table(tmp_path: Path, encode: Encode) -> None:

@@ -33,6 +33,9 @@ class CaptionSource(Protocol):
     def all(self, image: int) -> tuple[str, ...]:
         """The captions of an image, in the order of the data."""
 
+    def texts(self, images: NDArray[np.int64], numbers: NDArray[np.int64]) -> list[str]:
+        """Caption ``numbers[i]`` of ``images[i]``, all read together; both ``(m,)``. Raises IndexError."""
+
     def subset(self, images: NDArray[np.int64]) -> CaptionSource:
         """The captions of the images at these positions, in that order."""
 
@@ -85,13 +88,14 @@ class PackedCaptions:
         return map(self.all, range(len(self)))
 
     def text(self, image: int, number: int) -> str:
-        if not 0 <= number < self.counts[image]:
-            raise IndexError(f"image {image} has {self.counts[image]} captions; there is no number {number}")
-        return self._text(int(self.first[image]) + number)
+        return self._text(int(self.first[image]) + checked(number, int(self.counts[image])))
 
     def all(self, image: int) -> tuple[str, ...]:
         first = int(self.first[image])
         return tuple(self._text(at) for at in range(first, first + int(self.counts[image])))
+
+    def texts(self, images: NDArray[np.int64], numbers: NDArray[np.int64]) -> list[str]:
+        return [self.text(*pair) for pair in zip(images.tolist(), numbers.tolist(), strict=True)]
 
     def subset(self, images: NDArray[np.int64]) -> PackedCaptions:
         return PackedCaptions(self.buffer, self.begins, self.lengths, self.first[images], self.counts[images])
@@ -102,6 +106,13 @@ class PackedCaptions:
     def _text(self, at: int) -> str:
         begin = int(self.begins[at])
         return self.buffer[begin : begin + int(self.lengths[at])].decode()
+
+
+def checked(number: int, count: int) -> int:
+    """The number of a caption of an image that has ``count``. Raises IndexError where there is none."""
+    if not 0 <= number < count:
+        raise IndexError(f"an image with {count} captions has no caption number {number}")
+    return number
 
 
 class CaptionPacker:

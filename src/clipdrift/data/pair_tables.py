@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipdrift.config.models import DataSet
-from clipdrift.data.caption_store import digest, without_caption
+from clipdrift.data.caption_store import checked, digest, without_caption
 from clipdrift.data.captions import texts_of
 from clipdrift.data.columns import ImageColumns, caption_columns, find_columns, image_rows
 from clipdrift.data.errors import DataError
@@ -65,14 +65,17 @@ class TableCaptions:
         return (tuple(texts) for texts, _ in self.read())
 
     def text(self, image: int, number: int) -> str:
-        if not 0 <= number < self.counts[image]:
-            raise IndexError(f"image {image} has {self.counts[image]} captions; there is no number {number}")
-        return self.all(image)[number]
+        own = self.all(image)
+        return own[checked(number, len(own))]
 
     def all(self, image: int) -> tuple[str, ...]:
         table, row = _located(self.starts, int(self.rows[image]))
         ((texts, _),) = self.tables[table].texts([row])
         return tuple(texts)
+
+    def texts(self, images: NDArray[np.int64], numbers: NDArray[np.int64]) -> list[str]:
+        pairs = zip(self.subset(images), numbers.tolist(), strict=True)
+        return [own[checked(number, len(own))] for own, number in pairs]
 
     def subset(self, images: NDArray[np.int64]) -> TableCaptions:
         return TableCaptions(self.tables, self.rows[images], self.counts[images])
