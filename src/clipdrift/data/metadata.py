@@ -268,15 +268,19 @@ class Finder:
     def __init__(self, folder: Path, images: Sequence[Path]) -> None:
         self._paths: dict[str, int] = {}
         self._names: dict[str, int] = {}
+        # Texts, because working with paths takes ten times as long and there may be millions.
+        start = "" if folder == Path() else f"{folder.as_posix().rstrip('/')}/"
         for index, path in enumerate(images):
-            try:
-                relative = path.relative_to(folder)
-            except ValueError:
+            whole, ending = path.as_posix(), path.suffix
+            if not whole.startswith(start):
                 continue
-            for key in (relative.as_posix(), relative.with_suffix("").as_posix(), path.as_posix()):
+            relative = whole[len(start) :]
+            for key in (relative, relative.removesuffix(ending), whole):
                 self._paths.setdefault(key, index)
-                self._paths.setdefault(_composed(key), index)
-            for key in {_composed(path.name), _composed(path.stem)}:
+                if not key.isascii():
+                    self._paths.setdefault(_composed(key), index)
+            name = _composed(path.name)
+            for key in {name, name.removesuffix(ending)}:
                 self._names[key] = index if key not in self._names else _SEVERAL
 
     def __call__(self, cell: object) -> int | None:

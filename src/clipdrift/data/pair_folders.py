@@ -73,12 +73,13 @@ def _captioned(tree: Folder, named: Columns, data: str) -> tuple[PairSource | No
         return None, "; ".join(filter(None, (*notes, why)))
     if len(kept) < len(paths):
         notes.append(without_caption(data, len(paths) - len(kept), len(paths)))
-    folders = (_part_of_folders(paths[position].relative_to(tree.path).parts[:-1]) for position in kept)
-    part = collected.parts(kept, folders, notes, data)
+    places = [paths[position].parent for position in kept]
+    part_of_place = {place: _part_of_folders(place.relative_to(tree.path).parts) for place in set(places)}
+    part = collected.parts(kept, map(part_of_place.__getitem__, places), notes, data)
     images = image_set(np.zeros(len(kept)), Files(tuple(paths[position] for position in kept)))
     # Text files beside images count as read for those that are left out as well.
-    beside = {path.with_suffix(".txt") for path in paths}
-    known = {*paths, *files, *(beside if beside & files else ())}
+    beside = paths[kept[0]].with_suffix(".txt") in files
+    known = {*paths, *files, *(path.with_suffix(".txt") for path in paths if beside)}
     passed = passed_over(tree, known)
     return PairSource(data, "folder", images, captions, part, tuple(notes), passed), ""
 

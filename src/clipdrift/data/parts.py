@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from clipdrift.data.folder_words import split_of
 
@@ -17,6 +18,7 @@ _VALIDATION = {"val", "valid", "validate", "validation", "valset", "dev", "devel
 }
 
 
+@lru_cache(maxsize=1000)
 def part_of(name: str) -> int | None:
     """Part that the name of a split, a folder or a file stands for; ``None`` where it stands for none.
 
