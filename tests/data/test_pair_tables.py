@@ -178,7 +178,10 @@ def tar(path: Path, members: dict[str, bytes]) -> None:
 @pytest.mark.parametrize("ending", ["txt", "json", "json, several"])
 def test_webdataset(tmp_path: Path, encode: Encode, ending: str) -> None:
     def caption(i: int) -> bytes:
-        content = {"txt": f"picture {i}\n", "json": json.dumps({"caption": f"picture {i}", "width": 8})}
+        content = {
+            "txt": f"picture {i}\n\nno. {i}\n",
+            "json": json.dumps({"caption": f"picture {i}", "width": 8}),
+        }
         return content.get(ending, json.dumps({"captions": [f"picture {i}"], "key": "x"})).encode()
 
     for place, split in enumerate(("train-000", "train-001", "val-000")):
@@ -189,7 +192,8 @@ def test_webdataset(tmp_path: Path, encode: Encode, ending: str) -> None:
     source = pairs(tmp_path)
     assert source.kind == "webdataset"
     parts = [TRAIN] * 4 + [VALIDATION] * 2
-    assert contents(source) == {encode(i): (parts[i], (f"picture {i}",)) for i in range(6)}
+    more = [(f"no. {i}",) if ending == "txt" else () for i in range(6)]  # a caption a line
+    assert contents(source) == {encode(i): (parts[i], (f"picture {i}", *more[i])) for i in range(6)}
 
 
 def test_what_img2dataset_writes(tmp_path: Path, encode: Encode) -> None:

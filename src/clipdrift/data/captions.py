@@ -314,7 +314,7 @@ def captions_of_rows(store: TableRows, rows: Sequence[int]) -> Captions:
     """Captions of some rows of a table of images, by their position in ``rows``."""
     texts, odd = {}, 0
     for position, row in enumerate(rows):
-        found, wrong = texts_of([store.texts(row)])
+        found, wrong = texts_of([as_lines(store.captions, store.texts(row))])
         odd += wrong
         if found:
             texts[position] = tuple(found)
@@ -323,6 +323,11 @@ def captions_of_rows(store: TableRows, rows: Sequence[int]) -> Captions:
     )
     notes += _if_some(len(texts), len(rows))
     return Captions(texts, frozenset(), tuple(notes))
+
+
+def as_lines(column: str | None, cell: Any) -> Any:
+    """A cell as :func:`texts_of` takes it: a WebDataset's ``.txt`` has a caption a line, as beside images."""
+    return cell.split("\n") if column == "txt" and isinstance(cell, str) else cell
 
 
 def texts_of(cells: Iterable[Any]) -> tuple[list[str], int]:

@@ -19,10 +19,10 @@ from clipdrift.data.images import Files, content_of_each, image_set, shown
 from clipdrift.data.metadata import TableReader, as_path, is_table, open_table
 from clipdrift.data.pair_source import PairSource
 from clipdrift.data.parts import ANY, PART_NAMES, part_of
-from clipdrift.data.tree import Folder, passed_over, read_tree
+from clipdrift.data.tree import Folder, passed_over
 
 
-def open_pair_folder(root: Path, named: Columns, data: str) -> PairSource:
+def open_pair_folder(root: Folder, named: Columns, data: str) -> PairSource:
     """Images below a folder with the captions beside them, or images that a table in the folder names.
 
     Args:
@@ -33,10 +33,11 @@ def open_pair_folder(root: Path, named: Columns, data: str) -> PairSource:
     Raises:
         DataError: No image with a caption; says what was looked for.
     """
-    tree = read_tree(root)
+    tree = root
     while not tree.images and not tree.others and len(tree.folders) == 1:
         tree = next(iter(tree.folders.values()))
-    notes = [] if tree.path == root else [f"{shown(root)}: read in {shown(tree.path.relative_to(root))}"]
+    inside = tree.path.relative_to(root.path)
+    notes = [] if tree is root else [f"{shown(root.path)}: read in {shown(inside)}"]
     found, why = _captioned(tree, named, data) if tree.holds_images else (None, "")
     if found is None and (tables := _tables_of_pairs(tree, named)):
         found = pairs_in_tables(tables, named, data)

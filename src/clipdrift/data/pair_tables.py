@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from clipdrift.config.models import DataSet
 from clipdrift.data.caption_store import checked, digest, without_caption
-from clipdrift.data.captions import texts_of
+from clipdrift.data.captions import as_lines, texts_of
 from clipdrift.data.columns import ImageColumns, caption_columns, find_columns, image_rows
 from clipdrift.data.errors import DataError
 from clipdrift.data.images import ImageSet, Picture, TableRows, content_of_each
@@ -41,7 +41,8 @@ class CaptionTable:
     def texts(self, rows: list[int]) -> Iterator[tuple[list[str], int]]:
         """Captions of each row, and how many cells of it are no captions."""
         batch = self.table[rows]
-        yield from map(texts_of, zip(*(batch[column].to_pylist() for column in self.columns), strict=True))
+        cells = ([as_lines(name, cell) for cell in batch[name].to_pylist()] for name in self.columns)
+        yield from map(texts_of, zip(*cells, strict=True))
 
 
 @dataclass(frozen=True, eq=False)

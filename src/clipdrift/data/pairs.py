@@ -25,8 +25,10 @@ from clipdrift.data.pair_tables import JoinedRows, pairs_in_rows
 from clipdrift.data.parts import ANY, PART_NAMES, TEST, TRAIN, VALIDATION
 from clipdrift.data.sources import hub_id
 from clipdrift.data.tables import archive_splits, is_saved, load_files, load_hub, parquet_splits, saved_tables
-from clipdrift.data.tree import passed_notes, passed_over, read_tree
+from clipdrift.data.tree import Folder, passed_notes, passed_over, read_tree
 from clipdrift.data.worlds import WORLDS
+
+_TableKind = Literal["parquet", "webdataset"]
 
 __all__ = [
     "ANY",
@@ -80,32 +82,30 @@ def _of_path(spec: DataSet, place: Path) -> PairSource:
         return pairs_in_tables({ANY: open_table(place)}, columns, spec.name)
     if is_saved(place):
         return pairs_in_rows(saved_tables(place), spec, "saved", place)
-    if (kept := _tables_in(place)) is not None:
-        return _of_tables(*kept, spec, place)
-    source = open_pair_folder(place, columns, spec.name)
+    tree = read_tree(place)
+    if (kept := _tables_in(tree)) is not None:
+        return _of_tables(*kept, spec, tree)
+    source = open_pair_folder(tree, columns, spec.name)
     return replace(source, notes=(*source.notes, *passed_notes(spec.name, source.passed)))
 
 
-def _tables_in(root: Path) -> tuple[Literal["parquet", "webdataset"], Mapping[str, list[Path]]] | None:
+def _tables_in(tree: Folder) -> tuple[_TableKind, Mapping[str, list[Path]]] | None:
     """How a folder keeps tables of images, and the files of each split; ``None``: it keeps none."""
-    loose = read_tree(root).holds_images
-    archives = {} if loose else archive_splits(root)
+    archives = {} if tree.holds_images else archive_splits(tree.path)
     # img2dataset writes a table about each archive beside it.
     about = {path.with_suffix(".parquet") for paths in archives.values() for path in paths}
-    if archives and about.issuperset(root.rglob("*.parquet")):
+    if archives and about.issuperset(tree.path.rglob("*.parquet")):
         return "webdataset", archives
-    files = parquet_splits(root)
-    if not files or (loose and files.keys() == {"captions"}):
+    files = parquet_splits(tree.path)
+    if not files or (tree.holds_images and files.keys() == {"captions"}):
         return None  # captions.parquet beside images is a table of file names
     return "parquet", files
 
 
-def _of_tables(
-    kind: Literal["parquet", "webdataset"], files: Mapping[str, list[Path]], spec: DataSet, root: Path
-) -> PairSource:
-    tables = load_files(files, {split: split for split in files}, shown(root), kind)
-    source = pairs_in_rows(tables, spec, kind, root)
+def _of_tables(kind: _TableKind, files: Mapping[str, list[Path]], spec: DataSet, tree: Folder) -> PairSource:
+    tables = load_files(files, {split: split for split in files}, shown(tree.path), kind)
+    source = pairs_in_rows(tables, spec, kind, tree.path)
     assert isinstance(source.images.store, JoinedRows)
     linked = [store.linked() for store in source.images.store.stores]
-    passed = passed_over(read_tree(root), {path for paths in files.values() for path in paths}.union(*linked))
+    passed = passed_over(tree, {path for paths in files.values() for path in paths}.union(*linked))
     return replace(source, notes=(*source.notes, *passed_notes(spec.name, passed)), passed=passed)
