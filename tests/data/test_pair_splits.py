@@ -147,6 +147,10 @@ def test_identical_images_stay_together_even_if_fewer_are_drawn() -> None:
     division = divided({ANY: 200}, np.repeat(np.arange(40), 5).tolist(), test=13, probe=4 + 1)
     assert len(division.test) == 10
     assert "10 of 13 images to test: identical images stay together" in division.notes
+    copies = sum(len(own) for own in sets(division).values()) * 4 // 5
+    assert (
+        division.notes[-1] == f"{copies} images are identical to another one of the same set, and stay in it"
+    )
     assert len({image // 5 for image in division.test}) == 2
 
 

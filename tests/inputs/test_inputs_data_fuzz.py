@@ -17,6 +17,7 @@ from searching import RANDOM, say, spend
 
 from clipdrift.config.models import DataSet
 from clipdrift.data.errors import DataError
+from clipdrift.data.pairs import open_pairs
 from clipdrift.data.sources import open_source
 from clipdrift.errors import ClipdriftError
 from clipdrift.reporting.summary import summary
@@ -68,6 +69,8 @@ def check_folder(parts: list[Part], command: str, model: Path, other: Path) -> N
             for images in (source.train, source.test):
                 assert images is not None
                 images.fingerprint()
+        with contextlib.suppress(DataError):
+            assert all(open_pairs(DataSet(name="given", path=str(folder))).captions)
         place = folder.parent
         common = ("--cache", place / "cache", "--skip-bad-images")
         if command == "compare":

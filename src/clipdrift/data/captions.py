@@ -211,10 +211,10 @@ def _annotations(file: Path) -> TableReader | None:
         return None
     captions = content.get("annotations")
     if isinstance(captions, list):  # COCO
-        names = {image.get("id"): image.get("file_name") for image in images}
+        names = {str(image.get("id")): image.get("file_name") for image in images}
         split = None if part_of(file.stem) is None else file.stem
         rows = [
-            {"file_name": names.get(one.get("image_id")), "caption": one.get("caption"), "split": split}
+            {"file_name": names.get(str(one.get("image_id"))), "caption": one.get("caption"), "split": split}
             for one in captions
             if isinstance(one, dict) and "caption" in one
         ]

@@ -132,7 +132,7 @@ def pairs_in_tables(tables: Mapping[int, TableReader], named: Columns, data: str
         name, columns = file_column(table, named), text_columns(table, named)
         if name is None or not columns:
             what, key = ("file names", "image_column") if name is None else ("captions", "caption_column")
-            own = ", ".join(table.columns)
+            own = ", ".join(table.columns) or "none"
             raise DataError(f"{shown(table.file)}: no column of {what} is known among {own}; set `{key}`")
         collected.usual = part
         read_rows(table, name, columns, names, collected.take, notes)

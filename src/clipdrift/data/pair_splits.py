@@ -116,6 +116,9 @@ def divide_pairs(
             together = ", as identical ones stay together" if purpose in carved else ""
             raise DataError(f"{count} images {_FOR[purpose]}{together}; {needed} are needed")
     notes += _said(chosen, carved, len(pool), asked)
+    copies = sum(len(own) - len(np.unique(groups[own])) for own in chosen.values())
+    if copies:
+        notes.append(f"{copies} images are identical to another one of the same set, and stay in it")
     return PairDivision(**chosen, notes=tuple(notes))
 
 
