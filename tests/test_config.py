@@ -1,12 +1,8 @@
-"""A run's configuration: defaults, errors that say what is legal, overrides, and the key that names a run."""
+"""A run's configuration: defaults, errors that say what is legal, and overrides."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from pydantic import ValidationError
@@ -16,9 +12,7 @@ from clipdrift.config import (
     DataSet,
     FullFineTuning,
     Lora,
-    Method,
     ModelConfig,
-    Penalty,
     PretrainConfig,
     RunConfig,
     load_config,
@@ -50,6 +44,7 @@ def test_every_default() -> None:
         "label_column": None,
         "caption_column": None,
         "per_class": None,
+        "retrieval": False,
         "prompts": None,
         "test_split": None,
         "train_split": None,
@@ -64,11 +59,16 @@ def test_every_default() -> None:
             "train_per_class": None,
             "validation_per_class": None,
             "probe_per_class": None,
+            "train_images": None,
+            "validation_images": None,
+            "probe_images": None,
+            "test_images": None,
             "flip": True,
             "skip_bad_images": False,
         },
         "method": {"name": "full_ft", "frozen_blocks": 0, "freeze_embeddings": False},
         "penalty": [],
+        "objective": {"name": "classification"},
         "optim": {
             "learning_rate": 1e-5,
             "weight_decay": 0.01,
@@ -86,6 +86,7 @@ def test_every_default() -> None:
             "shown_images": 4,
             "epoch_transfer_per_class": 0,
             "prompt_ensemble": False,
+            "least_retention": None,
         },
         "seed": 42,
     }
@@ -122,7 +123,11 @@ def test_no_file_and_an_empty_file_are_the_defaults(tmp_path: Path) -> None:
         ),
         (
             ["sed=1"],
-            ["sed = 1: unknown key", "seed", "data, evaluation, method, model, optim, penalty, seed"],
+            [
+                "sed = 1: unknown key",
+                "seed",
+                "data, evaluation, method, model, objective, optim, penalty, seed",
+            ],
         ),
         (["data.target.clases=['a']"], ["data.target.clases = ['a']: unknown key", "classes"]),
         (
@@ -327,154 +332,6 @@ def test_a_penalty_is_a_name_a_table_or_a_list(text: str) -> None:
         "l2_sp",
         "apr",
     ]
-
-
-# --- the key
-
-
-UNCHANGED = [
-    ["evaluation.batch_size=7"],
-    ["evaluation.shown_images=0"],
-    ["optim.micro_batch=16"],
-    ["data.target.path=/other/place"],
-    ["model.path=/other/place"],
-    ["data.transfer=[{name = 'cifar100', path = '/other'}]"],
-    ["optim.learning_rate=0.00001"],
-    ["method=full_ft"],
-    ["data.target=eurosat", "seed=42"],
-]
-CHANGED = [
-    ["optim.learning_rate=2e-5"],
-    ["optim.weight_decay=0"],
-    ["optim.epochs=19"],
-    ["optim.batch_size=32"],
-    ["optim.warmup=0"],
-    ["optim.clip_norm=none"],
-    ["optim.precision=fp32"],
-    ["seed=43"],
-    ["data.seed=1"],
-    ["data.protocol=published"],
-    ["data.train_per_class=5"],
-    ["data.validation_per_class=5"],
-    ["data.probe_per_class=5"],
-    ["data.flip=false"],
-    ["data.skip_bad_images=true"],
-    ["data.target=pets"],
-    ["data.target.fingerprint=abc"],
-    ["data.target.prompts=['{}']"],
-    ["data.transfer=[]"],
-    ["data.transfer=['cifar100', 'dtd']"],
-    ["data.transfer=[{name = 'cifar100', per_class = 3}]"],
-    ["model=clipdrift/mini"],
-    ["model.fingerprint=abc"],
-    ["model.revision=abc"],
-    ["method=linear_probe"],
-    ["method=lora"],
-    ["method=lora", "method.rank=4"],
-    ["method=lora", "method.alpha=4"],
-    ["method=lora", "method.dropout=0"],
-    ["method=lora", "method.targets=['q', 'k', 'v']"],
-    ["method=lora", "method.train_projection=false"],
-    ["method=lora", "method.frozen_blocks=1"],
-    ["method.frozen_blocks=1"],
-    ["method.freeze_embeddings=true"],
-    ["method=rslora"],
-    ["method=dora"],
-    ["method=lora_plus"],
-    ["method=lora_plus", "method.rate_ratio=4"],
-    ["method=last_blocks"],
-    ["method=last_blocks", "method.blocks=2"],
-    ["method=bias_only"],
-    ["method=norm_only"],
-    ["method=lp_ft"],
-    ["method=lp_ft", "method.probe_epochs=1"],
-    ["method=lp_ft", "method.probe_learning_rate=0.1"],
-    ["method=flyp"],
-    ["method=flyp", "method.train_texts=false"],
-    ["optim.keep_frozen=false"],
-    ["penalty=apr"],
-    ["penalty=apr", "penalty.weight=1"],
-    ["penalty=apr", "penalty.blocks=[1]"],
-    ["penalty=entropy_floor"],
-    ["penalty=entropy_floor", "penalty.ratio=0.5"],
-    ["penalty=l2_sp"],
-    ["penalty=ldifs"],
-    ["penalty=ldifs", "penalty.blocks=[1]"],
-    ["penalty=zero_shot_kl"],
-    ["penalty=['apr', 'l2_sp']"],
-    ["evaluation.per_epoch=2"],
-    ["evaluation.epoch_transfer_per_class=1"],
-    ["evaluation.prompt_ensemble=true"],
-]
-
-
-@pytest.mark.parametrize("overrides", UNCHANGED, ids=" ".join)
-def test_the_key_does_not_depend_on_the_machine(overrides: list[str]) -> None:
-    """The same result has one name: places and speed are no part of it, nor how a value is written."""
-    assert made(*overrides).key == RunConfig().key
-
-
-@pytest.mark.parametrize("overrides", UNCHANGED[:4], ids=" ".join)
-def test_machine_fields_do_not_enter_other_keys_either(overrides: list[str]) -> None:
-    """The same beside other keys of the same table that are not at their default."""
-    others = ["evaluation.per_epoch=2", "data.target.fingerprint=abc", "model.fingerprint=abc", "data.seed=3"]
-    assert made(*overrides, *others).key == made(*others).key
-
-
-def test_everything_that_changes_a_result_changes_the_key() -> None:
-    """A key left out of it would give one run's result to another."""
-    keys = [made(*overrides).key for overrides in [[], *CHANGED]]
-    assert len(set(keys)) == len(keys)
-    assert all(len(key) == 16 and set(key) <= set("0123456789abcdef") for key in keys)
-
-
-def test_no_field_is_forgotten_here() -> None:
-    """A new option must be put into one of the two lists above."""
-    named = {text.partition("=")[0].strip() for overrides in [*UNCHANGED, *CHANGED] for text in overrides}
-    parts = {"optim.": RunConfig().optim, "evaluation.": RunConfig().evaluation, "data.": RunConfig().data}
-    wanted = {prefix + name for prefix, part in parts.items() for name in type(part).model_fields}
-    for kind, union in (("method", Method), ("penalty", Penalty)):
-        for options in get_args(get_args(union)[0]):
-            name = get_args(options.model_fields["name"].annotation)[0]
-            assert [f"{kind}={name}"] in [*UNCHANGED, *CHANGED]
-            wanted |= {f"{kind}.{key}" for key in options.model_fields if key != "name"}
-    wanted |= {"seed", "model", "method", "penalty", "model.path", "model.revision", "model.fingerprint"}
-    assert wanted - {"data.target", "data.transfer"} <= named
-
-
-def test_the_key_survives_json() -> None:
-    """A record's configuration, read again, names the same run."""
-    for overrides in [*UNCHANGED, *CHANGED]:
-        config = made(*overrides)
-        again = RunConfig.model_validate_json(config.model_dump_json())
-        assert again == config
-        assert again.key == config.key
-        assert (
-            parse_config(json.loads(json.dumps(config.model_dump(mode="json"))), RunConfig).key == config.key
-        )
-
-
-SCRIPT = """
-import sys
-from clipdrift.config import load_config
-print(load_config(None, sys.argv[1:]).key)
-print("torch" in sys.modules)
-"""
-
-
-@pytest.mark.parametrize("hash_seed", ["0", "1"])
-def test_the_key_is_the_same_in_every_process(hash_seed: str) -> None:
-    """It names folders that other processes and machines look for; and reading it needs no torch."""
-    overrides = ["method=lora", "data.transfer=['dtd', 'größe']", "seed=5", "model.fingerprint=abc"]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *overrides],
-        env={"PYTHONHASHSEED": hash_seed, "PYTHONUTF8": "1"},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=True,
-    )
-    assert done.stdout.split() == [made(*overrides).key, "False"]
 
 
 def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:

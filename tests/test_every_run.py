@@ -58,8 +58,9 @@ def test_one_epoch(tiny_clip: Clip, make_deck: Callable[..., Deck], method: str,
 def test_all_penalties_at_once_in_bf16(tiny_clip: Clip, make_deck: Callable[..., Deck], method: str) -> None:
     """As on a GPU; frozen blocks where the method knows them."""
     options: dict[str, Any] = {"name": method}
-    options |= {} if method == "last_blocks" else {"frozen_blocks": 1}
-    options |= {} if "lora" in method or method in ("dora", "last_blocks") else {"freeze_embeddings": True}
+    fixed = ("last_blocks", "projections")
+    options |= {} if method in fixed else {"frozen_blocks": 1}
+    options |= {} if "lora" in method or method in ("dora", *fixed) else {"freeze_embeddings": True}
     config = parse_config({"method": options, "penalty": list(PENALTIES)}, RunConfig)
     assert math.isfinite(epoch(tiny_clip, make_deck(4), config, bf16=True))
 

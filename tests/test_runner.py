@@ -19,7 +19,6 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
 import clipdrift
 import clipdrift.training.attempt as attempting
-import clipdrift.training.observer as observing
 import small_runs
 from clipdrift.data.splits import balanced
 from clipdrift.data.worlds import WORLDS, generate
@@ -31,6 +30,7 @@ from clipdrift.runs.maps import read_maps
 from clipdrift.runs.record import Point, Record, RecordError
 from clipdrift.runs.reporter import Silent
 from clipdrift.runs.store import RunFolder, Store
+from clipdrift.training.abilities import Abilities
 from clipdrift.training.preparation import prepare
 from small_runs import CLASSES, COUNTS, Lab, numbers
 
@@ -362,10 +362,9 @@ def test_the_chosen_epoch_is_the_best_on_validation(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, validation: tuple[float, ...], chosen: int
 ) -> None:
     """Best and last must be two states of the model, the saved one being the best, the earliest of equals."""
-    scripted, tests = iter(validation), []
-    monkeypatch.setattr(observing, "accuracy", lambda *_: float(next(scripted)))
-    count = attempting.accuracy
-    monkeypatch.setattr(attempting, "accuracy", lambda *a: tests.append(a) or count(*a))  # type: ignore[func-returns-value]
+    scripted, tests, tested = iter(validation), [], Abilities.test
+    monkeypatch.setattr(Abilities, "validation", lambda *_: (float(next(scripted)), {}))
+    monkeypatch.setattr(Abilities, "test", lambda *a: tests.append(a) or tested(*a))  # type: ignore[func-returns-value]
     record, folder = lab.run(lab.config(optim={"epochs": 3, "learning_rate": 3e-3}))
     assert record.best is not None
     assert record.last is not None

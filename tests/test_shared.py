@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import clipdrift.training.abilities as testing_abilities
 import clipdrift.training.backbone_cache as sharing
 import clipdrift.training.observer as observing
 from clipdrift.data.deck import Prepared
@@ -251,7 +252,7 @@ def test_packed_internals_are_the_same_bits(tiny_clip: Clip, flow: bool) -> None
 def test_the_second_run_measures_no_backbone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """And its record is the same to the bit as with a cache of its own."""
     calls = {"read": 0, "zero_shot": 0}
-    read, zero_shot = observing.read_internals, observing._zero_shot
+    read, zero_shot = observing.read_internals, testing_abilities._zero_shot
 
     def reading(*args: Any, **kwargs: Any) -> Any:
         calls["read"] += 1
@@ -262,7 +263,7 @@ def test_the_second_run_measures_no_backbone(lab: Lab, monkeypatch: pytest.Monke
         return zero_shot(*args, **kwargs)
 
     monkeypatch.setattr(observing, "read_internals", reading)
-    monkeypatch.setattr(observing, "_zero_shot", testing)
+    monkeypatch.setattr(testing_abilities, "_zero_shot", testing)
     config, own = lab.config("full_ft"), replace(lab, cache=lab.tmp())
     first = own.run(config)[0]
     alone = dict(calls)

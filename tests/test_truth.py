@@ -13,7 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from transformers import CLIPModel
 
-import clipdrift.training.attempt as attempting
+import clipdrift.training.adapting as adapting
 import clipdrift.training.observer as observing
 from clipdrift.adapt import Adapted, adapt, load_adapted
 from clipdrift.data.errors import DataError
@@ -45,7 +45,7 @@ class ThroughTheBackbone:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.adapted: Adapted | None = None
         self.read = 0
-        monkeypatch.setattr(attempting, "adapt", self.adapt)
+        monkeypatch.setattr(adapting, "adapt", self.adapt)
         monkeypatch.setattr(observing, "read_internals", self.read_internals)
 
     def adapt(self, *arguments: Any) -> Adapted:
@@ -119,7 +119,7 @@ def test_adapters_that_took_no_part_in_training_are_an_error(
             parameter.requires_grad_(not frozen)
         return adapted
 
-    monkeypatch.setattr(attempting, "adapt", inert)
+    monkeypatch.setattr(adapting, "adapt", inert)
     with pytest.raises(InactiveAdapterError, match=r"no weight of the image tower took part"):
         lab.run(lab.config("lora"))
 

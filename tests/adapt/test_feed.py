@@ -173,7 +173,7 @@ def test_training_from_a_file_is_the_same(
     """Bit for bit."""
     deck, options = make_deck(7, classes=3), method("last_blocks")
     losses, weights = result(tiny_clip_dir, deck, options)
-    monkeypatch.setattr(feeding, "_room", lambda shape, _, room=feeding._room: room(shape, 0))
+    monkeypatch.setattr(feeding, "room", lambda shape, _, room=feeding.room: room(shape, 0))
     again, others = result(tiny_clip_dir, deck, options)
     assert losses == again
     assert all(torch.equal(weights[name], others[name]) for name in weights)

@@ -44,6 +44,7 @@ EVERY: list[Method] = [
     method("full_ft"),
     method("linear_probe"),
     *LORAS,
+    method("projections"),
     method("last_blocks"),
     method("bias_only"),
     method("norm_only"),

@@ -120,6 +120,8 @@ def expected_names(clip: Clip, options: Method) -> set[str]:
     names = {
         n for n in every if n.startswith(("vision_model.", "visual_projection.")) and not n.startswith(kept)
     }
+    if options.name == "projections":
+        names = {"visual_projection.weight"}
     if options.name == "bias_only":
         names = {n for n in names if n.endswith(".bias")}
     if options.name == "norm_only":

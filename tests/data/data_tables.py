@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from clipdrift.config.models import DataSet
+from clipdrift.config.named import DataSet
 from clipdrift.data.sources import Source, open_source
 
 IMAGE = {"_type": "Image"}

@@ -12,7 +12,7 @@ import pytest
 from data_tables import IMAGE, NUMBER, names
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-from clipdrift.config.models import DataSet
+from clipdrift.config.named import DataSet
 from clipdrift.data.catalog import CATALOG
 from clipdrift.data.errors import DataError
 from clipdrift.data.sources import open_source
@@ -24,7 +24,7 @@ def refuse(*_, **__):
     raise OSError("no network in tests")
 
 socket.socket.connect = socket.getaddrinfo = refuse
-from clipdrift.config.models import DataSet
+from clipdrift.config.named import DataSet
 from clipdrift.data.errors import DataError
 from clipdrift.data.sources import open_source
 try:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipdrift.config.models import DataSet
+from clipdrift.config.named import DataSet
 from clipdrift.data.errors import DataError
 from clipdrift.data.pairs import ANY, TEST, TRAIN, VALIDATION, PairSource, open_pairs
 

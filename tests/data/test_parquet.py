@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from data_tables import IMAGE, TEXT, local, names
 
-from clipdrift.config.models import DataSet
+from clipdrift.config.named import DataSet
 from clipdrift.data.catalog import CATALOG
 from clipdrift.data.errors import BadImage, DataError
 from clipdrift.data.sources import open_source

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from data_pictures import encoded, expected, picture
 
-from clipdrift.config.models import DataSet
+from clipdrift.config.named import DataSet
 from clipdrift.data.decode import decode
 from clipdrift.data.errors import BadImage, DataError
 from clipdrift.data.images import Files, ImageSet, image_set

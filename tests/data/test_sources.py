@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from data_tables import local
 
-from clipdrift.config.models import DataSet
+from clipdrift.config.named import DataSet
 from clipdrift.data.catalog import CATALOG
 from clipdrift.data.errors import DataError
 from clipdrift.data.sources import fingerprint_path, open_source

@@ -12,7 +12,7 @@ import torch
 from scipy.spatial.distance import pdist
 from torch import Tensor
 
-from clipdrift.formulas import alignment, median_rank, modality_gap, recall_at_k, uniformity
+from clipdrift.formulas import alignment, match_ranks, median_rank, modality_gap, recall_at_k, uniformity
 
 
 def vectors(count: int, width: int, seed: int = 0) -> Tensor:
@@ -120,7 +120,7 @@ def test_too_few_and_no_matches_are_refused() -> None:
     with pytest.raises(ValueError, match="pairs need one shape"):
         unwrap(alignment)(torch.ones(2, 3), torch.ones(3, 3))
     with pytest.raises(ValueError, match="do not fit"):
-        unwrap(median_rank)(torch.ones(2, 3), torch.ones(2, 4, dtype=torch.bool))
+        unwrap(match_ranks)(torch.ones(2, 3), torch.ones(2, 4, dtype=torch.bool))
     with pytest.raises(ValueError, match="at least two vectors"):
         uniformity(torch.ones(1, 3))
     with pytest.raises(ValueError, match="do not fit"):

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from odd_inputs import picture, put, said, write
 
-from clipdrift.config.models import DataSet
+from clipdrift.config.named import DataSet
 from clipdrift.data.errors import DataError
 from clipdrift.data.pairs import ANY, TEST, TRAIN, VALIDATION, PairSource, open_pairs
 

@@ -15,7 +15,7 @@ from odd_folders import FOLDER_PARTS, HELPERS, SPLITS, Part, configurations, wri
 from safetensors.torch import load_file, save_file
 from searching import RANDOM, say, spend
 
-from clipdrift.config.models import DataSet
+from clipdrift.config.named import DataSet
 from clipdrift.data.errors import DataError
 from clipdrift.data.pairs import open_pairs
 from clipdrift.data.sources import open_source

@@ -10,7 +10,7 @@ import pytest
 import torch
 from odd_inputs import opened, put, said
 
-from clipdrift.config.models import DataSet, ModelConfig
+from clipdrift.config.named import DataSet, ModelConfig
 from clipdrift.data.codes import are_codes, without_codes
 from clipdrift.data.errors import DataError
 from clipdrift.data.pixels import load_pixels, normalise

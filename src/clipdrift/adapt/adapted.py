@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
@@ -15,9 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clipdrift.adapt.objective import CrossEntropy, Objective
+from clipdrift.adapt.tower_parts import Towers
 from clipdrift.model.clip import Clip
 from clipdrift.model.quiet import quiet
 from clipdrift.model.towers import tower_of
+from clipdrift.runs.layout import HEAD
 
 Artefact = Literal["model", "adapter", "head"]
 
@@ -30,19 +32,22 @@ class Adapted:
     the adapted image tower. ``peft`` is peft's view of it, where there are adapters.
 
     Attributes:
+        head: a linear classifier, or what a loss on captions has beside the model; a module.
         artefact: what is saved.
         objective: the loss.
         rates: learning rates relative to the configured one, by a part of a parameter's name.
-        probe_first: epochs and learning rate of the head alone, before all is trained.
+        head_warmup: epochs and learning rate of the head alone, before all is trained.
+        towers: what the method was applied to.
     """
 
     clip: Clip
-    head: nn.Linear
+    head: Any
     artefact: Artefact
     peft: PeftModel | None = None
     objective: Objective = field(default_factory=CrossEntropy)
     rates: Mapping[str, float] = field(default_factory=dict)
     head_warmup: tuple[int, float] | None = None
+    towers: Towers = ("image",)
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Return everything trained, by name, in a fixed order; the head's names start with ``head.``."""
@@ -128,7 +133,8 @@ class Adapted:
         folder.mkdir(parents=True, exist_ok=True)
         self.objective.refresh(self.head)
         head = {k: v.detach().to("cpu").contiguous() for k, v in self.head.state_dict().items()}
-        save_file(head, folder / "head.safetensors")
+        if head:
+            save_file(head, folder / HEAD)
         with quiet():
             if self.artefact == "model":
                 self.clip.model.save_pretrained(folder)

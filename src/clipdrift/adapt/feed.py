@@ -123,7 +123,7 @@ def _keep(
                 found = _constant(adapted, deck.images(picked, mirrored), start).float().cpu().numpy()
                 if store is None:
                     shape = (sides, len(deck), *found.shape[1:])
-                    store = _room(shape, in_memory)
+                    store = room(shape, in_memory)
                 store[side, picked] = found
                 if progress:
                     progress(side * len(deck) + int(picked[-1]) + 1, sides * len(deck))
@@ -156,7 +156,8 @@ class _Enough(Exception):  # noqa: N818 - not an error
     """Raised to end a forward pass whose later blocks need not run."""
 
 
-def _room(shape: tuple[int, ...], in_memory: int) -> NDArray[np.float32]:
+def room(shape: tuple[int, ...], in_memory: int) -> NDArray[np.float32]:
+    """An array to fill: in memory up to so many bytes, else in a temporary file that goes with it."""
     if 4 * math.prod(shape) <= in_memory:
         return np.empty(shape, np.float32)
     with tempfile.TemporaryFile(prefix="clipdrift-") as file:  # gone with the array, also after a crash

@@ -12,6 +12,7 @@ from torch import nn
 
 from clipdrift.adapt.adapted import Adapted, Artefact
 from clipdrift.adapt.objective import Contrastive, CrossEntropy, Objective
+from clipdrift.adapt.tower_parts import TowerParts, Towers
 from clipdrift.config import (
     BiasOnly,
     ConfigError,
@@ -24,6 +25,7 @@ from clipdrift.config import (
     LpFt,
     Method,
     NormOnly,
+    Projections,
 )
 from clipdrift.config.methods import EXTENSIONS
 from clipdrift.extensions import ExtensionError, loaded
@@ -63,16 +65,17 @@ def _head(clip: Clip, classes: int, seed: int) -> nn.Linear:
     return head.to(clip.model.device)
 
 
-def _train_tower(clip: Clip, frozen_blocks: int, freeze_embeddings: bool) -> None:
-    """Train image tower and projection, except the first blocks and, on request, the stem before them."""
-    tower = tower_of(clip.model)
-    for _, part in tower.parts():
-        part.requires_grad_(True)
-    for block in tower.blocks[:frozen_blocks]:
-        block.requires_grad_(False)
-    if freeze_embeddings:
-        for part in tower.stem():
-            part.requires_grad_(False)
+def _train_towers(clip: Clip, frozen_blocks: int, freeze_embeddings: bool, towers: Towers) -> None:
+    """Train towers and their projections, except the first blocks and, on request, the stem before them."""
+    for name in towers:
+        tower = TowerParts.of(clip, name)
+        for part in tower.parts:
+            part.requires_grad_(True)
+        for block in tower.blocks[:frozen_blocks]:
+            block.requires_grad_(False)
+        if freeze_embeddings:
+            for part in tower.stem:
+                part.requires_grad_(False)
 
 
 def _keep(clip: Clip, wanted: Callable[[str, nn.Module], bool]) -> None:
@@ -83,22 +86,29 @@ def _keep(clip: Clip, wanted: Callable[[str, nn.Module], bool]) -> None:
                 parameter.requires_grad_(False)
 
 
-def _full_ft(clip: Clip, options: FullFineTuning, texts: Sequence[str]) -> MethodPlan:
-    _train_tower(clip, options.frozen_blocks, options.freeze_embeddings)
+def _full_ft(clip: Clip, options: FullFineTuning, texts: Sequence[str], towers: Towers) -> MethodPlan:
+    _train_towers(clip, options.frozen_blocks, options.freeze_embeddings, towers)
     return MethodPlan()
 
 
-def _lora(clip: Clip, options: LoraOptions, texts: Sequence[str], **variant: Any) -> MethodPlan:
+def _lora(
+    clip: Clip, options: LoraOptions, texts: Sequence[str], towers: Towers, **variant: Any
+) -> MethodPlan:
     wanted = "|".join(_MATRICES[t] for t in options.targets)
-    blocks = "|".join(str(i) for i in range(options.frozen_blocks, clip.blocks))
+    parts = [TowerParts.of(clip, name) for name in towers]
+    blocks = [
+        rf"{tower.name}_model\.encoder\.layers\.{number}"
+        for tower in parts
+        for number in range(options.frozen_blocks, len(tower.blocks))
+    ]
     config = LoraConfig(
         r=options.rank,
         lora_alpha=2 * options.rank if options.alpha is None else options.alpha,
         lora_dropout=options.dropout,
         bias="none",
-        # the image tower alone: the bare names would hit the text tower as well
-        target_modules=rf"vision_model\.encoder\.layers\.({blocks})\.({wanted})",
-        modules_to_save=["visual_projection"] if options.train_projection else None,
+        # whole paths: the bare names would hit both towers
+        target_modules=rf"({'|'.join(blocks)})\.({wanted})",
+        modules_to_save=[tower.projected_by for tower in parts] if options.train_projection else None,
         **variant,
     )
     with quiet():
@@ -108,49 +118,57 @@ def _lora(clip: Clip, options: LoraOptions, texts: Sequence[str], **variant: Any
     return MethodPlan("adapter", peft)
 
 
-def _rslora(clip: Clip, options: LoraOptions, texts: Sequence[str]) -> MethodPlan:
-    return _lora(clip, options, texts, use_rslora=True)
+def _rslora(clip: Clip, options: LoraOptions, texts: Sequence[str], towers: Towers) -> MethodPlan:
+    return _lora(clip, options, texts, towers, use_rslora=True)
 
 
-def _dora(clip: Clip, options: LoraOptions, texts: Sequence[str]) -> MethodPlan:
-    return _lora(clip, options, texts, use_dora=True)
+def _dora(clip: Clip, options: LoraOptions, texts: Sequence[str], towers: Towers) -> MethodPlan:
+    return _lora(clip, options, texts, towers, use_dora=True)
 
 
-def _lora_plus(clip: Clip, options: LoraPlus, texts: Sequence[str]) -> MethodPlan:
-    plan = _lora(clip, options, texts)
+def _lora_plus(clip: Clip, options: LoraPlus, texts: Sequence[str], towers: Towers) -> MethodPlan:
+    plan = _lora(clip, options, texts, towers)
     return MethodPlan("adapter", plan.peft, rates={".lora_B.": options.rate_ratio})
 
 
-def _linear_probe(clip: Clip, options: LinearProbe, texts: Sequence[str]) -> MethodPlan:
+def _linear_probe(clip: Clip, options: LinearProbe, texts: Sequence[str], towers: Towers) -> MethodPlan:
     return MethodPlan("head")
 
 
-def _last_blocks(clip: Clip, options: LastBlocks, texts: Sequence[str]) -> MethodPlan:
-    _train_tower(clip, clip.blocks - options.blocks, freeze_embeddings=True)
+def _projections(clip: Clip, options: Projections, texts: Sequence[str], towers: Towers) -> MethodPlan:
+    for name in towers:
+        TowerParts.of(clip, name).projection.requires_grad_(True)
     return MethodPlan()
 
 
-def _bias_only(clip: Clip, options: BiasOnly, texts: Sequence[str]) -> MethodPlan:
-    _train_tower(clip, options.frozen_blocks, options.freeze_embeddings)
+def _last_blocks(clip: Clip, options: LastBlocks, texts: Sequence[str], towers: Towers) -> MethodPlan:
+    for name in towers:
+        blocks = len(TowerParts.of(clip, name).blocks)
+        _train_towers(clip, blocks - options.blocks, freeze_embeddings=True, towers=(name,))
+    return MethodPlan()
+
+
+def _bias_only(clip: Clip, options: BiasOnly, texts: Sequence[str], towers: Towers) -> MethodPlan:
+    _train_towers(clip, options.frozen_blocks, options.freeze_embeddings, towers)
     _keep(clip, lambda name, module: name.endswith(".bias"))
     return MethodPlan()
 
 
-def _norm_only(clip: Clip, options: NormOnly, texts: Sequence[str]) -> MethodPlan:
-    _train_tower(clip, options.frozen_blocks, options.freeze_embeddings)
+def _norm_only(clip: Clip, options: NormOnly, texts: Sequence[str], towers: Towers) -> MethodPlan:
+    _train_towers(clip, options.frozen_blocks, options.freeze_embeddings, towers)
     _keep(clip, lambda name, module: type(module) is nn.LayerNorm)
     return MethodPlan()
 
 
-def _lp_ft(clip: Clip, options: LpFt, texts: Sequence[str]) -> MethodPlan:
-    _train_tower(clip, options.frozen_blocks, options.freeze_embeddings)
+def _lp_ft(clip: Clip, options: LpFt, texts: Sequence[str], towers: Towers) -> MethodPlan:
+    _train_towers(clip, options.frozen_blocks, options.freeze_embeddings, towers)
     return MethodPlan(head_warmup=(options.probe_epochs, options.probe_learning_rate))
 
 
-def _flyp(clip: Clip, options: Flyp, texts: Sequence[str]) -> MethodPlan:
+def _flyp(clip: Clip, options: Flyp, texts: Sequence[str], towers: Towers) -> MethodPlan:
     if not texts:
         raise ValueError("flyp needs the texts of the classes")
-    _train_tower(clip, options.frozen_blocks, options.freeze_embeddings)
+    _train_towers(clip, options.frozen_blocks, options.freeze_embeddings, towers)
     if options.train_texts:
         clip.model.text_model.requires_grad_(True)
         clip.model.text_projection.requires_grad_(True)
@@ -158,13 +176,14 @@ def _flyp(clip: Clip, options: Flyp, texts: Sequence[str]) -> MethodPlan:
     return MethodPlan(objective=Contrastive(clip, tuple(texts), options.train_texts))
 
 
-METHODS: dict[str, Callable[[Clip, Any, Sequence[str]], MethodPlan]] = {
+METHODS: dict[str, Callable[[Clip, Any, Sequence[str], Towers], MethodPlan]] = {
     "full_ft": _full_ft,
     "lora": _lora,
     "rslora": _rslora,
     "dora": _dora,
     "lora_plus": _lora_plus,
     "linear_probe": _linear_probe,
+    "projections": _projections,
     "last_blocks": _last_blocks,
     "bias_only": _bias_only,
     "norm_only": _norm_only,
@@ -174,10 +193,20 @@ METHODS: dict[str, Callable[[Clip, Any, Sequence[str]], MethodPlan]] = {
 """What prepares the model, by name; options and words are in ``config/methods.py``. All is frozen before."""
 
 
-def _prepared(clip: Clip, options: Method, texts: Sequence[str]) -> MethodPlan:
-    """Prepare the model by a method of this package or of another one."""
+def prepared(
+    clip: Clip, options: Method, seed: int, texts: Sequence[str] = (), towers: Towers = ("image",)
+) -> MethodPlan:
+    """Prepare the model by a method of this package or of another one, all else frozen.
+
+    Args:
+        seed: of adapters.
+        texts: one for each class, where there are classes.
+        towers: what a method of this package is applied to.
+    """
+    torch.manual_seed(seed)  # peft draws its adapters from the global generator
+    clip.model.requires_grad_(False)
     if options.name in METHODS:
-        return METHODS[options.name](clip, options, texts)
+        return METHODS[options.name](clip, options, texts, towers)
     extension = EXTENSIONS.usable[options.name]
     plan = loaded(extension, extension.spec.prepare)(clip, options, texts)
     if not isinstance(plan, MethodPlan):
@@ -203,9 +232,7 @@ def adapt(clip: Clip, options: Method, classes: int, seed: int, texts: Sequence[
         ConfigError: more blocks frozen or trained than there are.
     """
     check_method(clip, options)
-    torch.manual_seed(seed)  # peft draws its adapters from the global generator
-    clip.model.requires_grad_(False)
-    plan = _prepared(clip, options, texts)
+    plan = prepared(clip, options, seed, texts)
     head = _head(clip, classes, seed)
     if isinstance(plan.objective, Contrastive):
         head.requires_grad_(False)
@@ -215,8 +242,11 @@ def adapt(clip: Clip, options: Method, classes: int, seed: int, texts: Sequence[
     return Adapted(clip, head, plan.artefact, plan.peft, plan.objective, dict(plan.rates), plan.head_warmup)
 
 
-def check_method(clip: Clip, options: Method) -> None:
+def check_method(clip: Clip, options: Method, towers: Towers = ("image",)) -> None:
     """Refuse what cannot be done with this model; to be called before data are prepared.
+
+    Args:
+        towers: what the method is to be applied to.
 
     Raises:
         ModelError, ConfigError: as :func:`adapt`.
@@ -225,11 +255,13 @@ def check_method(clip: Clip, options: Method) -> None:
         raise ModelError(
             f"{clip.name}: training works on Hugging Face CLIP models; this one can be measured and compared"
         )
+    fewest = min((TowerParts.of(clip, name) for name in towers), key=lambda tower: len(tower.blocks))
+    blocks, where = len(fewest.blocks), "" if fewest.name == "vision" else " in its text tower"
     for key, least in (("frozen_blocks", 0), ("blocks", 1)):
         asked = dict(options).get(key)
         # adapters must have somewhere to be; other methods still train the final layer norm and projection
-        most = clip.blocks - (key == "frozen_blocks" and isinstance(options, LoraOptions))
+        most = blocks - (key == "frozen_blocks" and isinstance(options, LoraOptions))
         if asked is not None and asked > most:
             raise ConfigError(
-                f"method.{key} = {asked}: {clip.name} has {clip.blocks} blocks; legal: {least} to {most}"
+                f"method.{key} = {asked}: {clip.name} has {blocks} blocks{where}; legal: {least} to {most}"
             )

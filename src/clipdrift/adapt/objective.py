@@ -7,8 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, log_softmax, normalize
+from torch.nn.functional import cross_entropy, normalize
 
+from clipdrift import formulas
 from clipdrift.model.clip import Clip
 
 
@@ -21,12 +22,32 @@ class Objective(Protocol):
         """Whether the loss of a batch is the mean of the losses of its images, each by itself."""
         ...
 
-    def __call__(self, head: nn.Linear, embedding: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss (scalar, float32) and logits (B, C) of embeddings (B, E) with labels (B,)."""
+    def __call__(self, head: Any, embedding: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss (scalar, float32) of embeddings (B, E), and (B,) whether each image's best guess is right.
+
+        Args:
+            target: (B,) labels, or whatever else the training was given for each image.
+        """
         ...
 
-    def refresh(self, head: nn.Linear) -> None:
+    def refresh(self, head: Any) -> None:
         """Bring a head that follows something else up to date."""
+        ...
+
+
+@runtime_checkable
+class Coupled(Objective, Protocol):
+    """A loss that couples the images of a batch, but only through embeddings.
+
+    A batch can then be done in parts: embeddings first, their gradients next, then each part again.
+    """
+
+    def texts(self, target: Tensor) -> Tensor:
+        """(B, E) embeddings of the texts of some images, with their gradient if they have one."""
+        ...
+
+    def couple(self, head: Any, embedding: Tensor, texts: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """As a call, with embeddings of the texts."""
         ...
 
 
@@ -38,7 +59,7 @@ class CrossEntropy:
 
     def __call__(self, head: nn.Linear, embedding: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         logits = head(embedding)
-        return cross_entropy(logits.float(), target), logits
+        return cross_entropy(logits.float(), target), logits.argmax(-1) == target
 
     def refresh(self, head: nn.Linear) -> None:
         pass
@@ -65,12 +86,10 @@ class Contrastive:
             image = normalize(embedding.float(), dim=-1)
             scale = self.clip.model.logit_scale.exp().float()
             similarity = scale * image @ normalize(features.float(), dim=-1).T  # (B, classes of the batch)
-            positive = torch.nn.functional.one_hot(row, len(present)).float()
-            to_text = cross_entropy(similarity, row)
-            to_image = -(log_softmax(similarity, dim=0) * positive / positive.sum(0)).sum(0).mean()
+            positive = torch.nn.functional.one_hot(row, len(present)).bool()
             with torch.no_grad():
                 logits = image @ head.weight.float().T
-        return (to_text + to_image) / 2, logits
+        return formulas.contrastive_loss(similarity, positive), logits.argmax(-1) == target
 
     def _features(self, classes: Tensor) -> Tensor:
         """(n, E) of the texts of some classes, with gradient."""

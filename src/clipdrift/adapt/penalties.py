@@ -19,10 +19,10 @@ from torch.nn.functional import log_softmax, normalize
 from clipdrift import formulas
 from clipdrift.adapt.adapted import Adapted
 from clipdrift.adapt.reference import BackboneBatch, Wants
+from clipdrift.adapt.tower_parts import TowerParts
 from clipdrift.config import Apr, ConfigError, EntropyFloor, Ldifs, Penalty
 from clipdrift.config.penalties import EXTENSIONS
 from clipdrift.extensions import ExtensionError, loaded
-from clipdrift.model.towers import tower_of
 from clipdrift.model.trace import Traced
 
 
@@ -140,10 +140,10 @@ class _L2Sp:
 
     def __init__(self, adapted: Adapted) -> None:
         """Remember where the weights were; adapters say themselves what they add."""
-        tower = tower_of(adapted.clip.model)
         self._layers: list[Callable[[], Tensor]] = []
-        for _, part in tower.parts():
-            self._add(part)
+        for name in adapted.towers:
+            for part in TowerParts.of(adapted.clip, name).parts:
+                self._add(part)
 
     def _add(self, module: nn.Module) -> None:
         if isinstance(module, LoraLayer):

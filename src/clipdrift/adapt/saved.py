@@ -18,6 +18,7 @@ from clipdrift.model.clip import BrokenWeightsError, Clip, ModelError, load
 from clipdrift.model.finite import broken_tensors
 from clipdrift.model.folders import unmarked
 from clipdrift.model.quiet import quiet
+from clipdrift.runs.layout import HEAD
 
 
 def load_adapted(folder: Path, backbone: ModelConfig) -> Clip:
@@ -30,7 +31,7 @@ def load_adapted(folder: Path, backbone: ModelConfig) -> Clip:
         return load(ModelConfig(name=folder.name or str(folder), path=str(folder)))
     clip = load(backbone)
     if not (folder / "adapter_config.json").is_file():
-        if (folder / "head.safetensors").is_file():
+        if (folder / HEAD).is_file():
             return clip
         raise ModelError(f"{folder}: neither a model, an adapter nor a head is saved here")
     return attach_adapter(clip, folder)
@@ -86,7 +87,7 @@ def attach_adapter(clip: Clip, folder: Path) -> Clip:
 
 def load_head(folder: Path) -> nn.Linear:
     """The linear head saved in ``folder``; it takes the projected, unnormalised embedding."""
-    file = folder / "head.safetensors"
+    file = folder / HEAD
     try:
         state = load_file(file)
         classes, width = state["weight"].shape

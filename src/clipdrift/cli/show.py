@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipdrift.outcomes.chance import NOT_MEASURABLE, measurable
-from clipdrift.runs.record import Point, Record, Values
+from clipdrift.runs.record import Point, Recall, Record, Values
 from clipdrift.texts import decimal, percent
 from clipdrift.texts import rate as rate_text
 
@@ -98,7 +98,7 @@ class RunDisplay:
         validation = point.validation_accuracy
         self._note = "  ".join(
             [
-                *([] if validation is None else [f"accuracy {validation:.1f} %"]),
+                *([] if validation is None else [f"{_what(point)} {validation:.1f} %"]),
                 f"entropy {entropy.drift_text()}",
                 f"CKA {cka.mean:.3f}",
             ]
@@ -115,6 +115,10 @@ class PretrainDisplay(RunDisplay):
             console.print(text)
         else:
             super().stage(text)
+
+
+def _what(point: Point) -> str:
+    return "recall at 1" if point.retrieval else "accuracy"
 
 
 def strip(values: Sequence[float]) -> Text:
@@ -168,9 +172,11 @@ def _moments(record: Record) -> list[tuple[str, Point]]:
 
 def _rows(record: Record) -> list[tuple[str, list[str]]]:
     points = [point for _, point in _moments(record)]
+    what = "accuracy" if record.target.classes else "recall at 1"
     rows = [
-        ("validation accuracy", [percent(p.validation_accuracy) for p in points]),
-        ("test accuracy", [percent(p.test_accuracy) for p in points]),
+        (f"validation {what}", [percent(p.validation_accuracy) for p in points]),
+        (f"test {what}{_before(record)}", [percent(p.test_accuracy) for p in points]),
+        *_retrieval(record, points),
     ]
     for name, was in record.backbone.measures.items():
         unit = f" {record.units[name]}" if record.units.get(name) else ""
@@ -185,9 +191,39 @@ def _rows(record: Record) -> list[tuple[str, list[str]]]:
             if not measurable(record.chance_p(name)):
                 kept = f"  {NOT_MEASURABLE}"
             cells.append(f"{now.accuracy:.1f} %{kept}")
-        chance = 100 / len(record.transfer[name].classes)
-        rows.append((f"zero-shot {name} (before {before:.1f} %, chance {chance:.1f} %)", cells))
+        facts = record.transfer[name]
+        chance = 100 / (len(facts.classes) or facts.images["test"].count)
+        kind = "zero-shot" if facts.classes else "recall at 1"
+        rows.append((f"{kind} {name} (before {before:.1f} %, chance {chance:.1f} %)", cells))
+        if crossed := [point.crossed[name] for point in points if name in point.crossed]:
+            rows.append((f"{kind} {name}, this image tower alone", [percent(c.tuned_image) for c in crossed]))
+            rows.append((f"{kind} {name}, this text tower alone", [percent(c.tuned_text) for c in crossed]))
     return rows
+
+
+def _before(record: Record) -> str:
+    was = record.backbone.retrieval.get("test")
+    return "" if was is None else f" (before {was.recall:.1f} %)"
+
+
+def _retrieval(record: Record, points: Sequence[Point]) -> list[tuple[str, list[str]]]:
+    """Recall at each k and median rank on the test images, which the chosen epoch alone has."""
+    was = record.backbone.retrieval.get("test")
+    if was is None:
+        return []
+    rows = []
+    for title, way in (("image to text", "image_to_text"), ("text to image", "text_to_image")):
+        before: Recall = getattr(was, way)
+        cells = []
+        for point in points:
+            now: Recall | None = getattr(point.retrieval.get("test"), way, None)
+            cells.append("" if now is None else _recalls(now))
+        rows.append((f"{title}, R@{'/'.join(map(str, before.at))}, rank (before {_recalls(before)})", cells))
+    return rows
+
+
+def _recalls(recall: Recall) -> str:
+    return f"{'/'.join(f'{value:.1f}' for value in recall.at.values())} %, {recall.median_rank:g}"
 
 
 def _change(values: Values) -> str:

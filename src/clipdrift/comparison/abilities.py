@@ -21,7 +21,7 @@ from clipdrift.measures.still import in_float32, still
 from clipdrift.model.clip import Clip
 from clipdrift.model.towers import tower_of, unwrapped
 from clipdrift.model.zero_shot import class_features
-from clipdrift.training.preparation import DeckFactory
+from clipdrift.training.decks import DeckFactory
 
 KS = (1, 5, 10)
 

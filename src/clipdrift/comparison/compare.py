@@ -31,7 +31,7 @@ from clipdrift.model.towers import tower_of
 from clipdrift.runs.layout import cache_folder
 from clipdrift.runs.record import environment
 from clipdrift.runs.reporter import Reporter, Silent
-from clipdrift.training.preparation import DeckFactory
+from clipdrift.training.decks import DeckFactory
 
 TransferLike = str | Path | DataSet | Mapping[str, Any]
 """A data set's name, ``name=path``, a folder, or a DataSet (or its content as a dictionary)."""

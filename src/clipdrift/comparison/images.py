@@ -27,7 +27,7 @@ from clipdrift.data.sources import holds_tables, open_source
 from clipdrift.data.splits import balanced_subsets
 from clipdrift.data.tree import Folder, PassedOver, passed_notes, passed_over, read_tree
 from clipdrift.model.clip import Clip
-from clipdrift.training.preparation import DeckFactory
+from clipdrift.training.decks import DeckFactory
 
 ImagesLike = str | Path | DataSet | Deck | Tensor | Sequence[Any]
 """A folder of images, a data set's name, a Deck, preprocessed floats (n, 3, S, S), or pictures in a list."""

@@ -21,7 +21,8 @@ from clipdrift.measures import Internals, read_internals
 from clipdrift.model.towers import tower_of
 from clipdrift.runs.layout import cache_folder
 from clipdrift.runs.reporter import Reporter, Silent
-from clipdrift.training.preparation import DeckFactory, pick_device
+from clipdrift.training.decks import DeckFactory
+from clipdrift.training.preparation import pick_device
 
 LIMIT = 500
 """Images that are read at most, unless more are asked for."""

@@ -18,7 +18,7 @@ from clipdrift.adapt.saved import attach_adapter
 from clipdrift.config import RunConfig
 from clipdrift.errors import ClipdriftError
 from clipdrift.model.clip import SHIPPED, Clip, check_finite, fingerprint_model, load, shipped_folder
-from clipdrift.runs.layout import CONFIG, WEIGHTS
+from clipdrift.runs.layout import CONFIG, HEAD, WEIGHTS
 from clipdrift.runs.store import RunFolder
 
 ModelLike = str | Path | Clip | nn.Module
@@ -73,7 +73,7 @@ def open_model(given: ModelLike, base: OpenedModel | None = None) -> OpenedModel
         raise PairError(f"{name}: a file; give the folder that holds the model, the adapter or the run")
     if (folder / CONFIG).is_file() and "method" in _json(folder / CONFIG):
         return _open_run(name, folder)
-    if folder.is_dir() and (folder / "head.safetensors").is_file() and not _is_model(folder):
+    if folder.is_dir() and (folder / HEAD).is_file() and not _is_model(folder):
         return _open_run(name, folder.parent)
     if adapter := _adapter_folder(name, folder):
         return _open_adapter(name, adapter, base)

@@ -23,23 +23,26 @@ from clipdrift.config.methods import (
     LpFt,
     Method,
     NormOnly,
+    Projections,
     RsLora,
 )
 from clipdrift.config.models import (
     DataConfig,
-    DataSet,
     EvaluationConfig,
-    ModelConfig,
     OptimConfig,
     RunConfig,
 )
+from clipdrift.config.named import DataSet, ModelConfig
+from clipdrift.config.objectives import Classification, ContrastiveObjective, Objective
 from clipdrift.config.penalties import Apr, EntropyFloor, L2Sp, Ldifs, Penalty, ZeroShotKl
 from clipdrift.config.pretraining import PretrainConfig
 
 __all__ = [
     "Apr",
     "BiasOnly",
+    "Classification",
     "ConfigError",
+    "ContrastiveObjective",
     "DataConfig",
     "DataSet",
     "Dora",
@@ -59,10 +62,12 @@ __all__ = [
     "MethodOptions",
     "ModelConfig",
     "NormOnly",
+    "Objective",
     "OptimConfig",
     "Penalty",
     "PenaltyOptions",
     "PretrainConfig",
+    "Projections",
     "RsLora",
     "RunConfig",
     "ZeroShotKl",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
+
+MACHINE: dict[str, Any] = {"machine": True}
+"""Marks fields that name places or speed on one machine, and so never change a result."""
 
 
 class Frozen(BaseModel):
@@ -30,7 +33,15 @@ class PenaltyOptions(Frozen):
     reference: ClassVar[str] = ""
 
 
-def name_of(options: type[MethodOptions] | type[PenaltyOptions]) -> str:
+class ObjectiveOptions(Frozen):
+    """Base of an objective's options. Subclasses narrow ``name`` to a Literal and say what is learnt."""
+
+    name: str
+    summary: ClassVar[str] = ""
+    reference: ClassVar[str] = ""
+
+
+def name_of(options: type[MethodOptions] | type[PenaltyOptions] | type[ObjectiveOptions]) -> str:
     """The one name that a class of options accepts."""
     (name,) = get_args(options.model_fields["name"].annotation)
     return str(name)

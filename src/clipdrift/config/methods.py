@@ -92,6 +92,13 @@ class LinearProbe(MethodOptions):
     reference: ClassVar[str] = "Radford et al. 2021"
 
 
+class Projections(MethodOptions):
+    """The visual projection and the head are trained; on captions, the projection of each tower."""
+
+    name: Literal["projections"]
+    summary: ClassVar[str] = "train the projection and head; both towers stay as they are"
+
+
 class LastBlocks(MethodOptions):
     """The last blocks, the final layer norm, visual projection and head are trained."""
 
@@ -154,6 +161,7 @@ BUILT_IN: tuple[type[MethodOptions], ...] = (
     Dora,
     LoraPlus,
     LinearProbe,
+    Projections,
     LastBlocks,
     BiasOnly,
     NormOnly,

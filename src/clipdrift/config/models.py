@@ -8,86 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import PurePath
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from clipdrift.config.base import Frozen
+from clipdrift.config.base import MACHINE, Frozen
 from clipdrift.config.methods import FullFineTuning, Method
+from clipdrift.config.named import DataSet, ModelConfig
+from clipdrift.config.objectives import Classification, ContrastiveObjective, Objective, why_not_contrastive
 from clipdrift.config.penalties import Penalty
 
 SCHEMA = 1
 """Raised when the meaning of a key or a default changes; part of every run key."""
-
-_MACHINE: dict[str, Any] = {"machine": True}
-
-
-def _name_or_path(value: object) -> object:
-    """``"./some/folder"`` is short for a name (the folder's) and a path; any other string is a name."""
-    if not isinstance(value, str):
-        return value
-    if value.startswith(("/", "./", "../", "~")) or value in (".", ".."):
-        return {"name": PurePath(value).name or value, "path": value}
-    return {"name": value}
-
-
-class _Named(Frozen):
-    """Something found by a name or, on this machine, under a path."""
-
-    name: str = Field(min_length=1)
-    path: str | None = Field(
-        None, description="A local copy; used instead of the hub.", json_schema_extra=_MACHINE
-    )
-    fingerprint: str | None = Field(
-        None,
-        description="Content hash of a local copy, filled in when the run starts; part of the run's key.",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: object) -> object:
-        return _name_or_path(value)
-
-
-class ModelConfig(_Named):
-    """The backbone: a Hugging Face CLIP by hub id or directory, or one that is shipped:
-    `clipdrift/mini`, `clipdrift/mini-photo`."""
-
-    name: str = Field(
-        "openai/clip-vit-base-patch32",
-        min_length=1,
-        description="Hub id, directory, clipdrift/mini, clipdrift/mini-photo.",
-    )
-    revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
-
-
-class DataSet(_Named):
-    """One data set: a catalog row, a hub id, a folder, or a generated world. Set only what a row lacks."""
-
-    name: str = Field(min_length=1, description="Catalog row (`clipdrift ls datasets`), hub id or folder.")
-    image_column: str | None = Field(None, description="Column of the images (hub data sets without a row).")
-    label_column: str | None = Field(None, description="Column of the labels.")
-    caption_column: str | None = Field(None, description="Column of the captions, of pictures with captions.")
-    train_split: str | None = Field(None, description="Name of the training split.")
-    test_split: str | None = Field(None, description="Name of the test split.")
-    classes: tuple[str, ...] | None = Field(None, description="Readable class names, in label order.")
-    prompts: tuple[str, ...] | None = Field(
-        None,
-        description="Prompt templates with one {}; the first alone is used unless an ensemble is asked for.",
-    )
-    per_class: int | None = Field(
-        None,
-        ge=1,
-        description="Use this many test images of each class (transfer sets), chosen by the data seed.",
-    )
-
-    @model_validator(mode="after")
-    def _templates(self) -> Self:
-        for prompt in self.prompts or ():
-            if prompt.count("{}") != 1:
-                raise ValueError(f"prompt {prompt!r} must contain {{}} exactly once, for the class name")
-        return self
 
 
 class DataConfig(Frozen):
@@ -111,6 +43,20 @@ class DataConfig(Frozen):
     )
     probe_per_class: int | None = Field(
         None, ge=1, description="Probe images of each class; none: 200 over all classes, rounded up."
+    )
+    train_images: int | None = Field(
+        None, ge=2, description="Of images with captions: so many for training; none: all left."
+    )
+    validation_images: int | None = Field(
+        None, ge=2, description="Of images with captions: so many for validation; none: a tenth."
+    )
+    probe_images: int | None = Field(
+        None,
+        ge=4,
+        description="Of images with captions: so many in the probe set; none: 200 or a tenth.",
+    )
+    test_images: int | None = Field(
+        None, ge=2, description="Of images with captions: so many for the test; none: all, or a tenth."
     )
     flip: bool = Field(True, description="Mirror half of the training images at random.")
     skip_bad_images: bool = Field(
@@ -149,7 +95,7 @@ class OptimConfig(Frozen):
         ge=1,
         description="Images at a time in memory, where a batch is too many: gradients are summed over its "
         "parts. The result is the same to rounding; where there is dropout, other units are dropped.",
-        json_schema_extra=_MACHINE,
+        json_schema_extra=MACHINE,
     )
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of all steps spent on the linear warm-up.")
     clip_norm: float | None = Field(
@@ -179,7 +125,7 @@ class EvaluationConfig(Frozen):
         None,
         ge=1,
         description="Images per forward pass; none: by the number of tokens. No number depends on it.",
-        json_schema_extra=_MACHINE,
+        json_schema_extra=MACHINE,
     )
     per_epoch: int = Field(
         1, ge=1, description="How often within an epoch internals are measured (dense option)."
@@ -188,7 +134,7 @@ class EvaluationConfig(Frozen):
         4,
         ge=0,
         description="Keep attention of so many probe images, before and after, for pictures (maps.npz).",
-        json_schema_extra=_MACHINE,
+        json_schema_extra=MACHINE,
     )
     epoch_transfer_per_class: int = Field(
         0,
@@ -198,6 +144,20 @@ class EvaluationConfig(Frozen):
     prompt_ensemble: bool = Field(
         False, description="Average text features over all templates, not the first alone."
     )
+    least_retention: float | None = Field(
+        None,
+        gt=0,
+        description="Choose among the epochs that keep this much (percent) of zero-shot accuracy on every "
+        "transfer set, as far as it is tested after each epoch; none: the best on validation.",
+    )
+
+    @model_validator(mode="after")
+    def _tested(self) -> Self:
+        if self.least_retention is not None and not self.epoch_transfer_per_class:
+            raise ValueError(
+                "least_retention needs retention after each epoch: set epoch_transfer_per_class too"
+            )
+        return self
 
 
 class RunConfig(Frozen):
@@ -208,6 +168,9 @@ class RunConfig(Frozen):
     method: Method = FullFineTuning(name="full_ft")
     penalty: tuple[Penalty, ...] = Field(
         (), description="Extra loss terms: a name, a table, or a list of them; none: plain loss."
+    )
+    objective: Objective = Field(
+        Classification(name="classification"), description="What is learnt: from labels, or from captions."
     )
     optim: OptimConfig = OptimConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -223,6 +186,11 @@ class RunConfig(Frozen):
             method = {"name": method}
         if isinstance(method, dict):  # options alone belong to the default method
             value = value | {"method": {"name": "full_ft"} | method}
+        objective = value.get("objective")
+        if isinstance(objective, str):
+            value = value | {"objective": {"name": objective}}
+        elif isinstance(objective, dict):  # options alone belong to the only one that has any
+            value = value | {"objective": {"name": "contrastive"} | objective}
         penalty = value.get("penalty")
         if penalty is not None:
             several = [penalty] if isinstance(penalty, str | dict) else penalty
@@ -250,6 +218,26 @@ class RunConfig(Frozen):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"penalty names {name!r} twice")
+        if self.evaluation.least_retention is not None and all(s.retrieval for s in self.data.transfer):
+            raise ValueError("evaluation.least_retention needs a transfer set with classes")
+        data = {key for key, value in self.data if value is not None}
+        if isinstance(self.objective, ContrastiveObjective):
+            target = {key for key, value in self.data.target if value is not None}
+            why = why_not_contrastive(
+                self.objective, self.method, names, target, data, self.data.protocol == "published"
+            )
+            if why is not None:
+                raise ValueError(why)
+            if clash := {"validation", "test"} & {spec.name for spec in self.data.transfer}:
+                raise ValueError(
+                    f"a transfer set called {min(clash)!r} would be taken for the target's; "
+                    "give it another name beside its path"
+                )
+        elif counted := sorted(key for key in data if key.endswith("_images") and key != "skip_bad_images"):
+            raise ValueError(
+                f"data.{counted[0]} is of images with captions (objective = 'contrastive'); with classes, "
+                f"set data.{counted[0].removesuffix('_images')}_per_class"
+            )
         if self.model.name.startswith(("open_clip:", "hf-hub:")):
             what = "dora on OpenCLIP attention" if self.method.name == "dora" else self.method.name
             raise ValueError(

@@ -46,7 +46,8 @@ class EntropyFloor(_OverBlocks):
 
 
 class L2Sp(PenaltyOptions):
-    """Squared distance of the image tower's effective weights from the backbone's."""
+    """Squared distance of the image tower's effective weights from the backbone's; on captions, of the
+    weights of each tower that is trained."""
 
     name: Literal["l2_sp"]
     summary: ClassVar[str] = "squared distance of the weights from the backbone's"

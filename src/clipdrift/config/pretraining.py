@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from clipdrift.config.base import Frozen
-from clipdrift.config.models import DataSet
+from clipdrift.config.named import DataSet
 
 
 class PretrainConfig(Frozen):

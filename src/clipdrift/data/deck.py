@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from clipdrift.data.images import LabelArray, Picture
+from clipdrift.data.images import LabelArray
 from clipdrift.data.pixels import Pixels, normalise
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.shapes import Flips, Images
@@ -43,6 +43,20 @@ class Prepared:
             yield self.images[piece].to(self.device), piece
 
 
+@runtime_checkable
+class Pictures(Protocol):
+    """Decoded pictures, uint8 (n, H, W, 3): an array, or what is picked from like one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        """uint8 (m, H, W, 3) of m rows."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Deck:
     """Images of one purpose (training, validation, probe set, a transfer set).
@@ -55,7 +69,7 @@ class Deck:
         device: where batches go.
     """
 
-    data: Picture
+    data: Pictures
     rows: NDArray[np.int64]
     labels: LabelArray
     preprocess: Preprocess

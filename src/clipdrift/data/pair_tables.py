@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from clipdrift.config.models import DataSet
+from clipdrift.config.named import DataSet
 from clipdrift.data.caption_store import checked, digest, without_caption
 from clipdrift.data.captions import as_lines, texts_of
 from clipdrift.data.columns import ImageColumns, caption_columns, find_columns, image_rows

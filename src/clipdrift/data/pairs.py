@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from clipdrift.config.models import DataSet
+from clipdrift.config.named import DataSet
 from clipdrift.data.caption_store import CaptionSource, count_too_long
 from clipdrift.data.captions import Columns
 from clipdrift.data.errors import DataError

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from clipdrift.config.models import DataSet
+from clipdrift.config.named import DataSet
 from clipdrift.data.catalog import CATALOG, DEFAULT_PROMPTS, CatalogRow
 from clipdrift.data.columns import ImageColumns, read_tables
 from clipdrift.data.errors import DataError

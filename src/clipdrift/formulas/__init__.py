@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from clipdrift.formulas.ability import (
     coefficient_of_variation,
+    match_ranks,
     recall_at_k,
     zero_shot_agreement,
     zero_shot_kl,
@@ -27,6 +28,7 @@ from clipdrift.formulas.attention import (
     sink_share,
 )
 from clipdrift.formulas.cka_sums import CkaSums
+from clipdrift.formulas.contrastive import calibrating_bias, contrastive_loss, sigmoid_loss
 from clipdrift.formulas.flow import NATS_PER_BIT, bits, patch_entropy, rollout, rollout_step
 from clipdrift.formulas.joint import alignment, median_rank, modality_gap, uniformity
 from clipdrift.formulas.representation import cka, cka_matrix, embedding_drift, minibatch_cka
@@ -44,9 +46,11 @@ __all__ = [
     "alignment",
     "attention_kl",
     "bits",
+    "calibrating_bias",
     "cka",
     "cka_matrix",
     "coefficient_of_variation",
+    "contrastive_loss",
     "effective_rank",
     "effective_receptive_field",
     "embedding_drift",
@@ -56,6 +60,7 @@ __all__ = [
     "head_diversity_by_head",
     "intruder_dimensions",
     "intruder_similarity",
+    "match_ranks",
     "median_rank",
     "minibatch_cka",
     "modality_gap",
@@ -64,6 +69,7 @@ __all__ = [
     "recall_at_k",
     "rollout",
     "rollout_step",
+    "sigmoid_loss",
     "singular_values",
     "sink_patches",
     "sink_share",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
@@ -61,20 +61,42 @@ def recall_at_k(similarity: Float[Tensor, "N M"], match: Bool[Tensor, "N M"], k:
     Raises:
         ValueError: different shapes, no queries, ``k`` outside [1, M], a query without a match, nan or inf.
     """
-    if similarity.shape != match.shape or not len(similarity):
-        raise ValueError(
-            f"similarity and match do not fit: {tuple(similarity.shape)} and {tuple(match.shape)}"
-        )
+    _fitting(similarity, match)
     if not 1 <= k <= similarity.shape[1]:
         raise ValueError(f"k = {k}: must lie in [1, {similarity.shape[1]}], the number of candidates")
+    return (match_ranks(similarity, match) <= k).double().mean()
+
+
+def match_ranks(similarity: Float[Tensor, "N M"], match: Bool[Tensor, "N M"]) -> Int64[Tensor, " N"]:
+    """Rank of each query's best match among the candidates, from 1.
+
+    A candidate that is no match comes before a match of the same similarity, as in :func:`recall_at_k`.
+
+    Args:
+        similarity: (N, M) of N queries with M candidates.
+        match: (N, M) which candidates are right for a query.
+
+    Returns:
+        (N,) within [1, M]. Counts, without a gradient.
+
+    Raises:
+        ValueError: different shapes, no queries, a query without a match, nan or inf.
+    """
+    _fitting(similarity, match)
     similarity = similarity.detach()
     if not torch.isfinite(similarity).all():
         raise ValueError("similarities contain nan or inf")
     if not match.any(1).all():
         raise ValueError(f"{int((~match.any(1)).sum())} of {len(match)} queries have no match")
     best = similarity.masked_fill(~match, -torch.inf).amax(1, keepdim=True)
-    ahead = (~match & (similarity >= best)).sum(1)
-    return (ahead < k).double().mean()
+    return (~match & (similarity >= best)).sum(1) + 1
+
+
+def _fitting(similarity: Tensor, match: Tensor) -> None:
+    if similarity.shape != match.shape or not similarity.numel():
+        raise ValueError(
+            f"similarity and match do not fit: {tuple(similarity.shape)} and {tuple(match.shape)}"
+        )
 
 
 def coefficient_of_variation(values: Float[Tensor, " K"]) -> Float[Tensor, ""]:

@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from clipdrift.formulas.ability import match_ranks
+
 _ROWS = 512
 """Vectors whose distances to all others are taken at once; no result depends on it."""
 
@@ -94,18 +96,7 @@ def median_rank(similarity: Float[Tensor, "N M"], match: Bool[Tensor, "N M"]) ->
     Raises:
         ValueError: no queries or candidates, shapes that do not fit, nan or inf, or a query without a match.
     """
-    if similarity.shape != match.shape or not similarity.numel():
-        raise ValueError(
-            f"similarities {tuple(similarity.shape)} and matches {tuple(match.shape)} do not fit"
-        )
-    if not torch.isfinite(similarity).all():
-        raise ValueError("similarities contain nan or inf")
-    if not match.any(1).all():
-        raise ValueError(f"{int((~match.any(1)).sum())} of {len(match)} queries have no match")
-    scores = similarity.double()
-    best = scores.masked_fill(~match, -torch.inf).amax(1, keepdim=True)
-    ahead = ((scores >= best) & ~match).sum(1)
-    return torch.quantile(ahead.double() + 1, 0.5)
+    return torch.quantile(match_ranks(similarity, match).double(), 0.5)
 
 
 def _unit(vectors: Tensor, what: str) -> Tensor:

@@ -8,6 +8,7 @@ from clipdrift.measures.flow import FLOW
 from clipdrift.measures.internals import Internals, read_internals
 from clipdrift.measures.readings import Reading, own_readings, readings, weight_readings
 from clipdrift.measures.representation import REPRESENTATION, cka_matrix, cka_minibatch, representation
+from clipdrift.measures.retrieval import embed_texts, retrieval
 from clipdrift.measures.weights import KINDS, Spectrum, spectra, weights, weights_by_kind
 
 __all__ = [
@@ -26,10 +27,12 @@ __all__ = [
     "cka_minibatch",
     "drift",
     "embed",
+    "embed_texts",
     "own_readings",
     "read_internals",
     "readings",
     "representation",
+    "retrieval",
     "spectra",
     "weight_readings",
     "weights",

@@ -31,15 +31,22 @@ def above_chance(correct: int, images: int, classes: int) -> bool:
     return chance_p(correct, images, classes) < LEVEL
 
 
-def chance_note(transfer: str, accuracy: float, images: int, classes: int) -> str | None:
-    """One line where a backbone's zero-shot accuracy (percent) on a set is not above chance; else None."""
+def chance_note(
+    transfer: str,
+    accuracy: float,
+    images: int,
+    classes: int,
+    what: str = "zero-shot accuracy",
+    advice: str = "check `classes` and `prompts`",
+) -> str | None:
+    """One line where a backbone's accuracy (percent) on a set is not above chance; else None."""
     p = accuracy_p(accuracy, images, classes)
     if measurable(p):
         return None
     return (
-        f"{transfer}: the backbone's zero-shot accuracy, {accuracy:.1f} %, is not above chance "
+        f"{transfer}: the backbone's {what}, {accuracy:.1f} %, is not above chance "
         f"({100 / classes:.1f} %; exact binomial test, p = {p:.2f}): what is kept of it is not measurable; "
-        "check `classes` and `prompts`"
+        f"{advice}"
     )
 
 

@@ -14,11 +14,9 @@ from clipdrift.comparison.images import ProbeSet
 from clipdrift.comparison.models import ModelLike, OpenedModel
 from clipdrift.model.clip import Clip
 from clipdrift.repair.endpoints import Endpoints
-from clipdrift.runs.layout import WEIGHTS
+from clipdrift.runs.layout import HEAD, WEIGHTS
 from clipdrift.runs.record import Record
 from clipdrift.runs.store import RunFolder
-
-HEAD = "head.safetensors"
 
 
 def reading(endpoints: Endpoints, tuned: OpenedModel, base: OpenedModel) -> Clip:

@@ -17,7 +17,7 @@ from clipdrift.repair.context import RepairContext, ends_of, side_of
 from clipdrift.repair.heads import follows_texts, head_beside, reading
 from clipdrift.repair.options import Options, asked_sets, cache_of, reporter_of
 from clipdrift.repair.step_measurer import StepMeasurer, ZeroShot
-from clipdrift.training.preparation import DeckFactory
+from clipdrift.training.decks import DeckFactory
 
 FEW = 100
 """Images below which a result says that they are few."""

@@ -9,12 +9,13 @@ from clipdrift.comparison import ProbeImages
 from clipdrift.comparison.measuring import settle
 from clipdrift.comparison.models import ModelLike
 from clipdrift.comparison.pairs import open_pair
+from clipdrift.config import ContrastiveObjective
 from clipdrift.repair import RepairError
 from clipdrift.repair.context import RepairContext, ends_of, side_of
-from clipdrift.repair.heads import HEAD, follows_texts, reading
+from clipdrift.repair.heads import follows_texts, reading
 from clipdrift.repair.options import OF_PAIRS, Options, asked_sets, cache_of, reporter_of
 from clipdrift.repair.step_measurer import StepMeasurer, ZeroShot
-from clipdrift.runs.layout import METRICS, RECORD, WEIGHTS
+from clipdrift.runs.layout import HEAD, METRICS, RECORD, WEIGHTS
 from clipdrift.runs.record import Record
 from clipdrift.runs.store import RunFolder
 from clipdrift.training.preparation import pick_device, prepare, resolve
@@ -112,6 +113,11 @@ def _finished(folder: Path) -> Record:
     record = run.record()
     if record.status != "done":
         raise RepairError(f"{folder}: the run ended as {record.status}; there is nothing to repair")
+    if isinstance(record.config.objective, ContrastiveObjective):
+        raise RepairError(
+            f"{folder}: a run on captions has no classes of its own to choose by; give the two models, "
+            f"{record.config.model.name} and {folder / WEIGHTS}, with --images and --transfer"
+        )
     if record.artefacts.get("kind") == "head":
         raise RepairError(
             f"{folder}: {record.config.method.name} trains the head alone, so nothing lies between backbone "

@@ -24,10 +24,9 @@ from clipdrift.model.weights import effective_weights
 from clipdrift.repair import RepairError
 from clipdrift.repair.context import RepairContext
 from clipdrift.repair.endpoints import Endpoints
-from clipdrift.repair.heads import HEAD
 from clipdrift.repair.merging import copied_clip
 from clipdrift.runs.files import replace_folder
-from clipdrift.runs.layout import WEIGHTS
+from clipdrift.runs.layout import HEAD, WEIGHTS
 
 OPEN_CLIP = "open_clip_model.safetensors"
 """As OpenCLIP names it; ``open_clip:ARCH/path/to/it`` loads it."""

@@ -64,8 +64,44 @@ class Transfer(Frozen):
     retention: float | None = Field(None, description="None where the backbone's accuracy is 0.")
 
 
+class Recall(Frozen):
+    """Retrieval in one direction."""
+
+    at: dict[int, float] = Field(description="Recall at k (percent), by k.")
+    median_rank: float = Field(description="Of the best match, from 1.")
+    interval: tuple[float, float] = Field(
+        description="95 % interval of recall at 1 (percent), by bootstrap over images."
+    )
+
+
+class Retrieval(Frozen):
+    """Images among captions and captions among images of one set."""
+
+    images: int
+    captions: int
+    repeated: int = Field(description="Captions that several images have; each is right for all of these.")
+    image_to_text: Recall
+    text_to_image: Recall
+
+    @property
+    def recall(self) -> float:
+        """Mean of both recalls at 1, in percent: what stands for accuracy where there are no classes."""
+        return (self.image_to_text.at[1] + self.text_to_image.at[1]) / 2
+
+
+class CrossedTowers(Frozen):
+    """Accuracy, or mean recall at 1, (percent) of one adapted tower with the backbone's other one."""
+
+    tuned_image: float
+    tuned_text: float
+
+
 class Point(Frozen):
-    """The model at one moment of the training."""
+    """The model at one moment of the training.
+
+    Of a run on captions, accuracies are means of recall at 1 in both directions, on training images within
+    the batch.
+    """
 
     epoch: int
     step: int
@@ -77,6 +113,15 @@ class Point(Frozen):
     test_accuracy: float | None = Field(None, description="Read once, at the epoch chosen on validation.")
     measures: dict[str, Values] = Field(default_factory=dict)
     transfer: dict[str, Transfer] = Field(default_factory=dict)
+    retrieval: dict[str, Retrieval] = Field(
+        default_factory=dict, description="On `validation`, `test` and transfer sets with captions."
+    )
+    crossed: dict[str, CrossedTowers] = Field(
+        default_factory=dict, description="Where both towers have changed, on `test` and the transfer sets."
+    )
+    logit_scale: float | None = Field(
+        None, description="What cosines are multiplied by, where it is trained."
+    )
 
 
 class ImageCounts(Frozen):
@@ -91,12 +136,13 @@ class DataFacts(Frozen):
     """Facts about a data set that the configuration only names."""
 
     kind: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = Field(description="Empty where there are captions instead.")
     prompts: tuple[str, ...]
     images: dict[str, ImageCounts]
     own_names: tuple[str, ...] = Field(
         (), description="The data's own class names in label order, where `classes` are others."
     )
+    captions: dict[str, int] = Field({}, description="Captions by purpose, where there are any.")
     notes: tuple[str, ...] = Field((), description="What was guessed, left out or is doubtful.")
     passed: tuple[tuple[str, str, int], ...] = Field(
         (), description="Files of a local copy that were not read: folder, ending, how many."
@@ -120,6 +166,7 @@ class Backbone(Frozen):
 
     measures: dict[str, Values]
     zero_shot: dict[str, float]
+    retrieval: dict[str, Retrieval] = Field(default_factory=dict)
 
 
 class Record(Frozen):
@@ -148,7 +195,7 @@ class Record(Frozen):
         images = 0 if facts is None or "test" not in facts.images else facts.images["test"].count
         if facts is None or accuracy is None or not images:
             return None
-        return accuracy_p(accuracy, images, len(facts.classes))
+        return accuracy_p(accuracy, images, len(facts.classes) or images)
 
     def to_json(self) -> str:
         """One line: a study of thousands is read as a whole."""

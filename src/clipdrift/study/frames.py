@@ -13,7 +13,8 @@ import pandas as pd
 from pydantic_core import from_json
 
 from clipdrift.config import methods, penalties
-from clipdrift.config.base import MethodOptions, PenaltyOptions, name_of
+from clipdrift.config.base import MethodOptions, ObjectiveOptions, PenaltyOptions, name_of
+from clipdrift.config.objectives import OBJECTIVES
 from clipdrift.outcomes.chance import accuracy_p, measurable
 from clipdrift.outcomes.columns import chance_p_of, outcome, retention_of, zero_shot_of
 from clipdrift.runs.layout import RECORD
@@ -112,7 +113,7 @@ def _run_row(record: RecordDict, label: str) -> RowDict:
         "tuned_blocks": method.get("blocks"),
         "penalty": "+".join(p["name"] for p in losses) or None,
         "penalty_weight": losses[0].get("weight") if losses else None,
-        "other_options": _other_options(method, losses),
+        "other_options": _other_options(method, losses, config.get("objective")),
         "weight_decay": optim["weight_decay"],
         "epochs": optim["epochs"],
         "batch_size": optim["batch_size"],
@@ -136,14 +137,18 @@ def _run_row(record: RecordDict, label: str) -> RowDict:
 
 _OF_METHOD = frozenset(("name", "rank", "targets", "train_projection", "frozen_blocks", "blocks"))
 """Options of a method that have columns of their own; of the first penalty its weight has one."""
-_BUILT_IN: tuple[type[MethodOptions] | type[PenaltyOptions], ...] = (*methods.BUILT_IN, *penalties.BUILT_IN)
+_BUILT_IN: tuple[type[MethodOptions] | type[PenaltyOptions] | type[ObjectiveOptions], ...] = (
+    *methods.BUILT_IN, *penalties.BUILT_IN, *OBJECTIVES
+)  # fmt: skip
 _DEFAULTS: dict[str, dict[str, Any]] = {
     name_of(options): {name: field.get_default() for name, field in options.model_fields.items()}
     for options in _BUILT_IN
 }
 
 
-def _other_options(method: Mapping[str, Any], losses: Sequence[Mapping[str, Any]]) -> str | None:
+def _other_options(
+    method: Mapping[str, Any], losses: Sequence[Mapping[str, Any]], objective: Mapping[str, Any] | None
+) -> str | None:
     """Options that have no column and are not at their default, as ``alpha=4, apr.blocks=[1]``.
 
     Of a method or penalty of another package every option is named.
@@ -152,6 +157,9 @@ def _other_options(method: Mapping[str, Any], losses: Sequence[Mapping[str, Any]
     for index, penalty in enumerate(losses):
         own = frozenset(("name",) if index else ("name", "weight"))
         found += [f"{penalty['name']}.{name}={value}" for name, value in _unusual(penalty, own)]
+    if objective is not None and objective["name"] != "classification":  # absent in older records
+        own = frozenset(("name",))
+        found += [objective["name"], *(f"{name}={value}" for name, value in _unusual(objective, own))]
     return ", ".join(found) or None
 
 

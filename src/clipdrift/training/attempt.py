@@ -13,21 +13,22 @@ from typing import Any, Literal
 import torch
 
 from clipdrift import accelerator
-from clipdrift.adapt import Adapted, Setting, adapt, build
+from clipdrift.adapt import Adapted
 from clipdrift.config import RunConfig
 from clipdrift.listing import MEASURES
-from clipdrift.measures import MeasureError, accuracy
-from clipdrift.model.zero_shot import class_features
+from clipdrift.measures import MeasureError
 from clipdrift.outcomes.chance import chance_note
 from clipdrift.runs.files import replace_folder, storage
-from clipdrift.runs.layout import CHECKPOINT, MANIFEST, MAPS, WEIGHTS
+from clipdrift.runs.layout import CHECKPOINT, HEAD, MANIFEST, MAPS, WEIGHTS
 from clipdrift.runs.manifest import write_manifest
 from clipdrift.runs.record import Backbone, DataFacts, Point, Record, environment
 from clipdrift.runs.reporter import Reporter
 from clipdrift.runs.signals import Stops
 from clipdrift.runs.store import RunFolder
+from clipdrift.training.adapting import adapted_for
 from clipdrift.training.attention_samples import AttentionSamples
 from clipdrift.training.checkpoint import CheckpointError
+from clipdrift.training.choice import score
 from clipdrift.training.course import CheckpointSchedule, CheckpointWriter, Course
 from clipdrift.training.fitting import fit
 from clipdrift.training.loop import Diverged
@@ -69,14 +70,7 @@ def attempt(config: RunConfig, job: AttemptOptions) -> Record:
         backbone = observer.backbone()
         transfer = _transfer_facts(inputs, backbone, reporter)
         samples = AttentionSamples.of(inputs, config.evaluation.shown_images)
-    classes, prompts = inputs.target.classes, inputs.target.prompts[:1]
-    features = class_features(inputs.clip, classes, prompts) if config.penalty else None  # the backbone's
-    texts = tuple(prompts[0].format(name) for name in classes)
-    adapted = adapt(inputs.clip, config.method, len(classes), config.seed, texts)
-    penalties = None
-    if features is not None:
-        entropies = tuple(observer.internals.blocks("entropy").tolist())
-        penalties = build(config.penalty, Setting(adapted, entropies, features))
+    adapted, penalties = adapted_for(inputs, config, tuple(observer.internals.blocks("entropy").tolist()))
     torch.manual_seed(config.seed)
     status: Literal["done", "diverged"] = "done"
     reason: str | None = None
@@ -92,7 +86,7 @@ def attempt(config: RunConfig, job: AttemptOptions) -> Record:
     else:
         with clock("final"), out_of_memory_guard(config, job.device, "measuring"):
             reporter.stage("testing the last and the chosen epoch")
-            best, last = _test(inputs, config, adapted, observer, course)
+            best, last = _test(config, adapted, observer, course, reporter)
         with clock("save"):
             if job.save:
                 reporter.stage("saving")
@@ -131,7 +125,12 @@ def _transfer_facts(inputs: RunInputs, backbone: Backbone, reporter: Reporter) -
     found = {}
     for name, part in inputs.transfer.items():
         facts, accuracy = part.facts, backbone.zero_shot[name]
-        if note := chance_note(name, accuracy, facts.images["test"].count, len(facts.classes)):
+        count = facts.images["test"].count
+        if facts.classes:
+            note = chance_note(name, accuracy, count, len(facts.classes))
+        else:
+            note = chance_note(name, accuracy, count, count, "mean recall at 1", "check the captions")
+        if note:
             reporter.note(note)
             facts = facts.model_copy(update={"notes": (*facts.notes, note)})
         found[name] = facts
@@ -155,18 +154,23 @@ def _course(config: RunConfig, job: AttemptOptions) -> Course:
 
 
 def _test(
-    inputs: RunInputs, config: RunConfig, adapted: Adapted, observer: RunObserver, course: Course
+    config: RunConfig, adapted: Adapted, observer: RunObserver, course: Course, reporter: Reporter
 ) -> tuple[Point, Point]:
     """The chosen and the last epoch, tested; the model is then that of the chosen one."""
     history = course.history
-    chosen = max((p for p in history if p.ends_epoch), key=lambda p: (p.validation_accuracy, -p.epoch))
+    rule = config.evaluation
+    chosen = max((p for p in history if p.ends_epoch), key=lambda p: (score(p, rule), -p.epoch))
+    if score(chosen, rule) < 0:
+        reporter.warn(
+            f"no epoch keeps {rule.least_retention:g} % on every transfer set; the one that keeps most is "
+            "taken"
+        )
     last = observer.final(adapted, history[-1])
     best = last
     if chosen.epoch != last.epoch:
         adapted.restore(course.snapshot)
         best = observer.final(adapted, chosen)
-    tested = accuracy(adapted.clip.model, adapted.head, inputs.test, config.evaluation.batch_size)
-    return best.model_copy(update={"test_accuracy": tested}), last
+    return observer.tested(adapted, best), last
 
 
 def _save(adapted: Adapted, folder: RunFolder) -> dict[str, str]:
@@ -178,7 +182,8 @@ def _save(adapted: Adapted, folder: RunFolder) -> dict[str, str]:
         adapted.save(part)
         write_manifest(folder.path / MANIFEST, part)
         replace_folder(place, part)
-    return {"kind": adapted.artefact, "weights": WEIGHTS, "head": f"{WEIGHTS}/head.safetensors"}
+    found = {"kind": adapted.artefact, "weights": WEIGHTS}
+    return found | {"head": f"{WEIGHTS}/{HEAD}"} if (place / HEAD).is_file() else found
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class AttentionSamples:
 
     Attributes:
         deck: the images.
-        titles: their classes.
+        titles: their classes, or a caption of each.
         before: (n, L, H, P) shares, float32.
     """
 
@@ -35,8 +35,12 @@ class AttentionSamples:
         """``count`` images of the probe set, of as many classes as there are; None for no images."""
         if count == 0:
             return None
-        chosen = inputs.probe.subset(spread(inputs.probe.labels, count))
-        titles = tuple(inputs.target.classes[label] for label in chosen.labels)
+        picked = spread(inputs.probe.labels, count)
+        chosen = inputs.probe.subset(picked)
+        if inputs.pairs is None:
+            titles = tuple(inputs.target.classes[label] for label in chosen.labels)
+        else:
+            titles = tuple(inputs.pairs.probe.text(int(image), 0) for image in picked)
         return cls(chosen, titles, attention_shares(inputs.clip.model, chosen.images(slice(None))))
 
     def save(self, clip: Clip, path: Path) -> None:

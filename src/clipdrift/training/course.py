@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +47,7 @@ class Course:
         phase: ``head`` while the head alone is trained (lp_ft), then ``all``.
         progress: of that phase.
         history: what was seen so far.
-        best: validation accuracy (percent) of the best epoch so far; -1 before the first.
+        best: score of the best epoch so far.
         snapshot: the weights at the end of that epoch.
         seconds: spent on training by earlier tries.
     """
@@ -55,7 +56,7 @@ class Course:
     phase: Literal["head", "all"] = "head"
     progress: Progress = field(default_factory=Progress)
     history: list[Point] = field(default_factory=list)
-    best: float = -1.0
+    best: float = -math.inf
     snapshot: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
 from clipdrift import accelerator
 from clipdrift.adapt import Adapted, Penalties
-from clipdrift.config import OptimConfig, RunConfig
+from clipdrift.adapt.pairs import PairLoss
+from clipdrift.config import ContrastiveObjective, OptimConfig, RunConfig
 from clipdrift.runs.reporter import Reporter
 from clipdrift.runs.store import RunFolder
+from clipdrift.training.choice import score
 from clipdrift.training.course import CheckpointWriter
 from clipdrift.training.loop import train_model
 from clipdrift.training.memory import out_of_memory_guard
 from clipdrift.training.observer import RunObserver, prove_trained
+from clipdrift.training.order import Order
 from clipdrift.training.preparation import RunInputs
 from clipdrift.training.progress import Moment, Progress
 
@@ -71,6 +74,9 @@ def _all(
     folder: RunFolder,
     reporter: Reporter,
 ) -> None:
+    if isinstance(adapted.objective, PairLoss) and config.optim.keep_frozen and not adapted.trains_texts:
+        reporter.stage("embedding captions")
+        adapted.objective.keep_texts(_waiting(reporter, keeper))
     reporter.stage("training")
     course, per_epoch = keeper.course, config.evaluation.per_epoch
     for moment in _moments(inputs, config, config.optim, adapted, keeper, reporter, per_epoch, penalties):
@@ -79,8 +85,8 @@ def _all(
         course.history.append(point)
         folder.note(point)
         reporter.point(point)
-        if point.validation_accuracy is not None and point.validation_accuracy > course.best:
-            course.best, course.snapshot = point.validation_accuracy, adapted.snapshot()
+        if moment.ends_epoch and (found := score(point, config.evaluation)) > course.best:
+            course.best, course.snapshot = found, adapted.snapshot()
         keeper.looked(moment.ends_epoch)
     prove_trained(adapted, course.progress.trained())
 
@@ -95,13 +101,12 @@ def _moments(
     moments: int = 1,
     penalties: Penalties | None = None,
 ) -> Iterator[Moment]:
-    per_epoch = math.ceil(len(inputs.train) / optim.batch_size)
-    steps = per_epoch * optim.epochs
-
-    def keeping(done: int, total: int) -> None:
-        reporter.advance(done, total)
-        keeper.waits()
-
+    objective = adapted.objective
+    targets = None
+    if isinstance(objective, PairLoss):
+        targets = partial(objective.targets, config.seed)
+    order = order_of(inputs, config, optim)
+    per_epoch, steps = order.per_epoch, order.steps
     return train_model(
         adapted,
         inputs.train,
@@ -110,12 +115,32 @@ def _moments(
         flip=config.data.flip,
         bf16=uses_bf16(config, inputs.device),
         moments=moments,
+        targets=targets,
+        order=order,
         on_step=lambda step, loss: reporter.step(step, steps, loss),
-        on_keep=keeping,
+        on_keep=_waiting(reporter, keeper),
         penalties=penalties,
         progress=keeper.course.progress,
         pause=lambda: keeper.pause(steps, per_epoch),
     )
+
+
+def order_of(inputs: RunInputs, config: RunConfig, optim: OptimConfig) -> Order:
+    """The order of a run's training images."""
+    objective, pairs = config.objective, inputs.pairs
+    if pairs is None or not isinstance(objective, ContrastiveObjective):
+        return Order.of(len(inputs.train), optim)
+    return Order.of(len(inputs.train) - pairs.replayed, optim, pairs.replayed, objective.replay_share)
+
+
+def _waiting(reporter: Reporter, keeper: CheckpointWriter) -> Callable[[int, int], None]:
+    """Progress of what is computed once before training; it can be stopped."""
+
+    def told(done: int, total: int) -> None:
+        reporter.advance(done, total)
+        keeper.waits()
+
+    return told
 
 
 def uses_bf16(config: RunConfig, device: torch.device) -> bool:

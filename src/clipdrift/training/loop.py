@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from clipdrift.adapt import Adapted
 from clipdrift.adapt.feed import Feed
+from clipdrift.adapt.objective import Coupled
 from clipdrift.adapt.penalties import Penalties
-from clipdrift.adapt.reference import Reference, Wants
+from clipdrift.adapt.reference import Reference
 from clipdrift.config import OptimConfig
 from clipdrift.data.deck import Deck
+from clipdrift.training.order import Order
 from clipdrift.training.progress import Moment, Progress
+from clipdrift.training.step import Gradients, NotFiniteLossError
 
 __all__ = ["Diverged", "Moment", "Progress", "learning_rate", "train_model"]
 
@@ -48,6 +51,8 @@ def train_model(
     flip: bool = True,
     bf16: bool = False,
     moments: int = 1,
+    targets: Callable[[int], NDArray[np.int64]] | None = None,
+    order: Order | None = None,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     on_keep: Callable[[int, int], None] | None = None,
     penalties: Penalties | None = None,
@@ -66,6 +71,8 @@ def train_model(
         flip: mirror half of the images at random.
         bf16: autocast the forward pass to bfloat16.
         moments: how often per epoch to yield.
+        targets: (n,) what the loss is told of each image, by epoch; none: the labels.
+        order: of the images; none: all of them, in batches.
         on_step: called with steps done and the loss.
         on_keep: told how many images have gone through the frozen blocks, mirror images counted.
         penalties: added to the loss.
@@ -78,7 +85,10 @@ def train_model(
         ValueError: micro-batches for a loss that is no mean over images.
     """
     progress = progress or Progress()
-    if (optim.micro_batch or math.inf) < optim.batch_size and not adapted.objective.mean_over_images:
+    objective = adapted.objective
+    if (optim.micro_batch or math.inf) < optim.batch_size and not (
+        objective.mean_over_images or isinstance(objective, Coupled)
+    ):
         raise ValueError("this loss couples the images of a batch, which cannot be done in parts")
     named = list(adapted.parameters())
     parameters = [p for _, p in named]
@@ -87,17 +97,18 @@ def train_model(
         lr=optim.learning_rate,
         weight_decay=optim.weight_decay,
     )
-    steps = math.ceil(len(deck) / optim.batch_size) * optim.epochs
+    order = order or Order.of(len(deck), optim)
+    steps = order.steps
     begins = progress.begins
     keep = optim.keep_frozen and begins < steps
     feed = Feed.of(adapted, deck, flip=flip, keep=keep, progress=on_keep)
     reference = Reference(adapted, deck, penalties.wants) if penalties else None
-    wants = penalties.wants if penalties else Wants()
-    labels = torch.from_numpy(deck.labels).to(deck.device)
+    gradients = Gradients(adapted, feed, penalties, reference, bf16)
+    told: Tensor | None = None
     progress.start(adapted, optimizer)  # now, as the lines above need the model before its first step
     if progress.due:
         yield progress.taken()
-    for batch in _batches(len(deck), optim, seed, flip, moments):
+    for batch in order.batches(seed, flip, moments):
         if batch.step < begins:
             if reference:
                 for part in batch.parts(optim.micro_batch):
@@ -110,18 +121,15 @@ def train_model(
         optimizer.zero_grad()
         if batch.begins_epoch:
             progress.begin_epoch()
+        if told is None or batch.begins_epoch:
+            told = torch.from_numpy(targets(batch.epoch) if targets else deck.labels).to(deck.device)
         losses = 0.0
-        for picked, mirrored in batch.parts(optim.micro_batch):
-            target = labels[torch.from_numpy(picked).to(deck.device)]
-            with torch.autocast(deck.device.type, torch.bfloat16, enabled=bf16):
-                traced = feed.forward(picked, mirrored, rows=wants.rows)
-                loss, logits = adapted.objective(adapted.head, traced.embedding, target)
-            if penalties and reference:
-                loss = loss + penalties(traced, feed.first_block, reference.of(picked, mirrored))
-            if not torch.isfinite(loss):
-                raise Diverged(batch.epoch, batch.step + 1, "the loss")
-            (loss * (len(picked) / len(batch.picked))).backward()
-            losses += progress.count(loss, logits, target)
+        try:
+            parts = list(batch.parts(optim.micro_batch))
+            for loss, right in gradients.of(parts, told[torch.from_numpy(batch.picked).to(deck.device)]):
+                losses += progress.count(loss, right)
+        except NotFiniteLossError:
+            raise Diverged(batch.epoch, batch.step + 1, "the loss") from None
         norm = torch.nn.utils.clip_grad_norm_(parameters, optim.clip_norm or math.inf)
         if not torch.isfinite(norm):
             raise Diverged(batch.epoch, batch.step + 1, "the gradient")
@@ -131,47 +139,6 @@ def train_model(
         pause()
         if progress.due:
             yield progress.taken()
-
-
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    """The images of one step: ``step`` counts from 0, ``look`` is whether the caller looks after it."""
-
-    epoch: int
-    step: int
-    picked: NDArray[np.int64]
-    mirrored: NDArray[np.bool_]
-    begins_epoch: bool
-    ends_epoch: bool
-    look: bool
-
-    def parts(self, most: int | None) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
-        """Yield the images and which of them are mirrored, in parts that fit into memory."""
-        size = most or len(self.picked)
-        for start in range(0, len(self.picked), size):
-            yield self.picked[start : start + size], self.mirrored[start : start + size]
-
-
-def _batches(count: int, optim: OptimConfig, seed: int, flip: bool, moments: int) -> Iterator[_Batch]:
-    """Yield all steps of a training on ``count`` images."""
-    size = optim.batch_size
-    per_epoch = math.ceil(count / size)
-    stops = {math.ceil(per_epoch * (k + 1) / moments) for k in range(moments)}
-    for epoch in range(1, optim.epochs + 1):
-        rng = np.random.default_rng([seed, epoch])  # an epoch's order depends on nothing before it
-        order = rng.permutation(count)
-        mirrored = rng.random(count) < 0.5 if flip else np.zeros(count, bool)
-        for number in range(per_epoch):
-            picked = order[number * size : (number + 1) * size]
-            yield _Batch(
-                epoch,
-                (epoch - 1) * per_epoch + number,
-                picked,
-                mirrored[picked],
-                begins_epoch=number == 0,
-                ends_epoch=number + 1 == per_epoch,
-                look=number + 1 in stops,
-            )
 
 
 def _rates(adapted: Adapted) -> list[float]:

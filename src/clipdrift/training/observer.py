@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from clipdrift.adapt import Adapted, effective_weights
 from clipdrift.config import RunConfig
-from clipdrift.data.splits import balanced
 from clipdrift.errors import ClipdriftError
 from clipdrift.measures import (
     Internals,
     Reading,
-    accuracy,
     own_readings,
     read_internals,
     readings,
     representation,
-    zero_shot_accuracy,
 )
 from clipdrift.measures.packing import pack, unpack
 from clipdrift.model.towers import tower_of
-from clipdrift.model.zero_shot import class_features
-from clipdrift.runs.record import Backbone, ModelFacts, Point, Transfer, Values
+from clipdrift.runs.record import Backbone, ModelFacts, Point, Retrieval, Transfer, Values
+from clipdrift.training.abilities import Abilities
 from clipdrift.training.preparation import RunInputs
 from clipdrift.training.progress import Moment
 
@@ -47,8 +42,7 @@ class RunObserver:
     config: RunConfig
     internals: Internals
     weights: dict[str, Tensor]
-    zero_shot: dict[str, float]
-    part_zero_shot: dict[str, float]
+    abilities: Abilities
 
     @classmethod
     def of(cls, inputs: RunInputs, config: RunConfig) -> RunObserver:
@@ -67,15 +61,13 @@ class RunObserver:
             config=config,
             internals=internals,
             weights={k: v.detach().to("cpu", copy=True) for k, v in effective_weights(model).items()},
-            zero_shot=_baseline(inputs, size),
-            part_zero_shot=_baseline(
-                inputs, size, config.evaluation.epoch_transfer_per_class, config.data.seed
-            ),
+            abilities=Abilities.of(inputs, config),
         )
 
     def backbone(self) -> Backbone:
         values = {name: _values(reading) for name, reading in own_readings(self.internals).items()}
-        return Backbone(measures=values, zero_shot=self.zero_shot)
+        able = self.abilities
+        return Backbone(measures=values, zero_shot=able.zero_shot, retrieval=able.retrieval)
 
     def facts(self, adapted: Adapted) -> ModelFacts:
         clip = self.inputs.clip
@@ -91,15 +83,13 @@ class RunObserver:
 
     def look(self, adapted: Adapted, moment: Moment) -> Point:
         """Measure internals now and, at an epoch's end, validation accuracy."""
-        size = self.config.evaluation.batch_size
         validation = None
         part: dict[str, Transfer] = {}
+        retrieved: dict[str, Retrieval] = {}
         adapted.eval()
         if moment.ends_epoch:
-            validation = accuracy(adapted.clip.model, adapted.head, self.inputs.validation, size)
-            per_class = self.config.evaluation.epoch_transfer_per_class
-            now = self._zero_shot_now(adapted, per_class)
-            part = _retention(now, self.part_zero_shot)
+            validation, retrieved = self.abilities.validation(adapted)
+            part = self.abilities.transfer_part(adapted)
         return Point(
             epoch=moment.epoch,
             step=moment.step,
@@ -110,18 +100,12 @@ class RunObserver:
             validation_accuracy=validation,
             measures=self.measure(adapted),
             transfer=part,
+            retrieval=retrieved,
+            logit_scale=self._scale(adapted),
         )
 
-    def _zero_shot_now(self, adapted: Adapted, per_class: int | None = None) -> dict[str, float]:
-        """Zero-shot accuracy by set, with class texts made anew where the text tower is trained."""
-        inputs = self.inputs
-        if adapted.trains_texts:
-            fresh = {
-                name: replace(t, features=class_features(inputs.clip, t.facts.classes, t.facts.prompts))
-                for name, t in inputs.transfer.items()
-            }
-            inputs = replace(inputs, transfer=fresh)
-        return _zero_shot(inputs, self.config.evaluation.batch_size, per_class, self.config.data.seed)
+    def _scale(self, adapted: Adapted) -> float | None:
+        return None if self.inputs.pairs is None else float(adapted.clip.model.logit_scale.detach().exp())
 
     def measure(self, adapted: Adapted, flow: bool = False) -> dict[str, Values]:
         """Every measure of the model as it is now, with its drift; proves that adapters are active.
@@ -145,11 +129,28 @@ class RunObserver:
         return {name: _values(reading) for name, reading in found.items()}
 
     def final(self, adapted: Adapted, point: Point) -> Point:
-        """The point with zero-shot accuracy on the whole of every transfer set, and with all measures."""
+        """The point with the whole of every transfer set, and with all measures."""
         adapted.eval()
-        now = self._zero_shot_now(adapted)
-        found = {"transfer": _retention(now, self.zero_shot), "measures": self.measure(adapted, flow=True)}
-        return point.model_copy(update=found)
+        transfer, retrieved, crossed = self.abilities.transfer(adapted)
+        return point.model_copy(
+            update={
+                "transfer": transfer,
+                "retrieval": point.retrieval | retrieved,
+                "crossed": crossed,
+                "measures": self.measure(adapted, flow=True),
+            }
+        )
+
+    def tested(self, adapted: Adapted, point: Point) -> Point:
+        """The point with the test images, which are read once."""
+        accuracy, retrieved, crossed = self.abilities.test(adapted)
+        return point.model_copy(
+            update={
+                "test_accuracy": accuracy,
+                "retrieval": point.retrieval | retrieved,
+                "crossed": point.crossed | crossed,
+            }
+        )
 
 
 def prove_trained(adapted: Adapted, trained: Collection[str]) -> None:
@@ -165,47 +166,6 @@ def prove_trained(adapted: Adapted, trained: Collection[str]) -> None:
         raise InactiveAdapterError(
             "no weight of the image tower took part in training; only the head has learnt"
         )
-
-
-def _zero_shot(
-    inputs: RunInputs, batch_size: int | None, per_class: int | None = None, seed: int = 0
-) -> dict[str, float]:
-    """Accuracy by set, through the model as it is; on all images, or a fixed balanced part (0: none)."""
-    out = {}
-    for name, transfer in inputs.transfer.items():
-        deck = transfer.deck
-        if per_class == 0:
-            continue
-        if per_class is not None:
-            deck = deck.subset(balanced(deck.labels, per_class, seed, classes=transfer.facts.classes))
-        out[name] = zero_shot_accuracy(inputs.clip.model, transfer.features, deck, batch_size)
-    return out
-
-
-def _baseline(
-    inputs: RunInputs, batch_size: int | None, per_class: int | None = None, seed: int = 0
-) -> dict[str, float]:
-    """:func:`_zero_shot` of the untouched backbone, kept for the next run."""
-    out = {}
-    for name, transfer in inputs.transfer.items():
-        if per_class == 0:
-            continue
-        images = transfer.facts.images["test"]
-        labels = hashlib.sha256(transfer.deck.labels.tobytes()).hexdigest()
-        given = [images.fingerprint, images.count, labels, transfer.facts.classes, transfer.facts.prompts]
-        given += [batch_size]
-        if per_class is not None:
-            given += [per_class, seed]
-        work = partial(_zero_shot, replace(inputs, transfer={name: transfer}), batch_size, per_class, seed)
-        out[name] = inputs.backbone_cache.number("zero-shot", given, lambda: work()[name])  # noqa: B023
-    return out
-
-
-def _retention(now: Mapping[str, float], before: Mapping[str, float]) -> dict[str, Transfer]:
-    return {
-        name: Transfer(accuracy=value, retention=100 * value / before[name] if before[name] else None)
-        for name, value in now.items()
-    }
 
 
 def _values(reading: Reading) -> Values:

@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from clipdrift import accelerator
 from clipdrift.adapt import check_method, check_penalties
-from clipdrift.config import ConfigError, DataConfig, DataSet, ModelConfig, RunConfig
+from clipdrift.config import ConfigError, ContrastiveObjective, DataConfig, DataSet, ModelConfig, RunConfig
 from clipdrift.data.deck import Deck
 from clipdrift.data.errors import DataError
 from clipdrift.data.images import ImageSet
-from clipdrift.data.pixels import load_pixels
-from clipdrift.data.preprocess import Preprocess
+from clipdrift.data.pairs import open_pairs
 from clipdrift.data.sources import Source, fingerprint_path, open_source
-from clipdrift.data.splits import balanced, divide
+from clipdrift.data.splits import divide
 from clipdrift.data.worlds import WORLDS
 from clipdrift.model.clip import SHIPPED, Clip, fingerprint_model, load, on_side, shipped_folder
-from clipdrift.model.zero_shot import class_features
-from clipdrift.runs.record import DataFacts, ImageCounts
+from clipdrift.runs.record import DataFacts
 from clipdrift.runs.reporter import Reporter
-from clipdrift.shapes import ClassFeatures
 from clipdrift.training.backbone_cache import BackboneCache
-
-
-@dataclass(frozen=True, eq=False)
-class TransferSet:
-    """A set tested zero-shot: its images and one text feature per class."""
-
-    deck: Deck
-    features: ClassFeatures
-    facts: DataFacts
+from clipdrift.training.decks import DeckFactory, PairInputs, Target, TransferSet, facts_of
+from clipdrift.training.pair_preparation import count_pairs, prepare_pairs, retrieval_set
 
 
 @dataclass(frozen=True, eq=False)
 class RunInputs:
-    """Inputs of a run before anything is adapted."""
+    """Inputs of a run before anything is adapted; ``pairs`` where images have captions instead of labels."""
 
     clip: Clip
     train: Deck
@@ -48,6 +38,7 @@ class RunInputs:
     transfer: dict[str, TransferSet]
     device: torch.device
     backbone_cache: BackboneCache
+    pairs: PairInputs | None = None
 
 
 class Resolver:
@@ -68,8 +59,15 @@ class Resolver:
         data = config.data
         target = self._set(data.target, "data.target")
         transfer = tuple(self._set(spec, f"data.transfer.{i}") for i, spec in enumerate(data.transfer))
-        data = data.model_copy(update={"target": target, "transfer": transfer})
-        return config.model_copy(update={"model": self._models[config.model], "data": data})
+        found = {
+            "model": self._models[config.model],
+            "data": data.model_copy(update={"target": target, "transfer": transfer}),
+        }
+        objective = config.objective
+        if isinstance(objective, ContrastiveObjective) and objective.replay is not None:
+            replay = self._set(objective.replay, "objective.replay")
+            found["objective"] = objective.model_copy(update={"replay": replay})
+        return config.model_copy(update=found)
 
     def _set(self, spec: DataSet, key: str) -> DataSet:
         if spec not in self._sets:
@@ -128,19 +126,29 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
         clip = load(config.model)
     for note in clip.notes:
         reporter.note(note)
-    check_method(clip, config.method)
+    objective = config.objective
+    towers = objective.trained_towers if isinstance(objective, ContrastiveObjective) else ("image",)
+    check_method(clip, config.method, towers)
     check_penalties(config.penalty, clip.blocks)
     clip.model.to(device)
     backbone_cache = BackboneCache.of(cache, clip, device, reporter)
     factory = DeckFactory(
         clip.preprocess, cache, device, reporter, config.data.seed, config.data.skip_bad_images
     )
-    source, wanted = _divided(config.data, clip.image_size)
-    for note in source.notes:
-        reporter.note(note)
-    decks = {purpose: factory.deck(images, f"{source.name} {purpose}") for purpose, images in wanted.items()}
+    if isinstance(objective, ContrastiveObjective):
+        target = prepare_pairs(config.data, objective, clip, factory)
+    else:
+        source, wanted = _divided(config.data, clip.image_size)
+        for note in source.notes:
+            reporter.note(note)
+        made = {purpose: factory.deck(part, f"{source.name} {purpose}") for purpose, part in wanted.items()}
+        facts = facts_of(source, {purpose: counted for purpose, (_, counted) in made.items()})
+        target = Target({purpose: deck for purpose, (deck, _) in made.items()}, facts)
     transfer = {}
     for spec in config.data.transfer:
+        if spec.retrieval:
+            transfer[spec.name] = retrieval_set(spec, clip, factory)
+            continue
         opened = open_source(spec, image_size=clip.image_size, parts=("test",))
         for note in opened.notes:
             reporter.note(note)
@@ -148,12 +156,13 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
         transfer[spec.name] = factory.transfer(clip, spec, opened, ensemble, backbone_cache)
     return RunInputs(
         clip=clip,
-        train=decks["train"][0],
-        validation=decks["validation"][0],
-        probe=decks["probe"][0],
-        test=decks["test"][0],
-        target=_facts(source, {purpose: images for purpose, (_, images) in decks.items()}),
+        train=target.decks["train"],
+        validation=target.decks["validation"],
+        probe=target.decks["probe"],
+        test=target.decks["test"],
+        target=target.facts,
         transfer=transfer,
+        pairs=target.pairs,
         device=device,
         backbone_cache=backbone_cache,
     )
@@ -183,14 +192,22 @@ def _divided(data: DataConfig, image_size: int) -> tuple[Source, dict[str, Image
     }
 
 
-def count_images(data: DataConfig, image_size: int) -> dict[str, int]:
+def count_images(config: RunConfig, image_size: int) -> dict[str, int]:
     """Count the images a run works on: by purpose, and of each transfer set under ``transfer <name>``.
 
-    Also ``classes``, those of the target. Raises DataError as :func:`prepare` does; nothing is decoded.
+    Also ``classes``, those of the target. Raises DataError as :func:`prepare` does; nothing is decoded, so
+    that identical images are not known.
     """
-    source, parts = _divided(data, image_size)
-    counts = {"classes": len(source.classes)} | {name: len(part) for name, part in parts.items()}
+    data = config.data
+    if isinstance(config.objective, ContrastiveObjective):
+        counts = {"classes": 0} | count_pairs(data)
+    else:
+        source, parts = _divided(data, image_size)
+        counts = {"classes": len(source.classes)} | {name: len(part) for name, part in parts.items()}
     for spec in data.transfer:
+        if spec.retrieval:
+            counts[f"transfer {spec.name}"] = len(open_pairs(spec).images)
+            continue
         opened = open_source(spec, image_size=image_size, parts=("test",))
         if opened.test is None:
             raise DataError(f"{spec.name}: a transfer set needs a test split")
@@ -206,66 +223,3 @@ def _asked_of_world(data: DataConfig) -> int | None:
     if world is None or data.train_per_class is None:
         return None
     return max(world.train, sum(p or 0 for p in parts))
-
-
-@dataclass(frozen=True, eq=False)
-class DeckFactory:
-    """Makes decks by one model's preprocessing on one machine; ``seed`` draws parts of sets."""
-
-    preprocess: Preprocess
-    cache: Path
-    device: torch.device
-    reporter: Reporter
-    seed: int = 0
-    skip_bad: bool = False
-
-    def deck(self, images: ImageSet, title: str) -> tuple[Deck, ImageCounts]:
-        self.reporter.stage(f"decoding {title}")
-        pixels = load_pixels(
-            images,
-            self.preprocess,
-            self.cache / "pixels",
-            skip_bad=self.skip_bad,
-            progress=self.reporter.advance,
-            warn=self.reporter.warn,
-        )
-        deck = Deck.of(pixels, self.preprocess, self.device)
-        return deck, ImageCounts(count=len(deck), fingerprint=pixels.fingerprint[:16], bad=pixels.bad)
-
-    def part(self, spec: DataSet, source: Source) -> tuple[Deck, ImageCounts]:
-        """Make the deck of a transfer set's test images: all, or as many of each class as ``spec`` says."""
-        if source.test is None:
-            raise DataError(f"{spec.name}: a transfer set needs a test split")
-        images = source.test
-        if spec.per_class is not None:
-            images = images.subset(balanced(images.labels, spec.per_class, self.seed, classes=source.classes))
-        return self.deck(images, f"{source.name} test")
-
-    def transfer(
-        self, clip: Clip, spec: DataSet, source: Source, ensemble: bool, backbone_cache: BackboneCache
-    ) -> TransferSet:
-        """A set to be tested zero-shot; its text features are those of the backbone ``shared`` is about."""
-        deck, counted = self.part(spec, source)
-        prompts = source.prompts if ensemble else source.prompts[:1]
-        self.reporter.stage(f"text features of {source.name}")
-        found = backbone_cache.tensors(
-            "texts",
-            [source.classes, prompts],
-            lambda: {"features": class_features(clip, source.classes, prompts).cpu()},
-        )
-        features = found["features"].to(self.device)
-        return TransferSet(deck, features, _facts(source, {"test": counted}, prompts))
-
-
-def _facts(
-    source: Source, images: dict[str, ImageCounts], prompts: tuple[str, ...] | None = None
-) -> DataFacts:
-    return DataFacts(
-        kind=source.kind,
-        classes=source.classes,
-        prompts=prompts or source.prompts[:1],
-        images=images,
-        own_names=source.own_names,
-        notes=source.notes,
-        passed=tuple(map(astuple, source.passed)),
-    )

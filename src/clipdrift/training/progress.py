@@ -73,12 +73,12 @@ class Progress:
     def begin_epoch(self) -> None:
         self.loss, self.right, self.seen = 0.0, 0.0, 0
 
-    def count(self, loss: Tensor, logits: Tensor, target: Tensor) -> float:
-        """Some images of a step: their mean loss, (B, C) logits, (B,) labels. The sum of their losses."""
-        total: float = loss.item() * len(target)
+    def count(self, loss: Tensor, right: Tensor) -> float:
+        """Some images of a step: their mean loss, (B,) whether each is right. The sum of their losses."""
+        total: float = loss.item() * len(right)
         self.loss += total
-        self.right += (logits.argmax(-1) == target).sum().item()
-        self.seen += len(target)
+        self.right += right.sum().item()
+        self.seen += len(right)
         return total
 
     def end_step(self, epoch: int, ends_epoch: bool, rate: float, look: bool) -> None:

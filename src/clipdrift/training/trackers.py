@@ -217,6 +217,10 @@ def values_of(point: Point) -> dict[str, float]:
         found |= {f"measure/{name}": measured.mean, f"drift/{name}": measured.drift}
     for name, transfer in point.transfer.items():
         found |= {f"zero_shot/{name}": transfer.accuracy, f"retention/{name}": transfer.retention}
+    for name, retrieved in point.retrieval.items():
+        for way in ("image_to_text", "text_to_image"):
+            found |= {f"{way}/{name}/R@{k}": value for k, value in getattr(retrieved, way).at.items()}
+    found["train/logit_scale"] = point.logit_scale
     return {name: float(value) for name, value in found.items() if value is not None}
 
 

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from clipdrift.adapt import Setting, adapt, build
-from clipdrift.config import RunConfig
+from clipdrift.adapt.pairs import adapt_pairs
+from clipdrift.config import ContrastiveObjective, RunConfig
+from clipdrift.data.caption_store import CaptionPacker
 from clipdrift.data.deck import Deck
 from clipdrift.errors import ClipdriftError
 from clipdrift.measures import embed, read_internals
@@ -116,9 +118,9 @@ def estimate(jobs: tuple[StudyJob, ...], device: str, reporter: Reporter) -> Est
         if model not in sizes:
             sizes[model] = load(config.model).image_size
         side = sizes[model] or 0
-        sets = config.data.model_dump_json() + model
+        sets = config.objective.name + config.data.model_dump_json() + model
         if sets not in counts:
-            counts[sets] = _noted(partial(count_images, config.data, side), notes)
+            counts[sets] = _noted(partial(count_images, config, side), notes)
         count = counts[sets]
         if count is None:
             runs[job.key] = RunEstimate(trained=None)
@@ -143,7 +145,7 @@ def _noted(work: Callable[[], Result], notes: dict[str, None]) -> Result | None:
 
 def _kind(config: RunConfig) -> str:
     """Runs of one kind take the same time per image."""
-    parts = [config.model, config.method, *config.penalty]
+    parts = [config.model, config.method, config.objective, *config.penalty]
     return " ".join([str(config.optim.batch_size), *(part.model_dump_json() for part in parts)])
 
 
@@ -155,13 +157,26 @@ def _time(config: RunConfig, place: torch.device) -> _Kind:
     embedding = _clock(lambda: embed(clip.model, deck)) / len(deck)
     reading = _clock(lambda: read_internals(clip.model, deck)) / len(deck)
     classes = tuple(str(k) for k in range(_CLASSES))
-    adapted = adapt(clip, config.method, len(classes), config.seed, classes)
+    targets = None
+    if isinstance(config.objective, ContrastiveObjective):
+        packer = CaptionPacker()
+        for image in range(len(deck)):
+            packer.add(image, [f"a photo of number {image}, as captions are"])
+        captions = packer.packed()[1]
+        bias = 0.0 if config.objective.loss == "sigmoid" else None
+        groups = np.arange(len(deck))
+        adapted = adapt_pairs(clip, config.method, config.objective, captions, groups, config.seed, bias)
+        targets = lambda epoch: groups  # noqa: E731
+    else:
+        adapted = adapt(clip, config.method, len(classes), config.seed, classes)
     penalties = None
     if config.penalty:
         entropies = tuple(read_internals(clip.model, deck).blocks("entropy").tolist())
         penalties = build(config.penalty, Setting(adapted, entropies, class_features(clip, classes, ("{}",))))
     optim = config.optim.model_copy(update={"epochs": 2, "warmup": 0.0, "batch_size": len(deck)})
-    moments = train_model(adapted, deck, optim, seed=0, flip=config.data.flip, penalties=penalties)
+    moments = train_model(
+        adapted, deck, optim, seed=0, flip=config.data.flip, targets=targets, penalties=penalties
+    )
     next(moments)  # the first epoch also computes what frozen blocks keep
     step = _clock(lambda: next(moments)) / len(deck)
     numbers = {name: p.numel() for name, p in adapted.parameters()}

@@ -1,0 +1,120 @@
+"""Training objectives: frozen models told apart by ``name``, and what goes together with which."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from clipdrift.config.base import MethodOptions, ObjectiveOptions, name_of
+from clipdrift.config.methods import BUILT_IN, LoraOptions
+from clipdrift.config.named import DataSet
+
+
+class Classification(ObjectiveOptions):
+    """The method's own loss on labelled images: cross-entropy of a head, flyp's against class texts."""
+
+    name: Literal["classification"]
+    summary: ClassVar[str] = "images with labels: the method's own loss"
+
+
+class ContrastiveObjective(ObjectiveOptions):
+    """CLIP's or SigLIP's loss on images with captions; nothing but the towers and their scale is trained."""
+
+    name: Literal["contrastive"]
+    summary: ClassVar[str] = "images with captions: CLIP's or SigLIP's loss, on either tower or both"
+    reference: ClassVar[str] = "Radford et al. 2021"
+    towers: Literal["both", "image", "text"] = Field("both", description="What the method is applied to.")
+    loss: Literal["softmax", "sigmoid"] = Field(
+        "softmax",
+        description="softmax: CLIP's. sigmoid: SigLIP's (Zhai et al. 2023), with a bias of its own that "
+        "begins where the backbone expects as many pairs as there are. Captions or images that repeat in a "
+        "batch are pairs of each other.",
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Of the softmax loss.")
+    logit_scale: Literal["auto", "trained", "fixed"] = Field(
+        "auto",
+        description="The scale of cosines, at most 100. auto: trained, and fixed with adapters, which have "
+        "no place to keep it.",
+    )
+
+    replay: DataSet | None = Field(
+        None, description="Another set of images with captions, of which every batch has a share."
+    )
+    replay_share: float = Field(0.2, gt=0, lt=1, description="That share.")
+
+    @property
+    def trained_towers(self) -> tuple[Literal["image", "text"], ...]:
+        """The towers that the method is applied to."""
+        return ("image", "text") if self.towers == "both" else (self.towers,)
+
+    def trains_scale(self, method: MethodOptions) -> bool:
+        """Whether the logit scale is trained."""
+        return self.logit_scale == "trained" or (
+            self.logit_scale == "auto" and not isinstance(method, LoraOptions)
+        )
+
+
+OBJECTIVES: tuple[type[ObjectiveOptions], ...] = (Classification, ContrastiveObjective)
+"""Every objective, in the order of listings."""
+
+Objective = Annotated[Classification | ContrastiveObjective, Field(discriminator="name")]
+
+_OWN = {
+    "linear_probe": "it trains a head on classes, which captions have not; method projections trains what a "
+    "contrastive model has instead",
+    "lp_ft": "it trains a head on classes first, which captions have not; method full_ft trains the towers",
+    "flyp": "it is the contrastive loss on texts of classes; for captions take method full_ft",
+}
+"""Methods without a meaning for captions, and why."""
+_ON_TEXTS = ("l2_sp",)
+"""Penalties that hold a text tower too."""
+_NO_MEANING = ("label_column", "classes", "prompts", "per_class")
+"""Keys of a target that captions have no use for."""
+
+
+def why_not_contrastive(
+    objective: ContrastiveObjective,
+    method: MethodOptions,
+    penalties: Iterable[str],
+    target: Collection[str],
+    data: Collection[str],
+    published: bool,
+) -> str | None:
+    """Say why a run on captions is not possible; None: it is.
+
+    Args:
+        penalties: Names of the run's penalties.
+        target, data: Keys of ``data.target`` and of ``data`` that are set.
+    """
+    name = method.name
+    if name in _OWN:
+        return f"method {name} with objective contrastive: {_OWN[name]}"
+    if name not in {name_of(options) for options in BUILT_IN} and objective.towers != "image":
+        return f"method {name} prepares the image tower alone: set objective.towers = 'image'"
+    if objective.logit_scale == "trained" and isinstance(method, LoraOptions):
+        return (
+            f"objective.logit_scale = 'trained' with method {name}: an adapter has no place to keep the "
+            "scale; leave it at 'auto'"
+        )
+    if objective.label_smoothing and objective.loss == "sigmoid":
+        return "objective.label_smoothing belongs to the softmax loss; leave it out with loss = 'sigmoid'"
+    for penalty in penalties:
+        if objective.towers == "text" and penalty not in _ON_TEXTS:
+            return (
+                f"penalty {penalty} with objective.towers = 'text': it holds the image tower, which does not "
+                "move"
+            )
+    if published:
+        return (
+            "data.protocol = 'published' with objective contrastive: the published studies trained on classes"
+        )
+    for key in sorted(data):
+        if key.endswith("_per_class"):
+            instead = f"data.{key.removesuffix('_per_class')}_images"
+            return f"data.{key} with objective contrastive: captions have no classes; set {instead}"
+    for key in _NO_MEANING:
+        if key in target:
+            return f"data.target.{key} with objective contrastive: captions have no classes; leave it out"
+    return None

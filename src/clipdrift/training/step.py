@@ -1,0 +1,123 @@
+"""The gradient of one batch: at once, in parts, or in parts whose images are coupled by the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clipdrift import accelerator
+from clipdrift.adapt import Adapted
+from clipdrift.adapt.feed import Feed
+from clipdrift.adapt.objective import Coupled
+from clipdrift.adapt.penalties import Penalties
+from clipdrift.adapt.reference import Reference
+from clipdrift.model.trace import Traced
+from clipdrift.training.order import Part
+
+
+class NotFiniteLossError(Exception):
+    """The loss is nan or inf; no gradient was taken."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Computes the gradients of batches.
+
+    Attributes:
+        bf16: autocast the forward pass to bfloat16.
+    """
+
+    adapted: Adapted
+    feed: Feed
+    penalties: Penalties | None
+    reference: Reference | None
+    bf16: bool
+
+    def of(self, parts: Sequence[Part], targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Add a batch's gradients to the parameters.
+
+        Yields for each part (for a coupled loss once, for the whole batch) its loss and (b,) whether each
+        image is right.
+
+        Args:
+            parts: the batch.
+            targets: (B,) of its images.
+
+        Raises:
+            NotFiniteLossError: nan or inf.
+        """
+        objective = self.adapted.objective
+        if len(parts) > 1 and isinstance(objective, Coupled):
+            yield self._coupled(objective, parts, targets)
+            return
+        for part, target in zip(parts, targets.split([len(picked) for picked, _ in parts]), strict=True):
+            with self._cast():
+                traced = self._forward(part)
+                loss, right = objective(self.adapted.head, traced.embedding, target)
+            penalty = self._penalty(traced, part)
+            loss = _finite(loss if penalty is None else loss + penalty)
+            (loss * (len(target) / len(targets))).backward()
+            yield loss, right
+
+    def _coupled(self, objective: Coupled, parts: Sequence[Part], targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient caching (Gao et al. 2021): embeddings of all parts without a gradient, the loss's gradient
+        at the embeddings, then each part once more, with the very same dropout, to carry it on."""
+        split = targets.split([len(picked) for picked, _ in parts])
+        device = targets.device
+        states, images, words = [], [], []
+        for part, target in zip(parts, split, strict=True):
+            states.append((torch.get_rng_state(), accelerator.random_state(device)))
+            with torch.no_grad(), self._cast():
+                images.append(self._forward(part).embedding)
+                words.append(objective.texts(target))
+        image, text = (torch.cat(found).detach().requires_grad_() for found in (images, words))
+        with self._cast():
+            loss, right = objective.couple(self.adapted.head, image, text, targets)
+        loss = _finite(loss)
+        loss.backward()
+        total = loss.detach()
+        assert image.grad is not None
+        assert text.grad is not None
+        sizes = [len(target) for target in split]
+        for part, target, state, to_image, to_text in zip(
+            parts, split, states, image.grad.split(sizes), text.grad.split(sizes), strict=True
+        ):
+            torch.set_rng_state(state[0])
+            accelerator.set_random_state(device, state[1])
+            with self._cast():
+                traced = self._forward(part)
+                texts = objective.texts(target)
+            share = len(target) / len(targets)
+            penalty = self._penalty(traced, part)
+            carried = [
+                (found * found_gradient).sum()
+                for found, found_gradient in ((traced.embedding, to_image), (texts, to_text))
+                if found.requires_grad
+            ]
+            if penalty is not None:
+                carried.append(share * penalty)
+                total = total + share * _finite(penalty.detach())
+            if carried:
+                torch.stack(carried).sum().backward()
+        return total, right
+
+    def _forward(self, part: Part) -> Traced:
+        wants = self.penalties.wants if self.penalties else None
+        return self.feed.forward(*part, rows=wants is not None and wants.rows)
+
+    def _penalty(self, traced: Traced, part: Part) -> Tensor | None:
+        if not (self.penalties and self.reference):
+            return None
+        return self.penalties(traced, self.feed.first_block, self.reference.of(*part))
+
+    def _cast(self) -> torch.autocast:
+        return torch.autocast(self.feed.deck.device.type, torch.bfloat16, enabled=self.bf16)
+
+
+def _finite(loss: Tensor) -> Tensor:
+    if not torch.isfinite(loss):
+        raise NotFiniteLossError
+    return loss
