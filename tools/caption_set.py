@@ -25,7 +25,12 @@ CATS = {
     "abyssinian", "bengal", "birman", "bombay", "british shorthair", "egyptian mau", "maine coon", "persian",
     "ragdoll", "russian blue", "siamese", "sphynx",
 }  # fmt: skip
-AERIAL = ("an aerial photo of {}{}", "a satellite image showing {}{}", "{} seen from above{}", "{} from the air{}")
+AERIAL = (
+    "an aerial photo of {}{}",
+    "a satellite image showing {}{}",
+    "{} seen from above{}",
+    "{} from the air{}",
+)
 PETS = ("a photo of a {}{}", "a picture of one {}{}", "this is a {}{}", "a close look at a {}{}")
 CAPTIONS = 3
 
@@ -69,7 +74,9 @@ def main(data: Path, out: Path) -> None:
                     rows += [{"file_name": name, "text": text} for text in texts]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (place / "metadata.jsonl").write_text(text, encoding="utf-8")
-        print(f"{place}: {len(rows) // CAPTIONS} images, {len(rows)} captions, {len({r['text'] for r in rows})} different")
+        print(
+            f"{place}: {len(rows) // CAPTIONS} images, {len(rows)} captions, {len({r['text'] for r in rows})} different"
+        )
 
 
 if __name__ == "__main__":

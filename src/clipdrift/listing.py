@@ -155,6 +155,51 @@ MEASURES: dict[str, Entry] = {
         "weights",
         "0 to 10",
     ),
+    "text_entropy": Entry(
+        "entropy of the pooled token's attention over a text's n words",
+        "Shannon 1948",
+        "nats",
+        "text",
+        "0 to ln n",
+    ),
+    "text_normalised_entropy": Entry(
+        "the same divided by ln n, to compare texts", "Shannon 1948", "", "text", "0 to 1"
+    ),
+    "text_erf95": Entry(
+        "effective receptive field: words that hold 95 % of that attention",
+        "",
+        "share of words",
+        "text",
+        "1/n to 1",
+    ),
+    "text_gini": Entry("inequality of that attention over words", "Gini 1912", "", "text", "0 to 1 - 1/n"),
+    "text_head_diversity": Entry(
+        "one minus the mean cosine between heads, per text", "", "", "text", "0 to 1"
+    ),
+    "text_start_share": Entry(
+        "attention that the pooled token pays the start token", "Xiao et al. 2024", "", "text", "0 to 1"
+    ),
+    "text_cka": Entry(
+        "debiased linear CKA of the pooled token's states with the backbone's",
+        "Nguyen et al. 2021",
+        "",
+        "text",
+        "about 0 to 1",
+    ),
+    "text_cka_embedding": Entry(
+        "debiased linear CKA of the projected text embedding",
+        "Nguyen et al. 2021",
+        "",
+        "text",
+        "about 0 to 1",
+    ),
+    "text_embedding_drift": Entry(
+        "one minus the mean cosine of the projected text embeddings", "", "", "text", "0 to 2"
+    ),
+    "text_weight_drift": Entry(
+        "relative change of the text tower's effective weights", "", "", "text", "from 0"
+    ),
+    "text_weight_drift_projection": Entry("relative change of the text projection", "", "", "text", "from 0"),
     "accuracy": Entry(
         "images of the target that the head classifies rightly", "", "%", "ability", "0 to 100"
     ),

@@ -31,7 +31,7 @@ from clipdrift.views import view
 
 SCHEMA_VERSION = 1
 
-FAMILIES = ("attention", "flow", "representation", "weights", "ability")
+FAMILIES = ("attention", "flow", "representation", "weights", "text", "ability")
 
 
 class ComparisonError(ClipdriftError):

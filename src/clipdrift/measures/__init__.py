@@ -9,6 +9,7 @@ from clipdrift.measures.internals import Internals, read_internals
 from clipdrift.measures.readings import Reading, own_readings, readings, weight_readings
 from clipdrift.measures.representation import REPRESENTATION, cka_matrix, cka_minibatch, representation
 from clipdrift.measures.retrieval import embed_texts, retrieval
+from clipdrift.measures.text_tower import TextInternals, read_texts, text_readings
 from clipdrift.measures.weights import KINDS, Spectrum, spectra, weights, weights_by_kind
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "MeasureError",
     "Reading",
     "Spectrum",
+    "TextInternals",
     "accuracy",
     "cka_matrix",
     "cka_minibatch",
@@ -30,10 +32,12 @@ __all__ = [
     "embed_texts",
     "own_readings",
     "read_internals",
+    "read_texts",
     "readings",
     "representation",
     "retrieval",
     "spectra",
+    "text_readings",
     "weight_readings",
     "weights",
     "weights_by_kind",

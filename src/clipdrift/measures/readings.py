@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from clipdrift.measures.drift import Blocks, Drift, drift
 from clipdrift.measures.internals import Internals
 from clipdrift.measures.representation import cka_minibatch, representation
-from clipdrift.measures.weights import weights, weights_by_kind
+from clipdrift.measures.weights import IMAGE_TOWER, weights, weights_by_kind
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Reading:
 
 def own_readings(internals: Internals) -> dict[str, Reading]:
     """Measures that a model has on its own."""
-    return {name: _reading(internals.blocks(name)) for name in internals.measures}
+    return {name: reading_of(internals.blocks(name)) for name in internals.measures}
 
 
 def readings(
@@ -58,31 +58,41 @@ def readings(
     Raises:
         MeasureError: undefined, naming measure and block.
     """
-    found = {name: _drifted(before.blocks(name), after.blocks(name)) for name in after.measures}
-    found |= {name: _reading(values) for name, values in representation(before, after).items()}
+    found = {name: drifted(before.blocks(name), after.blocks(name)) for name in after.measures}
+    found |= {name: reading_of(values) for name, values in representation(before, after).items()}
     if minibatch:
-        found["cka_minibatch"] = _reading(cka_minibatch(before, after))
+        found["cka_minibatch"] = reading_of(cka_minibatch(before, after))
     return found | weight_readings(weights_before, weights_after)
 
 
 def weight_readings(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Reading]:
     """Read how far the weights have moved: tower and blocks, the projection if there is one, kinds of
     matrix."""
-    moved = weights(before, after)
-    found = {"weight_drift": Reading(moved["weight_drift"][0], tuple(moved["weight_drift_blocks"]))}
-    if "weight_drift_projection" in moved:
-        found["weight_drift_projection"] = Reading(moved["weight_drift_projection"][0])
+    found = tower_readings(before, after)
     for kind, (whole, blocks) in weights_by_kind(before, after).items():
         found[f"weight_drift_{kind}"] = Reading(whole, tuple(blocks))
     return found
 
 
-def _reading(blocks: Blocks) -> Reading:
+def tower_readings(
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], tower: tuple[str, str] = IMAGE_TOWER
+) -> dict[str, Reading]:
+    """``weight_drift`` of a tower and its blocks; where it has one, ``weight_drift_projection``."""
+    moved = weights(before, after, tower)
+    found = {"weight_drift": Reading(moved["weight_drift"][0], tuple(moved["weight_drift_blocks"]))}
+    if "weight_drift_projection" in moved:
+        found["weight_drift_projection"] = Reading(moved["weight_drift_projection"][0])
+    return found
+
+
+def reading_of(blocks: Blocks) -> Reading:
+    """A measure's values (L,) by block, and their mean; one value alone has no blocks."""
     values = tuple(float(v) for v in blocks)
     return Reading(math.fsum(values) / len(values), values if len(values) > 1 else ())
 
 
-def _drifted(before: Sequence[float] | Blocks, after: Sequence[float] | Blocks) -> Reading:
-    old, new, change = _reading(before), _reading(after), drift(before, after)
+def drifted(before: Blocks, after: Blocks) -> Reading:
+    """A measure that both sides have, (L,) each, with its drift."""
+    old, new, change = reading_of(before), reading_of(after), drift(before, after)
     shown = change.blocks if new.blocks else ()
     return Reading(new.value, new.blocks, old, Drift(change.mean, shown, change.absolute))

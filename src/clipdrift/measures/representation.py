@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,16 +31,39 @@ def representation(backbone: Internals, adapted: Internals) -> dict[str, list[fl
     Raises:
         MeasureError: where one is undefined, naming measure and block.
     """
-    out: dict[str, list[float]] = {"cka": [], "cka_biased": []}
+    return alike(backbone, adapted) | compare_others(backbone, adapted)
+
+
+@runtime_checkable
+class Represented(Protocol):
+    """What a representation is read from: states (L, N, D) and embeddings (N, E) of images, or of texts."""
+
+    @property
+    def states(self) -> KeptStates: ...
+    @property
+    def embedding(self) -> Tensor: ...
+
+
+def alike(backbone: Represented, adapted: Represented, whose: str = "") -> dict[str, list[float]]:
+    """The measures of ``REPRESENTATION``, in its order, of any tower.
+
+    Args:
+        whose: begins the name of each, also in errors; ``text_`` for a text tower.
+
+    Raises:
+        MeasureError: where one is undefined, naming measure and block.
+    """
+    cka, cka_biased, cka_embedding, embedding_drift = (f"{whose}{name}" for name in REPRESENTATION)
+    out: dict[str, list[float]] = {cka: [], cka_biased: []}
     for block in range(len(backbone.states)):
-        with defined(f"cka of block {block + 1}"):
+        with defined(f"{cka} of block {block + 1}"):
             debiased, biased = _both(backbone.states, adapted.states, block)
-        out["cka"].append(debiased)
-        out["cka_biased"].append(biased)
-    with defined("embedding"):
-        out["cka_embedding"] = [_embedding_cka(backbone.embedding, adapted.embedding)]
-        out["embedding_drift"] = [float(formulas.embedding_drift(backbone.embedding, adapted.embedding))]
-    return out | compare_others(backbone, adapted)
+        out[cka].append(debiased)
+        out[cka_biased].append(biased)
+    with defined(f"{whose}embedding"):
+        out[cka_embedding] = [_embedding_cka(backbone.embedding, adapted.embedding)]
+        out[embedding_drift] = [float(formulas.embedding_drift(backbone.embedding, adapted.embedding))]
+    return out
 
 
 def cka_minibatch(backbone: Internals, adapted: Internals, size: int = 100) -> list[float]:

@@ -1,4 +1,4 @@
-"""How far the image tower's effective weights have moved, and in which directions."""
+"""How far a tower's effective weights have moved, and in which directions."""
 
 from __future__ import annotations
 
@@ -25,24 +25,32 @@ KINDS = {
 """The matrices of a block by kind."""
 
 
-def weights(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, list[float]]:
-    """Relative change ``||W - W0|| / ||W0||`` of the whole image tower, of each block, of the projection.
+IMAGE_TOWER = ("vision_model", "visual_projection")
+TEXT_TOWER = ("text_model", "text_projection")
+"""How the names of weights begin: those of the tower, those of its projection."""
+
+
+def weights(
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], tower: tuple[str, str] = IMAGE_TOWER
+) -> dict[str, list[float]]:
+    """Relative change ``||W - W0|| / ||W0||`` of a whole tower, of each block, of the projection.
 
     Args:
-        before: the backbone's weights as :func:`clipdrift.model.weights.effective_weights` names them.
+        before: the backbone's weights as :func:`clipdrift.model.weights.effective_weights` or
+            :func:`clipdrift.model.weights.text_weights` names them.
         after: the adapted model's.
+        tower: which, as in ``IMAGE_TOWER`` and ``TEXT_TOWER``.
 
     Raises:
         MeasureError: weights of the backbone that are all zero, of which no share can be told.
     """
-    tower = [name for name in before if name.startswith("vision_model.")]
+    whole, projection = ([name for name in before if name.startswith(f"{part}.")] for part in tower)
     blocks: dict[int, list[str]] = {}
-    for name in tower:
-        if found := _BLOCK.match(name):
+    for name in whole:
+        if found := re.match(rf"{tower[0]}\.encoder\.layers\.(\d+)\.", name):
             blocks.setdefault(int(found[1]), []).append(name)
-    projection = [name for name in before if name.startswith("visual_projection.")]
     out = {
-        "weight_drift": [_moved(before, after, tower)],
+        "weight_drift": [_moved(before, after, whole)],
         "weight_drift_blocks": [_moved(before, after, blocks[k]) for k in sorted(blocks)],
     }
     if projection:  # SigLIP has none

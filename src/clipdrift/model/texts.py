@@ -33,13 +33,8 @@ class HuggingFaceTexts:
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """As a call, with gradient."""
-        tokens = self.tokenizer(
-            list(texts),
-            padding=True,
-            truncation=True,
-            max_length=self.model.config.text_config.max_position_embeddings,
-            return_tensors="pt",
-        ).to(self.model.device)
+        tokens = tokenised(self.model, self.tokenizer, texts, padding=True, return_tensors="pt")
+        tokens = tokens.to(self.model.device)
         found: Tensor = self.model.get_text_features(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         ).pooler_output
@@ -62,15 +57,21 @@ class SiglipTexts:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        tokens = self.tokenizer(
-            [plain(text) for text in texts],
-            padding="max_length",
-            truncation=True,
-            max_length=self.model.config.text_config.max_position_embeddings,
-            return_tensors="pt",
-        ).to(self.model.device)
+        texts = [plain(text) for text in texts]
+        tokens = tokenised(self.model, self.tokenizer, texts, padding="max_length", return_tensors="pt")
+        tokens = tokens.to(self.model.device)
         found: Tensor = self.model.get_text_features(input_ids=tokens["input_ids"]).pooler_output
         return found
+
+
+def tokenised(model: Any, tokenizer: Any, texts: Sequence[str], **how: Any) -> Any:
+    """What a tokenizer of transformers makes of texts, cut to as many tokens as the text tower takes.
+
+    Args:
+        how: ``padding`` and ``return_tensors``, as the tokenizer takes them.
+    """
+    longest = model.config.text_config.max_position_embeddings
+    return tokenizer(list(texts), truncation=True, max_length=longest, **how)
 
 
 def plain(text: str) -> str:

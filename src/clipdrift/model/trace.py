@@ -94,9 +94,9 @@ def trace(
         if rows and not by_token:
             handles += tower.watch_reader(row)
         if start is None:
-            pooled, embedding = tower.run(images, call or _as_it_is)
+            pooled, embedding = tower.run(images, call or as_it_is)
         else:
-            pooled, embedding = tower.run_from(images, start, call or _as_it_is)
+            pooled, embedding = tower.run_from(images, start, call or as_it_is)
     finally:
         for handle in handles:
             handle.remove()
@@ -148,7 +148,8 @@ def attention_maps(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
         return scores.softmax(-1)
 
 
-def _as_it_is(module: nn.Module, *args: object, **kwargs: object) -> Any:
+def as_it_is(module: nn.Module, *args: object, **kwargs: object) -> Any:
+    """Run a module in its own precision."""
     return module(*args, **kwargs)
 
 

@@ -1,4 +1,4 @@
-"""The image tower's weights as they act, adapters added in, under one set of names for all libraries."""
+"""A tower's weights as they act, adapters added in, under one set of names for all libraries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from clipdrift.model.towers import tower_of
+from clipdrift.model.towers import TextTower, Tower, text_tower_of, tower_of
 
 
 @torch.no_grad()
@@ -25,7 +25,22 @@ def effective_weights(model: Any) -> dict[str, Tensor]:
     Raises:
         UnsupportedModelError: a model whose image tower is not known.
     """
-    tower = tower_of(model)
+    return _weights_of(tower_of(model))
+
+
+@torch.no_grad()
+def text_weights(model: Any) -> dict[str, Tensor]:
+    """The text tower's and projection's weights, as :func:`effective_weights` gives the image tower's.
+
+    Names start with ``text_model.`` or ``text_projection.``.
+
+    Raises:
+        UnsupportedModelError: a model whose text tower is not known.
+    """
+    return _weights_of(text_tower_of(model))
+
+
+def _weights_of(tower: Tower | TextTower) -> dict[str, Tensor]:
     return {
         name: plain
         for prefix, part in tower.parts()

@@ -20,6 +20,8 @@ _FAMILY_TEXTS = {
     "representation": "How alike the states of both models are on the same images. CKA: 1 is unchanged. "
     "Embedding drift: 0 is unchanged.",
     "weights": "Length of the change over length of the weights before. 0 is unchanged.",
+    "text": "The text tower: where the token that a text is pooled at looks, how alike its states are on the "
+    "same texts, how far the weights moved.",
     "ability": "Mean over the transfer sets. Each set is in the table below.",
 }
 

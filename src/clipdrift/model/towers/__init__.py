@@ -1,4 +1,4 @@
-"""The image towers that can be read, one file per library, and how one is recognised."""
+"""The towers that can be read, those of images in one file per library, and how one is recognised."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from clipdrift.model.towers.base import Geometry, Tower, UnsupportedModelError
 from clipdrift.model.towers.huggingface import HuggingFaceClip
 from clipdrift.model.towers.openclip import NOT_READ, OpenClip
 from clipdrift.model.towers.siglip import Siglip
+from clipdrift.model.towers.text import ClipTexts, SiglipTextTower, TextTower
 
-__all__ = ["Geometry", "Tower", "UnsupportedModelError", "tower_of"]
+__all__ = ["Geometry", "TextTower", "Tower", "UnsupportedModelError", "text_tower_of", "tower_of"]
 
 _TOWERS: dict[tuple[str, str], Callable[[Any], Tower]] = {
     ("transformers", "CLIPModel"): HuggingFaceClip.of,
@@ -20,6 +21,11 @@ _TOWERS: dict[tuple[str, str], Callable[[Any], Tower]] = {
     ("open_clip", "CustomTextCLIP"): OpenClip.of,
 }
 """By package and class, so that none of the packages need be there."""
+
+_TEXT_TOWERS: dict[tuple[str, str], Callable[[Any], TextTower]] = {
+    ("transformers", "CLIPModel"): ClipTexts,
+    ("transformers", "SiglipModel"): SiglipTextTower,
+}
 
 _WRAPPERS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("peft", "PeftModel"): lambda model: model.get_base_model(),
@@ -80,6 +86,27 @@ def tower_of(model: Any) -> Tower:
             "CLIPVisionModelWithProjection and SiglipModel, and OpenCLIP models with a VisionTransformer"
         )
         raise UnsupportedModelError(f"{kind.__module__}.{kind.__name__} is not supported: {why}")
+    return make(inner)
+
+
+def text_tower_of(model: Any) -> TextTower:
+    """The view through which a model's text tower is read.
+
+    Args:
+        model: transformers' CLIPModel or SiglipModel, in any wrapper of peft or torch.
+
+    Raises:
+        UnsupportedModelError: any other model, OpenCLIP's among them, whose text towers are built, masked
+            and pooled in several ways.
+    """
+    inner = unwrapped(model)
+    make = _find(inner, _TEXT_TOWERS)
+    if make is None:
+        kind = type(inner)
+        raise UnsupportedModelError(
+            f"the text tower of {kind.__module__}.{kind.__name__} cannot be read; supported are those of "
+            "transformers' CLIPModel and SiglipModel"
+        )
     return make(inner)
 
 

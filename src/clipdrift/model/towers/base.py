@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -76,15 +77,9 @@ class Tower(ABC):
         """Pooled state (B, D) and projected embedding (B, E) of normalised images."""
 
     def images_per_pass(self, asked: int | None) -> int:
-        """Number of images per pass: as asked, or as many as make up some 4,096 tokens (32,768 on a GPU).
-
-        Larger passes are hardly faster and hold more activations: that many of ViT-L's take 0.3 GiB.
-        """
-        if asked is not None:
-            return asked
+        """Number of images per pass: as asked, or as :func:`per_pass` has it."""
         tokens = self.geometry.patches + self.first_patch
-        wanted = 4096 if next(self.model.parameters()).device.type == "cpu" else 32768
-        return max(1, wanted // tokens)
+        return per_pass(tokens, next(self.model.parameters()).device) if asked is None else asked
 
     def stem(self) -> tuple[nn.Module, ...]:
         """The modules before block 1. Only towers that can be trained have to tell."""
@@ -127,6 +122,14 @@ class Tower(ABC):
     def canonical(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
         """A weight under the name that transformers' CLIPModel gives it, in its layout; may be several."""
         yield name, weight
+
+
+def per_pass(tokens: int, device: torch.device) -> int:
+    """How many images or texts of so many tokens make up some 4,096 tokens, or 32,768 on a GPU; at least 1.
+
+    Larger passes are hardly faster and hold more activations: that many of ViT-L's take 0.3 GiB.
+    """
+    return max(1, (4096 if device.type == "cpu" else 32768) // tokens)
 
 
 def queries_and_keys(
