@@ -1,10 +1,10 @@
-"""Make a set of images with captions from folders of labelled images: the target of the study `captions`.
+"""Make images with captions from folders of labelled images: the target of the study `captions`.
 
     python tools/caption_set.py DATA OUT
 
-DATA holds land-use-7 and pets-37 (docs/evidence.md says where they are from). OUT gets train/ and test/, each with its
-images and a metadata.jsonl of three captions an image: a template, the class, and how bright the image is and which
-colour it has most of, as far as its pixels say so. The same folders give the same files.
+DATA holds land-use-7 and pets-37 (docs/evidence.md says where they are from). OUT gets train/ and test/, each
+with its images and a metadata.jsonl of three captions an image: a template, the class, how bright the image
+is and which colour it has most of, as far as its pixels say so. The same folders give the same files.
 """
 
 from __future__ import annotations
@@ -74,9 +74,8 @@ def main(data: Path, out: Path) -> None:
                     rows += [{"file_name": name, "text": text} for text in texts]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (place / "metadata.jsonl").write_text(text, encoding="utf-8")
-        print(
-            f"{place}: {len(rows) // CAPTIONS} images, {len(rows)} captions, {len({r['text'] for r in rows})} different"
-        )
+        different = len({row["text"] for row in rows})
+        print(f"{place}: {len(rows) // CAPTIONS} images, {len(rows)} captions, {different} different ones")
 
 
 if __name__ == "__main__":

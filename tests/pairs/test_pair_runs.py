@@ -76,6 +76,12 @@ def test_what_is_trained_is_what_is_saved(
     assert set(record.best.retrieval) == {"validation", "test"}
     assert set(record.best.crossed) == ({"test", "objects-100"} if towers == "both" else set())
     assert "head" not in record.artefacts
+    texts = {name for name in record.best.measures if name.startswith("text_")}
+    assert ("text_cka" in texts) == (towers != "image")
+    for name in ("", "text_"):
+        moved = towers == "both" or towers == ("text" if name else "image")
+        weights = [v.mean for key, v in record.best.measures.items() if key.startswith(f"{name}weight_drift")]
+        assert any(value > 0 for value in weights) == moved
 
 
 def test_retrieval_is_that_of_the_saved_model(lab: Lab, captioned: Path) -> None:

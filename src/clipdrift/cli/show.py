@@ -181,7 +181,8 @@ def _rows(record: Record) -> list[tuple[str, list[str]]]:
     for name, was in record.backbone.measures.items():
         unit = f" {record.units[name]}" if record.units.get(name) else ""
         rows.append((f"{name} (before {was.mean:.3f}{unit})", [_change(p.measures[name]) for p in points]))
-    for name in ("cka", "embedding_drift", "weight_drift"):
+    compared = ("cka", "embedding_drift", "weight_drift")
+    for name in (*compared, *(f"text_{name}" for name in compared if f"text_{name}" in points[0].measures)):
         rows.append((name, [decimal(p.measures[name].mean) for p in points]))
     for name, before in record.backbone.zero_shot.items():
         cells = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,7 @@ from clipdrift.runs.record import Backbone, ModelFacts, Point, Retrieval, Transf
 from clipdrift.training.abilities import Abilities
 from clipdrift.training.preparation import RunInputs
 from clipdrift.training.progress import Moment
+from clipdrift.training.text_observer import TextObserver
 
 _ROUNDING = 1e-10
 """Relative change of weights below which float32 may round every trace of it away."""
@@ -43,6 +44,7 @@ class RunObserver:
     internals: Internals
     weights: dict[str, Tensor]
     abilities: Abilities
+    texts: TextObserver | None
 
     @classmethod
     def of(cls, inputs: RunInputs, config: RunConfig) -> RunObserver:
@@ -62,6 +64,7 @@ class RunObserver:
             internals=internals,
             weights={k: v.detach().to("cpu", copy=True) for k, v in effective_weights(model).items()},
             abilities=Abilities.of(inputs, config),
+            texts=TextObserver.of(inputs, config),
         )
 
     def backbone(self) -> Backbone:
@@ -117,15 +120,11 @@ class RunObserver:
         found = readings(
             self.internals, now, self.weights, effective_weights(adapted.clip.model), minibatch=False
         )
-        change = max(
-            found[name].value for name in ("weight_drift", "weight_drift_projection") if name in found
-        )
-        same = torch.equal(now.embedding, self.internals.embedding)
-        if change > _ROUNDING if same else change == 0:
-            what = "changed but no embedding did" if same else "did not change but embeddings did"
-            raise InactiveAdapterError(
-                f"the image tower's weights {what}: what is measured is not the model that was trained"
-            )
+        _same_or_not("image", found, "", torch.equal(now.embedding, self.internals.embedding))
+        if self.texts is not None:
+            texts, same = self.texts.readings(adapted)
+            _same_or_not("text", texts, "text_", same)
+            found |= texts
         return {name: _values(reading) for name, reading in found.items()}
 
     def final(self, adapted: Adapted, point: Point) -> Point:
@@ -150,6 +149,22 @@ class RunObserver:
                 "retrieval": point.retrieval | retrieved,
                 "crossed": point.crossed | crossed,
             }
+        )
+
+
+def _same_or_not(tower: str, found: Mapping[str, Reading], prefix: str, same: bool) -> None:
+    """Refuse weights that changed where no embedding did, and the reverse.
+
+    Args:
+        found: readings of the tower, whose names begin with ``prefix``.
+        same: whether all embeddings are the backbone's.
+    """
+    names = [prefix + name for name in ("weight_drift", "weight_drift_projection")]
+    change = max(found[name].value for name in names if name in found)
+    if change > _ROUNDING if same else change == 0:
+        what = "changed but no embedding did" if same else "did not change but embeddings did"
+        raise InactiveAdapterError(
+            f"the {tower} tower's weights {what}: what is measured is not the model that was trained"
         )
 
 
