@@ -74,6 +74,15 @@ def test_splits_inside_class_folders_are_kept_apart(tmp_path: Path) -> None:
         ("Train/{}.png*4", "TEST/{}.png*4", "cat/{}.png*4"),
         ("train_images/{}.png*4", "test_images/{}.png*4"),
         ("fold1/{}.png*4", "fold2/{}.png*4"),
+        ("train/{}.png*4", "test1/{}.png*4"),
+        ("train2017/{}.png*4", "val2017/{}.png*4"),
+        ("coco_train_2014/{}.png*4", "coco_val_2014/{}.png*4"),
+        ("train_1/{}.png*4", "train_2/{}.png*4", "cat/{}.png*4"),
+        ("x_part_1/{}.png*4", "x_part_2/{}.png*4"),
+        ("HAM10000_images_part_1/{}.png*4", "HAM10000_images_part_2/{}.png*4", "masks/{}.png*4"),
+        ("photos fold a/{}.png*4", "photos fold b/{}.png*4"),
+        ("images_001/images/{}.png*4", "images_002/images/{}.png*4"),
+        ("train/shard-0/{}.png*4", "train/shard-1/{}.png*4", "test/{}.png*4"),
         ("masks/{}.png*4", "pictures of cats/{}.png*4"),
         ("{}.png*4",),
     ],
@@ -83,6 +92,27 @@ def test_splits_and_helper_folders_are_no_classes(tmp_path: Path, names: tuple[s
     with pytest.raises(DataError, match=r"<class>/") as error:
         opened(put(tmp_path, *names))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("train", "test1"), ("train2017", "test2017"), ("Train_1", "test-1"), ("seg_train1", "test2_images")],
+)
+def test_a_split_may_have_a_number(tmp_path: Path, train: str, test: str) -> None:
+    for split in (train, test):
+        put(tmp_path, f"{split}/cat/{{}}.png*4", f"{split}/dog/{{}}.png*4")
+    source = opened(tmp_path)
+    assert source.classes == TWO
+    assert source.test is not None
+    assert all(f"/{test}/" in source.test.where(i) for i in range(len(source.test)))
+    assert said(source.notes, f"{test!r} is taken for the test split")
+
+
+def test_a_class_may_be_one_part_of_many(tmp_path: Path) -> None:
+    """One name with a number, beside others: nothing differs from it in its number alone."""
+    source = opened(put(tmp_path, "spare_part_1/{}.png*4", "cat/{}.png*4", "trainer2/{}.png*4"))
+    assert source.classes == ("cat", "spare part 1", "trainer2")
+    assert said(source.notes, "'spare_part_1' is taken for a class")
 
 
 def test_a_class_may_be_called_as_a_split_and_is_said(tmp_path: Path) -> None:

@@ -125,6 +125,15 @@ def test_the_column_may_be_named(tmp_path: Path) -> None:
     assert opened(tmp_path, label_column="hue").classes == ("blue", "green", "red")
 
 
+def test_parts_of_an_archive_are_no_splits(tmp_path: Path) -> None:
+    """Images of all of them are labelled by the table, though its rows name no folder."""
+    for part in range(2):
+        for i in range(6 * part, 6 * part + 6):
+            put(tmp_path, f"x_images_part_{part + 1}/{i}.png")
+    write(tmp_path / "labels.csv", csv([(n.removesuffix(".png"), c) for n, c in rows(12)], "image_id,label"))
+    check(opened(tmp_path), 12)
+
+
 def test_captions_are_no_labels(tmp_path: Path) -> None:
     put(tmp_path, "{}.png*4")
     write(tmp_path / "metadata.csv", csv([(f"{i}.png", f"picture {i}") for i in range(4)], "file_name,text"))

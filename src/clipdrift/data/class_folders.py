@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from clipdrift.data.errors import DataError
-from clipdrift.data.folder_words import exact_split_of, is_helper, is_split, split_of
+from clipdrift.data.folder_words import class_like, exact_split_of, is_helper, is_numbered_part, split_of
 from clipdrift.data.images import shown
 from clipdrift.data.tree import Folder
 
@@ -58,8 +58,7 @@ def class_folders(folder: Folder, notes: list[str]) -> FolderClasses:
         raise DataError(
             f"{shown(folder.path)}: no class folders in it; images belong in {folder.name}/<class>/{hint}"
         )
-    unlike = [name for name in holding if not is_helper(name) and not is_split(name)]
-    if not unlike:
+    if not class_like(holding):
         raise DataError(
             f"{shown(folder.path)}: {', '.join(map(shown, holding))} are names of helpers or splits and no "
             f"classes; images belong in {folder.name}/<class>/"
@@ -79,7 +78,7 @@ def class_folders(folder: Folder, notes: list[str]) -> FolderClasses:
                 "forms; put their images in one"
             )
         images[own] = child.below
-        if is_helper(name) or exact_split_of(name):
+        if is_helper(name) or exact_split_of(name) or is_numbered_part(name):
             notes.append(
                 f"{shown(folder.path)}: {name!r} is taken for a class, though it may mean something else"
             )

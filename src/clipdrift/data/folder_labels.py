@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipdrift.data.errors import DataError
-from clipdrift.data.folder_words import split_of
+from clipdrift.data.folder_words import is_piece, split_of
 from clipdrift.data.images import shown
 from clipdrift.data.metadata import (
     CAPTION_COLUMNS,
@@ -189,4 +189,4 @@ def _text_of(value: Any, table: Table, column: str) -> str:
 def _part_of(root: Folder, path: Path) -> str:
     """Part that the folders above an image name; ``all`` where none does."""
     parts = path.relative_to(root.path).parts[:-1]
-    return next((part for name in parts if (part := split_of(name))), "all")
+    return next((part for name in parts if not is_piece(name) and (part := split_of(name))), "all")

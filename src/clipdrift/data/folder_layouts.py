@@ -7,7 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from clipdrift.data.class_folders import FolderClasses
 from clipdrift.data.errors import DataError
-from clipdrift.data.folder_words import exact_split_of, is_helper, is_split, split_of
+from clipdrift.data.folder_words import (
+    class_like,
+    exact_split_of,
+    is_helper,
+    is_numbered_part,
+    is_split,
+    split_of,
+)
 from clipdrift.data.images import shown
 from clipdrift.data.tree import Folder
 
@@ -92,10 +99,7 @@ def _unwrapped(split: Folder, notes: list[str]) -> Folder:
 
 def holds_classes(split: Folder) -> bool:
     """Whether any folder in it can be a class."""
-    return any(
-        child.holds_images and not is_helper(name) and not is_split(name)
-        for name, child in split.folders.items()
-    )
+    return bool(class_like(name for name, child in split.folders.items() if child.holds_images))
 
 
 def no_classes(base: Folder) -> str | None:
@@ -107,9 +111,14 @@ def no_classes(base: Folder) -> str | None:
             "labels; put them in <class>/ or add metadata.csv with the columns file_name,label"
         )
     exact = {exact_split_of(name) for name in holding} - {None}
-    # "train" may well be a class of vehicles; "test" and "masks" beside one other folder hardly are classes.
-    odd = [name for name in holding if exact_split_of(name) in ("test", "other") or is_helper(name)]
-    unlike = [name for name in holding if not is_split(name) and not is_helper(name)]
+    unlike = class_like(holding)
+    # "train" may well be a class of vehicles; "test" and "masks" beside one other folder hardly are classes,
+    # nor are "train2017" or parts with a number.
+    odd = [
+        name
+        for name in holding
+        if exact_split_of(name) in ("test", "other") or is_helper(name) or is_numbered_part(name)
+    ]
     if not unlike or {"train", "test"} <= exact or (odd and len(unlike) < 2):
         return (
             f"{shown(base.path)}: {_listed(map(shown, holding))} are names of splits or helpers and no "
