@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from clipdrift.data.class_folders import FolderClasses
+from clipdrift.data.class_folders import FolderClasses, classes_in, mostly_alike
 from clipdrift.data.errors import DataError
 from clipdrift.data.folder_words import (
     class_like,
     exact_split_of,
     is_helper,
+    is_mask,
     is_numbered_part,
     is_split,
     split_of,
 )
 from clipdrift.data.images import shown
+from clipdrift.data.masks import images_of
 from clipdrift.data.tree import Folder
-
-_DATE = re.compile(r"(19|20)\d\d([-_.]?\d\d){0,2}")
 
 
 def descended(tree: Folder, notes: list[str], named: Mapping[str, str]) -> Folder:
@@ -27,7 +26,11 @@ def descended(tree: Folder, notes: list[str], named: Mapping[str, str]) -> Folde
     while not base.images:
         holding = [child for child in base.folders.values() if child.holds_images]
         if len(holding) > 1:  # images beside annotations: helpers that hold no classes are no obstacle
-            holding = [child for child in holding if not is_helper(child.name) or _holds_folders(child)]
+            holding = [
+                child
+                for child in holding
+                if not is_helper(child.name) or (_holds_folders(child) and not is_mask(child.name))
+            ]
             helpers = [
                 child for child in base.folders.values() if child.holds_images and is_helper(child.name)
             ]
@@ -35,12 +38,8 @@ def descended(tree: Folder, notes: list[str], named: Mapping[str, str]) -> Folde
                 break
         if len(holding) != 1 or is_split(holding[0].name) or holding[0].name in named.values():
             break
-        inner = [name for name, child in holding[0].folders.items() if child.holds_images]
-        if (
-            holding[0].images
-            or not inner
-            or (not is_helper(holding[0].name) and all(map(_says_nothing, inner)))
-        ):
+        inner = _holds_folders(holding[0]) if is_helper(holding[0].name) else bool(classes_in(holding[0]))
+        if holding[0].images or not inner:
             break
         base = holding[0]
     if base is not tree:
@@ -149,7 +148,7 @@ def splits_inside(base: Folder, notes: list[str]) -> dict[str, FolderClasses] | 
     for part in ("train", "test"):
         folders = {
             child.name: [
-                path for name, f in child.folders.items() if split_of(name) == part for path in f.below
+                path for name, f in child.folders.items() if split_of(name) == part for path in images_of(f)
             ]
             for child in classes
         }
@@ -160,24 +159,20 @@ def splits_inside(base: Folder, notes: list[str]) -> dict[str, FolderClasses] | 
 def refuse_two_levels(base: Folder, classes: int | None) -> None:
     """Refuse two levels of folders of which either may name the classes, unless their number tells."""
     holding = [child for child in base.folders.values() if child.holds_images]
-    inner = [
-        {name for name, folder in child.folders.items() if folder.holds_images and not _says_nothing(name)}
-        for child in holding
-    ]
-    if len(holding) < 2 or any(child.images for child in holding) or len(inner[0]) < 2:
+    if len(holding) < 2 or any(child.images for child in holding):
         return
-    if any(one != inner[0] for one in inner) or (classes == len(holding) != len(inner[0])):
+    inner = [classes_in(child) for child in holding]
+    shared = set.intersection(*(set(one) for one in inner))
+    everywhere = set().union(*inner)
+    if not mostly_alike(shared, everywhere) or (classes == len(holding) != len(everywhere)):
         return
+    alone = next(iter(inner[0].values())).path.parent
     raise DataError(
         f"{shown(base.path)}: each of {_listed(shown(c.name) for c in holding)} holds "
-        f"{_listed(map(shown, inner[0]))}; which of the two levels names the classes is not clear: give "
-        "`classes` for the upper level, name splits with `train_split` and `test_split`, or leave one level"
+        f"{_listed(map(shown, shared))}; which of the two levels names the classes is not clear: give "
+        f"{shown(alone)} alone if they are the classes, else `classes` for the upper level; or name splits "
+        "with `train_split` and `test_split`"
     )
-
-
-def _says_nothing(name: str) -> bool:
-    """Whether a folder's name is a year or a date, or what kind of files it holds."""
-    return _DATE.fullmatch(name) is not None or is_helper(name)
 
 
 def _listed(names: Iterable[str], most: int = 12) -> str:

@@ -49,11 +49,14 @@ _OTHER_SPLITS = _words(
 )
 _SHORT = {"tr", "te"}
 _JOINED = (_TRAIN | _TEST | {"val", "valid", "validation", "dev", "eval"}) - _SHORT
-_HELPERS = _words(
-    "image images img imgs picture pictures pic pics photo photos jpeg jpegs jpegimages jpg png pngs mask "
-    "masks label labels annotation annotations anno annos annot gt groundtruth ground_truth segmentation "
-    "segmentations seg bbox bboxes boxes xml json txt csv meta metadata caption captions data dataset raw "
-    "processed original originals resized crop crops cropped thumb thumbs thumbnails sample samples"
+_MASKS = _words(
+    "mask masks label labels annotation annotations anno annos annot gt groundtruth ground_truth seg "
+    "segmentation segmentations trimap trimaps"
+)
+_HELPERS = _MASKS | _words(
+    "image images img imgs picture pictures pic pics photo photos jpeg jpegs jpegimages jpg png pngs bbox "
+    "bboxes boxes xml json txt csv meta metadata caption captions data dataset raw processed original "
+    "originals resized crop crops cropped thumb thumbs thumbnails sample samples"
 )
 _NUMBERED_HELPERS = _words(
     "image images img imgs picture pictures pic pics photo photos jpegimages data dataset"
@@ -63,6 +66,7 @@ _FOLDS = ("fold", "split", "partition", "subset", "set")
 _PART = re.compile(rf"(.*[ _.-])?({'|'.join((*_PIECES, *_FOLDS))})[ _-]?(?:[0-9]+|[a-d])")
 """A part with its number, whatever stands before it: ``fold1``, ``HAM10000_images_part_2``."""
 _NUMBER = re.compile(r"[ _-]?[0-9]+$")
+_MASK = re.compile(rf"(.+)[ _.-](?:{'|'.join(sorted(_MASKS))})(?:[ _-]?[0-9]+)?", re.IGNORECASE)
 
 
 def is_system(name: str) -> bool:
@@ -118,6 +122,17 @@ def is_helper(name: str) -> bool:
     """Whether a folder's name says what kind of files it holds (``images``, ``masks``), and no class."""
     word = name.lower()
     return word in _HELPERS or _NUMBER.sub("", word) in _NUMBERED_HELPERS
+
+
+def is_mask(name: str) -> bool:
+    """Whether a folder's name says that its images are drawn over others: masks, segmentations."""
+    return name.lower() in _MASKS
+
+
+def without_mask(stem: str) -> str | None:
+    """The file that a mask is of, by names as ``x_mask`` or ``x_mask_1``; ``None`` for other names."""
+    match = _MASK.fullmatch(stem)
+    return match[1] if match else None
 
 
 def is_piece(name: str) -> bool:

@@ -24,6 +24,7 @@ from clipdrift.data.folder_layouts import (
 )
 from clipdrift.data.folder_words import is_helper, is_split, split_of
 from clipdrift.data.images import Files, ImageSet, image_set, shown
+from clipdrift.data.masks import images_of, masks_in
 from clipdrift.data.tree import Folder, PassedOver, passed_notes, passed_over, passed_text, read_tree
 
 
@@ -86,14 +87,15 @@ def open_folder(
             return _from_tables(tree, labelled, parts, splits, named, notes)
         found = {part: class_folders(folder, notes) for part, folder in folders.items()}
         others = [f for name, f in base.folders.items() if split_of(name) in {"train", "test"} - set(parts)]
-        return _joined(tree, splits, found, notes, (path for folder in others for path in folder.below))
+        known = (path for f in others for child in f.folders.values() for path in images_of(child))
+        return _joined(tree, splits, found, notes, known)
     if (doubt := no_classes(base)) is not None:
         if labelled := find_labels(tree, label_column):
             return _from_tables(tree, labelled, parts, splits, named, notes)
         raise DataError(doubt)
+    refuse_two_levels(base, classes)
     if (swapped := splits_inside(base, notes)) is not None:
         return _joined(tree, splits, {part: swapped[part] for part in parts}, notes, _all(swapped))
-    refuse_two_levels(base, classes)
     one = class_folders(base, notes)
     if base.images:
         notes.append(
@@ -104,14 +106,16 @@ def open_folder(
 
 
 def all_images(tree: Folder) -> ImageSet:
-    """Every image below a folder, without classes (all labels are 0), in natural order of their paths.
+    """Every image below a folder but masks, without classes (all labels are 0), in natural order of paths.
 
     Raises:
         DataError: No image in it.
     """
-    if not tree.holds_images:
+    masks = masks_in(tree)
+    paths = tuple(path for path in tree.below if path not in masks)
+    if not paths:
         raise DataError(_nothing(tree))
-    return image_set(np.zeros(len(tree.below)), Files(tree.below))
+    return image_set(np.zeros(len(paths)), Files(paths))
 
 
 def class_level(root: Path, paths: Sequence[Path]) -> list[str]:
