@@ -144,6 +144,46 @@ def test_two_levels_that_could_both_be_classes_are_refused(tmp_path: Path, names
         opened(put(tmp_path, *names))
 
 
+CUB = ("001.Albatross", "002.Cardinal")
+
+
+@pytest.mark.parametrize("top", ["", "CUB_200_2011/"])
+def test_cub_as_unpacked(tmp_path: Path, top: str) -> None:
+    """Class folders among much else, divided by the set's own list."""
+    put(tmp_path, *(f"{top}images/{name}/{name}_{{}}.png*5" for name in CUB))
+    files = [f"{name}/{name}_{i}.png" for name in CUB for i in range(5)]
+    write(tmp_path / top / "images.txt", "".join(f"{i} {file}\n" for i, file in enumerate(files, 1)))
+    write(tmp_path / top / "train_test_split.txt", "".join(f"{i} {i % 2}\n" for i in range(1, 11)))
+    for name in ("classes.txt", "image_class_labels.txt", "parts/parts.txt", "attributes/attributes.txt"):
+        write(tmp_path / top / name, "1 x\n")
+    write(tmp_path / "attributes.txt")
+    source = opened(tmp_path)
+    assert source.classes == ("Albatross", "Cardinal")
+    assert source.test is not None
+    assert [Path(source.test.where(i)).name for i in range(5)] == [
+        Path(file).name for i, file in enumerate(files, 1) if i % 2 == 0
+    ]
+    assert said(source.notes, "divided as train_test_split.txt says")
+    assert sum(one.count for one in source.passed) == 5
+    put(tmp_path, f"{top}images/{CUB[0]}/more.png")
+    source = opened(tmp_path)
+    assert said(source.notes, "train_test_split.txt does not name all images")
+    assert source.test is not None
+    assert len(source.test) == 2
+
+
+def test_lists_of_splits_that_are_not_used_are_said(tmp_path: Path) -> None:
+    """As DTD's: ten divisions, of which none is the set's own."""
+    put(tmp_path, "dtd/images/banded/{}.png*5", "dtd/images/dotted/{}.png*5")
+    for name in ("train1.txt", "test1.txt", "test2.txt", "labels_joint_anno.txt"):
+        write(tmp_path / "dtd" / "labels" / name, "banded/0.png\n")
+    write(tmp_path / "dtd" / "imdb" / "imdb.mat")
+    source = opened(tmp_path)
+    assert source.classes == ("banded", "dotted")
+    assert said(source.notes, "lists of splits (dtd/labels/test1.txt, dtd/labels/test2.txt) are not used")
+    assert sum(one.count for one in source.passed) == 5
+
+
 def test_one_of_several_domains_is_named_to_be_given_alone(tmp_path: Path) -> None:
     for domain in ("amazon", "dslr"):
         put(tmp_path, f"{domain}/images/cat/{{}}.png*3", f"{domain}/images/dog/{{}}.png*3")

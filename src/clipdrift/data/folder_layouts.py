@@ -127,6 +127,12 @@ def no_classes(base: Folder) -> str | None:
     return None
 
 
+def only_folder(base: Folder) -> Folder | None:
+    """The folder that holds all the images, where one alone does: hardly a class."""
+    holding = [child for child in base.folders.values() if child.holds_images]
+    return holding[0] if len(holding) == 1 else None
+
+
 def splits_inside(base: Folder, notes: list[str]) -> dict[str, FolderClasses] | None:
     """Classes that are divided into splits themselves (``cat/train``, ``cat/test``), by part."""
     classes = [child for child in base.folders.values() if child.holds_images]

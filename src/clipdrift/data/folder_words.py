@@ -113,6 +113,11 @@ def _joined_split_of(name: str) -> Part | None:
     return None
 
 
+def words_of(stem: str) -> list[str]:
+    """The words of a file's name, in lower case, without numbers and punctuation."""
+    return re.findall("[a-z]+", stem.lower())
+
+
 def is_split(name: str) -> bool:
     """Whether a folder's name stands for a split."""
     return split_of(name) is not None
