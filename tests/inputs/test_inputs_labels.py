@@ -195,12 +195,9 @@ def test_one_table_and_one_folder_of_images(tmp_path: Path, place: str, folder: 
 @pytest.mark.parametrize("names", ["{}.png*6", "birds/{}.png*6", "images/{}.png*6", "x/images/{}.png*6"])
 def test_columns_are_listed_where_none_has_labels(tmp_path: Path, names: str) -> None:
     put(tmp_path, names)
-    write(
-        tmp_path / "HAM_metadata.csv", lines("image_id,dx,age", *(f"{i},{'ab'[i % 2]},4" for i in range(6)))
-    )
-    told = (
-        r"HAM_metadata.csv has the columns image_id, dx, age: name the column of labels with `label_column`"
-    )
+    table = lines("image_id,dx,age", *(f"{i},{'ab'[i % 2]},4" for i in range(6)))
+    write(tmp_path / "HAM_metadata.csv", table)
+    told = "HAM_metadata.csv has the columns image_id, dx, age: name the column of labels with `label_column`"
     with pytest.raises(DataError, match=told) as error:
         opened(tmp_path)
     assert "\n" not in str(error.value)

@@ -64,11 +64,10 @@ def _divided(
 def _pairs(file: Path) -> dict[str, str] | None:
     """What stands after the first word of each line, by that word."""
     try:
-        lines = [
-            line.split(None, 1) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()
-        ]
+        text = file.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
+    lines = [line.split(None, 1) for line in text.splitlines() if line.strip()]
     if any(len(line) != 2 for line in lines) or len({line[0] for line in lines}) != len(lines):
         return None
     return {key: value.strip() for key, value in lines}
@@ -76,12 +75,8 @@ def _pairs(file: Path) -> dict[str, str] | None:
 
 def _lists(tree: Folder, base: Folder) -> Iterator[Path]:
     """Text files outside the class folders that are called after the test split."""
-    inside = [
-        tree,
-        *tree.folders.values(),
-        *(f for one in tree.folders.values() for f in one.folders.values()),
-    ]
-    for folder in inside:
+    children = list(tree.folders.values())
+    for folder in (tree, *children, *(f for child in children for f in child.folders.values())):
         if folder.path == base.path or base.path not in folder.path.parents:
             for path in folder.others:
                 if path.suffix.lower() in (".txt", ".lst", ".json") and "test" in {

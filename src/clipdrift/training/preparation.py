@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,8 +13,9 @@ from clipdrift.config import ConfigError, DataConfig, DataSet, ModelConfig, RunC
 from clipdrift.data.deck import Deck
 from clipdrift.data.errors import DataError
 from clipdrift.data.images import ImageSet
-from clipdrift.data.pixels import load_pixels
+from clipdrift.data.pixels import Pixels, load_pixels
 from clipdrift.data.preprocess import Preprocess
+from clipdrift.data.repeats import repeats_note
 from clipdrift.data.sources import Source, fingerprint_path, open_source
 from clipdrift.data.splits import balanced, divide
 from clipdrift.data.worlds import WORLDS
@@ -138,7 +139,13 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
     source, wanted = _divided(config.data, clip.image_size)
     for note in source.notes:
         reporter.note(note)
-    decks = {purpose: factory.deck(images, f"{source.name} {purpose}") for purpose, images in wanted.items()}
+    pixels = {
+        purpose: factory.pixels(images, f"{source.name} {purpose}") for purpose, images in wanted.items()
+    }
+    if note := repeats_note(source.name, pixels["train"], pixels["test"], wanted["test"]):
+        reporter.note(note)
+        source = replace(source, notes=(*source.notes, note))
+    decks = {purpose: factory.deck_of(decoded) for purpose, decoded in pixels.items()}
     transfer = {}
     for spec in config.data.transfer:
         opened = open_source(spec, image_size=clip.image_size, parts=("test",))
@@ -220,8 +227,11 @@ class DeckFactory:
     skip_bad: bool = False
 
     def deck(self, images: ImageSet, title: str) -> tuple[Deck, ImageCounts]:
+        return self.deck_of(self.pixels(images, title))
+
+    def pixels(self, images: ImageSet, title: str) -> Pixels:
         self.reporter.stage(f"decoding {title}")
-        pixels = load_pixels(
+        return load_pixels(
             images,
             self.preprocess,
             self.cache / "pixels",
@@ -229,6 +239,8 @@ class DeckFactory:
             progress=self.reporter.advance,
             warn=self.reporter.warn,
         )
+
+    def deck_of(self, pixels: Pixels) -> tuple[Deck, ImageCounts]:
         deck = Deck.of(pixels, self.preprocess, self.device)
         return deck, ImageCounts(count=len(deck), fingerprint=pixels.fingerprint[:16], bad=pixels.bad)
 
