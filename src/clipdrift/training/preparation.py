@@ -142,9 +142,9 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
     pixels = {
         purpose: factory.pixels(images, f"{source.name} {purpose}") for purpose, images in wanted.items()
     }
-    if note := repeats_note(source.name, pixels["train"], pixels["test"], wanted["test"]):
-        reporter.note(note)
-        source = replace(source, notes=(*source.notes, note))
+    if repeats := repeats_note(source.name, pixels["train"], pixels["test"], wanted["test"]):
+        reporter.note(repeats)
+        source = replace(source, notes=(*source.notes, repeats))
     decks = {purpose: factory.deck_of(decoded) for purpose, decoded in pixels.items()}
     transfer = {}
     for spec in config.data.transfer:
