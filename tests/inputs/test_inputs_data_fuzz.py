@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from searching import RANDOM, say, spend
 
 from clipdrift.config.models import DataSet
+from clipdrift.data.catalog import readable
 from clipdrift.data.errors import DataError
 from clipdrift.data.sources import open_source
 from clipdrift.errors import ClipdriftError
@@ -24,7 +25,7 @@ from clipdrift.reporting.tables import questions_tables
 from clipdrift.study.tables import Tables
 from small_runs import toml
 
-NO_CLASSES = {name.lower() for name in (*SPLITS, *HELPERS)}
+NO_CLASSES = {form.lower() for name in (*SPLITS, *HELPERS) for form in (name, readable(name))}
 COMMANDS = ("compare", "page", "transfer", "train", "train", "interpolate")
 
 
@@ -68,6 +69,8 @@ def check_folder(parts: list[Part], command: str, model: Path, other: Path) -> N
             for images in (source.train, source.test):
                 assert images is not None
                 images.fingerprint()
+                read = {images.where(i) for i in range(len(images))}
+                assert not {name.replace("_mask.png", ".png") for name in read if "_mask" in name} & read
         place = folder.parent
         common = ("--cache", place / "cache", "--skip-bad-images")
         if command == "compare":

@@ -13,7 +13,7 @@ import numpy as np
 
 from clipdrift.data.errors import DataError
 from clipdrift.data.folder_words import (
-    class_like,
+    are_no_classes,
     exact_split_of,
     is_helper,
     is_numbered_part,
@@ -68,7 +68,7 @@ def class_folders(folder: Folder, notes: list[str]) -> FolderClasses:
         raise DataError(
             f"{shown(folder.path)}: no class folders in it; images belong in {folder.name}/<class>/{hint}"
         )
-    if not class_like(holding):
+    if are_no_classes(holding):
         raise DataError(
             f"{shown(folder.path)}: {', '.join(map(shown, holding))} are names of helpers or splits and no "
             f"classes; images belong in {folder.name}/<class>/"

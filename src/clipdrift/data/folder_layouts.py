@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from clipdrift.data.class_folders import FolderClasses, classes_in, mostly_alike
 from clipdrift.data.errors import DataError
 from clipdrift.data.folder_words import (
+    are_no_classes,
     class_like,
     exact_split_of,
     is_helper,
     is_mask,
-    is_numbered_part,
     is_split,
     split_of,
 )
@@ -109,16 +109,7 @@ def no_classes(base: Folder) -> str | None:
             f"{shown(base.path)}: {len(base.images)} images without class folders, and no table of their "
             "labels; put them in <class>/ or add metadata.csv with the columns file_name,label"
         )
-    exact = {exact_split_of(name) for name in holding} - {None}
-    unlike = class_like(holding)
-    # "train" may well be a class of vehicles; "test" and "masks" beside one other folder hardly are classes,
-    # nor are "train2017" or parts with a number.
-    odd = [
-        name
-        for name in holding
-        if exact_split_of(name) in ("test", "other") or is_helper(name) or is_numbered_part(name)
-    ]
-    if not unlike or {"train", "test"} <= exact or (odd and len(unlike) < 2):
+    if are_no_classes(holding):
         return (
             f"{shown(base.path)}: {_listed(map(shown, holding))} are names of splits or helpers and no "
             "classes, and no table of labels was found; put images in <split>/<class>/ or <class>/, or add "

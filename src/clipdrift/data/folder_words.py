@@ -162,6 +162,19 @@ def class_like(names: Iterable[str]) -> list[str]:
     ]
 
 
+def are_no_classes(names: Iterable[str]) -> bool:
+    """Whether folders side by side are splits, parts or helpers, though one of them could be a class.
+
+    "train" may well be a class of vehicles; "test", "masks", "train2017" or a part with its number beside
+    one other folder hardly are classes.
+    """
+    listed = list(names)
+    like = class_like(listed)
+    exact = {name: exact_split_of(name) for name in listed}
+    odd = any(exact[n] in ("test", "other") or is_helper(n) or is_numbered_part(n) for n in listed)
+    return not like or {"train", "test"} <= set(exact.values()) or (odd and len(like) < 2)
+
+
 def _series(name: str) -> tuple[str, str] | None:
     """What a part's name is without its number."""
     match = _PART.fullmatch(name.lower())
