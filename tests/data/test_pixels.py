@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -279,3 +280,20 @@ def test_real_images_equal_transformers(shared_data: Path, tmp_path: Path, name:
         assert isinstance(data, bytes)
         want = expected(decode(data, images.where(i)), {})
         assert np.abs(pixels.data[i].astype(np.int64) - want).max() <= 1
+
+
+def test_each_picture_has_a_digest(folder_set: Callable[..., ImageSet], tmp_path: Path) -> None:
+    """Equal where pixels are, kept beside them, and taken again where a cache has none."""
+    contents = sound(4)
+    images = folder_set([*contents, contents[1], contents[2][:40]])
+    pixels, _ = reload(images, tmp_path / "cache", skip_bad=True)
+    assert len(pixels.digests) == len(pixels) == 5
+    assert pixels.digests[4] == pixels.digests[1]
+    assert len(set(pixels.digests.tolist())) == 4
+    (sidecar,) = (tmp_path / "cache").glob("*.json")
+    note = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps({key: value for key, value in note.items() if key != "digests"}))
+    again, decoded = reload(images, tmp_path / "cache", skip_bad=True)
+    assert not decoded
+    assert np.array_equal(again.digests, pixels.digests)
+    assert json.loads(sidecar.read_text()) == note

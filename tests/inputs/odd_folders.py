@@ -25,8 +25,13 @@ SPLITS = (
     "seg_test",
     "fold1",
     "fold2",
+    "test1",
+    "train2017",
+    "val2017",
+    "x_part_1",
+    "x_part_2",
 )
-HELPERS = ("images", "masks", "labels", "annotations", "JPEGImages", "data")
+HELPERS = ("images", "masks", "labels", "annotations", "JPEGImages", "data", "images_001", "ground_truth")
 """Names that are never all of a class list."""
 
 _CLASSES = (
@@ -55,6 +60,7 @@ _FILES: dict[str, Callable[[int], bytes]] = {
     "{}.png": picture,
     "{}.JPG": lambda i: picture(i, "JPEG"),
     "{}.jpeg": picture,
+    "{}_mask.png": picture,
     "{}": picture,
     "{}.gif": lambda i: picture(i, "GIF"),
     "{}.heic": picture,
@@ -93,12 +99,24 @@ GROUPS = st.builds(
     st.integers(0, 7),
 )
 
-_CELLS = st.sampled_from(["red", "blue", "", "0", "1", "nan", "caf\u00e9", '"', "a;b", "[1]", "\x85"])
+_CELLS = st.sampled_from(
+    ["red", "blue", "", "0", "1", "nan", "caf\u00e9", '"', "a;b", "[1]", "\x85", "1,0", "0,1"]
+)
 _NAMES = st.sampled_from(
     [*(f"{i}.png" for i in range(8)), "gone.png", ".\\0.png", "train/0.png", "cat/1.png", "", "1"]
 )
 _HEADERS = st.sampled_from(
-    ["file_name,label", "file_name,text", "id,breed", "image;caption", "label", "a,b,c", "", "x|y"]
+    [
+        "file_name,label",
+        "file_name,text",
+        "file_name,MEL,NV",
+        "id,breed",
+        "image;caption",
+        "label",
+        "a,b,c",
+        "",
+        "x|y",
+    ]
 )
 _ENCODINGS = st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1", "utf-32"])
 
@@ -130,8 +148,9 @@ class TableFile:
 TABLES = st.builds(
     TableFile,
     st.lists(FOLDERS, max_size=1).map(tuple),
-    st.sampled_from(["metadata.csv", "metadata.jsonl", "metadata.tsv", "labels.csv", "train.csv",
-                     "captions.txt", "results.csv", "metadata.parquet"]),
+    st.sampled_from(["metadata.csv", "metadata.jsonl", "metadata.tsv", "labels.csv", "train.csv", "test.csv",
+                     "birds.csv", "images.txt", "train_test_split.txt", "captions.txt", "results.csv",
+                     "metadata.parquet"]),
     _HEADERS,
     st.lists(st.tuples(_NAMES, _CELLS), max_size=10).map(tuple),
     _ENCODINGS,
@@ -203,19 +222,22 @@ def write_parts(root: Path, parts: list[Part]) -> Path:
 
 _ABOVE = (
     (), (), ("train", "test"), ("Training", "Testing"), ("train", "val", "test"), ("images",),
-    ("images", "masks"), ("pets",), ("fold1", "fold2"),
+    ("images", "masks"), ("pets",), ("fold1", "fold2"), ("train", "test1"), ("train2017", "val2017"),
+    ("x_part_1", "x_part_2"), ("images_001", "images_002"), ("amazon", "dslr"), ("", "pets"),
+    ("amazon/images", "dslr/images"),
 )  # fmt: skip
 _LEVELS = (
     ("cat", "dog"), ("cat", "dog"), ("0", "1", "10", "2"), ("001.cat", "002.dog"), ("cat", "Cat"),
     ("train", "boat"), (), ("n01440764", "n01443537"),
 )  # fmt: skip
+_BELOW = ((), (), (), ("images",), ("images", "masks"), ("2020", "2021"), ("train", "test"))
 
 
 @st.composite
 def laid_out(draw: st.DrawFn) -> list[Part]:
     """A folder whose pictures lie alike in a few places: what people mostly have, with an oddity in it."""
     above, classes = draw(st.sampled_from(_ABOVE)), draw(st.sampled_from(_LEVELS))
-    below = draw(st.sampled_from([(), (), (), ("images",), ("2020", "2021"), ("train", "test")]))
+    below = draw(st.sampled_from(_BELOW))
     count = draw(st.sampled_from([1, 4, 8]))
     places = [
         tuple(part for part in (a, c, b) if part)

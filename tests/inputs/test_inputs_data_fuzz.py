@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from searching import RANDOM, say, spend
 
 from clipdrift.config.named import DataSet
+from clipdrift.data.catalog import readable
 from clipdrift.data.errors import DataError
 from clipdrift.data.pairs import open_pairs
 from clipdrift.data.sources import open_source
@@ -25,7 +26,7 @@ from clipdrift.reporting.tables import questions_tables
 from clipdrift.study.tables import Tables
 from small_runs import toml
 
-NO_CLASSES = {name.lower() for name in (*SPLITS, *HELPERS)}
+NO_CLASSES = {form.lower() for name in (*SPLITS, *HELPERS) for form in (name, readable(name))}
 COMMANDS = ("compare", "page", "transfer", "train", "train", "interpolate")
 
 
@@ -69,6 +70,8 @@ def check_folder(parts: list[Part], command: str, model: Path, other: Path) -> N
             for images in (source.train, source.test):
                 assert images is not None
                 images.fingerprint()
+                read = {images.where(i) for i in range(len(images))}
+                assert not {name.replace("_mask.png", ".png") for name in read if "_mask" in name} & read
         with contextlib.suppress(DataError):
             assert all(open_pairs(DataSet(name="given", path=str(folder))).captions)
         place = folder.parent

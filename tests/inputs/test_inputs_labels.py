@@ -116,6 +116,102 @@ def test_kaggle_where_only_train_has_labels(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
+def lines(header: str, *rows: str) -> str:
+    return "\n".join([header, *rows]) + "\n"
+
+
+def test_a_labelled_test_table_is_the_test_part(tmp_path: Path) -> None:
+    """Beside ``train.csv``, whether or not folders divide the images."""
+    put(tmp_path, "photos/{}.png*18")
+    write(tmp_path / "train.csv", csv(rows(12), "image,label"))
+    write(tmp_path / "test.csv", csv(rows(6, 12), "image,label"))
+    source = opened(tmp_path)
+    check(source, 18)
+    assert source.test is not None
+    assert sorted(int(Path(source.test.where(i)).stem) for i in range(6)) == list(range(12, 18))
+    assert source.passed == ()
+    write(tmp_path / "test.csv", lines("image", *(f"{i}.png" for i in range(12, 18))))  # without labels
+    source = opened(tmp_path)
+    check(source, 12)
+    assert [(one.ending, one.count) for one in source.passed] == [(".csv", 1), (".png (images)", 6)]
+    write(tmp_path / "test.csv", lines("image,width", *(f"{i}.png,8" for i in range(12, 18))))
+    check(opened(tmp_path), 12)
+    write(tmp_path / "test.csv", lines("image,label", "elsewhere.png,red"))
+    source = opened(tmp_path)
+    check(source, 12)
+    assert said(source.notes, "1 of 1 rows name images that are not there")
+
+
+def test_images_that_no_split_has_are_counted(tmp_path: Path) -> None:
+    put(tmp_path, "train/{}.png*6", "test/{}.png*3", "{}_more.png*4")
+    table = [(f"train/{n}", c) for n, c in rows(6)] + [(f"test/{n}", c) for n, c in rows(3)]
+    write(tmp_path / "metadata.csv", csv(table + [(f"{i}_more.png", "red") for i in range(4)]))
+    source = opened(tmp_path)
+    check(source, 9)
+    assert [(one.place, one.count) for one in source.passed] == [(".", 4)]
+    assert said(source.notes, "4 labelled images tell no split, beside those that do")
+
+
+ONE_HOT = [f"{i},{','.join('1.0' if j == i % 3 else '0.0' for j in range(3))},0.0" for i in range(12)]
+
+
+def test_one_column_for_each_class(tmp_path: Path) -> None:
+    """As ISIC's: names of columns are the classes; one that is nowhere one is no class."""
+    put(tmp_path, "ISIC_Training_Input/{}.png*12")
+    file = write(tmp_path / "ISIC_Training_GroundTruth.csv", lines("image,red,green,blue,UNK", *ONE_HOT))
+    source = opened(tmp_path)
+    check(source, 12)
+    assert said(source.notes, "the columns red, green, blue, UNK are read as classes")
+    assert said(source.notes, "no image is UNK")
+    file.write_text(file.read_text().replace(".0", ""))
+    check(opened(tmp_path), 12)
+
+
+@pytest.mark.parametrize(("row", "count"), [("7,1.0,0.0,1.0,0.0", "2"), ("7,0.0,0.0,0.0,0.0", "no")])
+def test_several_classes_an_image_are_refused(tmp_path: Path, row: str, count: str) -> None:
+    put(tmp_path, "{}.png*12")
+    table = [*ONE_HOT[:7], row, *ONE_HOT[8:]]
+    write(tmp_path / "labels.csv", lines("image,red,green,blue,UNK", *table))
+    with pytest.raises(DataError, match=f"the row of 7 has {count} ones in red, .* not supported") as error:
+        opened(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+PLACES = ("labels.csv", "birds.csv", "data/labels.csv", "set/labels.csv", "annotations/labels.csv")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("folder", ["photos of birds", "images"])
+def test_one_table_and_one_folder_of_images(tmp_path: Path, place: str, folder: str) -> None:
+    """At the root, or both one level below it, or the table alone."""
+    top = place.split("/")[0] + "/" if place.startswith(("data", "set")) else ""
+    put(tmp_path, f"{top}{folder}/{{}}.png*12")
+    write(tmp_path / place, csv(rows(12)))
+    source = opened(tmp_path)
+    check(source, 12)
+    assert source.passed == ()
+
+
+@pytest.mark.parametrize("names", ["{}.png*6", "birds/{}.png*6", "images/{}.png*6", "x/images/{}.png*6"])
+def test_columns_are_listed_where_none_has_labels(tmp_path: Path, names: str) -> None:
+    put(tmp_path, names)
+    table = lines("image_id,dx,age", *(f"{i},{'ab'[i % 2]},4" for i in range(6)))
+    write(tmp_path / "HAM_metadata.csv", table)
+    told = "HAM_metadata.csv has the columns image_id, dx, age: name the column of labels with `label_column`"
+    with pytest.raises(DataError, match=told) as error:
+        opened(tmp_path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match=r"no table with a column 'hue' of labels; " + told):
+        opened(tmp_path, label_column="hue")
+    assert opened(tmp_path, label_column="dx").classes == ("a", "b")
+
+
+def test_a_named_column_of_no_table_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "cat/{}.png*3", "dog/{}.png*3")
+    with pytest.raises(DataError, match="no table with a column 'hue' of labels; there is no table in it"):
+        opened(tmp_path, label_column="hue")
+
+
 def test_the_column_may_be_named(tmp_path: Path) -> None:
     """And then goes before class folders."""
     put(tmp_path, "a/{}.png*6", "b/{}.png*6")
@@ -123,6 +219,15 @@ def test_the_column_may_be_named(tmp_path: Path) -> None:
     write(tmp_path / "metadata.csv", "file_name,hue\n" + "\n".join(lines))
     assert opened(tmp_path).classes == ("a", "b")
     assert opened(tmp_path, label_column="hue").classes == ("blue", "green", "red")
+
+
+def test_parts_of_an_archive_are_no_splits(tmp_path: Path) -> None:
+    """Images of all of them are labelled by the table, though its rows name no folder."""
+    for part in range(2):
+        for i in range(6 * part, 6 * part + 6):
+            put(tmp_path, f"x_images_part_{part + 1}/{i}.png")
+    write(tmp_path / "labels.csv", csv([(n.removesuffix(".png"), c) for n, c in rows(12)], "image_id,label"))
+    check(opened(tmp_path), 12)
 
 
 def test_captions_are_no_labels(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPForImageClassification, CLIPModel
@@ -17,6 +18,7 @@ from transformers import CLIPForImageClassification, CLIPModel
 import clipdrift.cli
 from clipdrift.adapt.saved import load_head
 from clipdrift.cli import main
+from clipdrift.comparison.models import open_model
 from clipdrift.comparison.pairs import open_pair
 from clipdrift.errors import ClipdriftError
 from clipdrift.model.clip import BrokenWeightsError, ModelError, load
@@ -202,6 +204,19 @@ def test_a_byte_order_mark_is_skipped(folder: Path, encoding: str) -> None:
     assert sum("a byte order mark before config.json was skipped" in note for note in found.notes) == 1
     (folder / "preprocessor_config.json").write_text("{")
     assert str(folder) in refused(folder)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_before_an_adapters_settings(folder: Path, tmp_path: Path, encoding: str) -> None:
+    """Skipped and said, by whoever puts the adapter on its model."""
+    adapter = tmp_path / "adapter"
+    get_peft_model(load(folder).model, LoraConfig(target_modules=["q_proj"])).save_pretrained(adapter)
+    file = adapter / "adapter_config.json"
+    file.write_text(file.read_text(encoding="utf-8"), encoding=encoding)
+    opened = open_model(str(adapter), open_model(str(folder)))
+    assert opened.clip is not None
+    notes = opened.clip.notes
+    assert any("a byte order mark before adapter_config.json was skipped" in note for note in notes)
 
 
 # --- what is left

@@ -28,6 +28,9 @@ from clipdrift.model.zero_shot import class_features
     (("2_door_car", "4_door_car"), None),  # nothing would tell them apart
     (("737-200", "747-300"), None),  # nothing readable would be left
     (("n01440764", "n01443537"), None),
+    (("001.ak47", "002.bat", "003.boat"), ("ak47", "bat", "boat")),  # one of them is like a code
+    (("1_c0", "2_c1", "3_c2"), None),
+    (("0_3-4", "1_5-6"), None),
 ])  # fmt: skip
 def test_numbers_before_all_names_are_left_out(names: tuple[str, ...], left: tuple[str, ...] | None) -> None:
     assert without_codes(names) == left

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from odd_inputs import put, write
+from odd_inputs import picture, put, write
 
 from clipdrift.cli import main
 from clipdrift.comparison import read_comparison
@@ -57,6 +57,33 @@ def test_train(folder: Path, tiny_clip_dir: Path, tmp_path: Path, capsys: pytest
         assert ("001.cat", ".heic", 3) in facts.passed
     assert CHANCE in record.transfer["photos"].notes[-1]
     assert "not measurable" in out
+
+
+def test_test_images_that_are_training_images(
+    tiny_clip_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of the same bytes and of the same pixels are said and recorded, and nothing is refused."""
+    root = tmp_path / "photos"
+    for split, first in (("train", 0), ("test", 20)):
+        for i in range(first, first + 12):
+            write(root / split / ("cat", "dog")[i % 2] / f"{i}.png", picture(i))
+    places = ("--out", tmp_path / "runs", "--cache", tmp_path / "cache")
+    words = [f"model={tiny_clip_dir}", f"data.target={root}", "data.transfer=[]", "method=linear_probe"]
+    words += ["optim.epochs=1", "data.probe_per_class=2", "data.validation_per_class=1"]
+    options = [word for text in words for word in ("--set", text)]
+    assert "training images too" not in out_of(capsys, "train", *options, *places)
+    for i in range(12):  # some of them train, some are validation or probe images
+        write(root / "test" / ("cat", "dog")[i % 2] / f"again{i}.png", picture(i))
+    write(root / "test" / "cat" / "again0.png", picture(0, "BMP"))
+    out = out_of(capsys, "train", *options, *places)
+    (record,) = [
+        found
+        for path in (tmp_path / "runs").glob("*/record.json")
+        if (found := read_record(path)).target.images["test"].count == 24
+    ]
+    count = record.target.images["train"].count
+    assert out.count(f"{count} of 24 test images are training images too") == 1
+    assert any("test images are training images too" in note for note in record.target.notes)
 
 
 def test_compare(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from clipdrift.config import ModelConfig
 from clipdrift.errors import one_line
 from clipdrift.model.clip import BrokenWeightsError, Clip, ModelError, load
 from clipdrift.model.finite import broken_tensors
-from clipdrift.model.folders import unmarked
+from clipdrift.model.folders import text_of, unmarked
 from clipdrift.model.quiet import quiet
 from clipdrift.runs.layout import HEAD
 
@@ -50,7 +51,7 @@ def attach_adapter(clip: Clip, folder: Path) -> Clip:
             "are not loaded: save it again with safetensors"
         )
     try:
-        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8-sig"))
+        settings = json.loads(text_of(folder / "adapter_config.json"))
         tensors = load_file(file)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{folder}: the adapter cannot be read ({error})") from None
@@ -58,7 +59,7 @@ def attach_adapter(clip: Clip, folder: Path) -> Clip:
         raise BrokenWeightsError(f"{folder}: {said}")
     saved = set(tensors)
     try:
-        with quiet(), warnings.catch_warnings(), unmarked(folder) as (readable, _):
+        with quiet(), warnings.catch_warnings(), unmarked(folder) as (readable, marked):
             warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error, below
             model = PeftModel.from_pretrained(clip.model, str(readable))
     except Exception as error:  # peft and torch raise many kinds for an adapter of another model
@@ -82,7 +83,8 @@ def attach_adapter(clip: Clip, folder: Path) -> Clip:
             f"{min(missing)}; copy the adapter {made} again"
         )
     clip.model.eval()
-    return clip
+    notes = tuple(f"{folder}: a byte order mark before {name} was skipped." for name in marked)
+    return replace(clip, notes=(*clip.notes, *notes))
 
 
 def load_head(folder: Path) -> nn.Linear:

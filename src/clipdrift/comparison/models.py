@@ -18,6 +18,7 @@ from clipdrift.adapt.saved import attach_adapter
 from clipdrift.config import RunConfig
 from clipdrift.errors import ClipdriftError
 from clipdrift.model.clip import SHIPPED, Clip, check_finite, fingerprint_model, load, shipped_folder
+from clipdrift.model.folders import text_of
 from clipdrift.runs.layout import CONFIG, HEAD, WEIGHTS
 from clipdrift.runs.store import RunFolder
 
@@ -87,7 +88,7 @@ def _is_model(folder: Path) -> bool:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8-sig"))
+        found = json.loads(text_of(file))
     except (OSError, ValueError) as error:
         raise PairError(f"{file}: unreadable ({error})") from None
     return found if isinstance(found, dict) else {}

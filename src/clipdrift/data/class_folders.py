@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,19 @@ from pathlib import Path
 import numpy as np
 
 from clipdrift.data.errors import DataError
-from clipdrift.data.folder_words import exact_split_of, is_helper, is_split, split_of
+from clipdrift.data.folder_words import (
+    are_no_classes,
+    exact_split_of,
+    is_helper,
+    is_numbered_part,
+    is_split,
+    split_of,
+)
 from clipdrift.data.images import shown
+from clipdrift.data.masks import images_of
 from clipdrift.data.tree import Folder
 
+_DATE = re.compile(r"(19|20)\d\d([-_.]?\d\d){0,2}")
 _TEST_SHARE = 0.2
 _TEST_SEED = 20_240_817  # fixed for good: another number would give every such folder another test set
 
@@ -58,14 +68,13 @@ def class_folders(folder: Folder, notes: list[str]) -> FolderClasses:
         raise DataError(
             f"{shown(folder.path)}: no class folders in it; images belong in {folder.name}/<class>/{hint}"
         )
-    unlike = [name for name in holding if not is_helper(name) and not is_split(name)]
-    if not unlike:
+    if are_no_classes(holding):
         raise DataError(
             f"{shown(folder.path)}: {', '.join(map(shown, holding))} are names of helpers or splits and no "
             f"classes; images belong in {folder.name}/<class>/"
         )
     images: dict[str, Sequence[Path]] = {}
-    for name, child in holding.items():
+    for name, child in _uncopied(folder, holding, notes).items():
         if not child.holds_images:
             raise DataError(f"{shown(child.path)}: no images in this class folder; fill it or remove it")
         if shown(name) != name:
@@ -78,12 +87,43 @@ def class_folders(folder: Folder, notes: list[str]) -> FolderClasses:
                 f"{shown(folder.path)}: two class folders are both called {own!r}, in different Unicode "
                 "forms; put their images in one"
             )
-        images[own] = child.below
-        if is_helper(name) or exact_split_of(name):
+        images[own] = images_of(child)
+        if is_helper(name) or exact_split_of(name) or is_numbered_part(name):
             notes.append(
                 f"{shown(folder.path)}: {name!r} is taken for a class, though it may mean something else"
             )
     return FolderClasses(folder.path, images)
+
+
+def classes_in(folder: Folder) -> dict[str, Folder]:
+    """Folders in it that could be classes; those in a helper or a split are looked for inside that."""
+    found: dict[str, Folder] = {}
+    for name, child in folder.folders.items():
+        if is_helper(name) or is_split(name):
+            found |= classes_in(child)
+        elif child.holds_images and not _DATE.fullmatch(name):
+            found[name] = child
+    return found
+
+
+def mostly_alike(shared: set[str], everywhere: set[str]) -> bool:
+    """Whether folders hold the same classes, though one of them may lack some."""
+    return len(shared) >= 2 and 2 * len(shared) >= len(everywhere)
+
+
+def _uncopied(folder: Folder, holding: Mapping[str, Folder], notes: list[str]) -> dict[str, Folder]:
+    """Class folders without a second set of them among them, as an archive unpacked twice leaves it."""
+    kept = {}
+    for name, child in holding.items():
+        beside = holding.keys() - {name}
+        if mostly_alike(classes_in(child).keys() & beside, beside):
+            notes.append(
+                f"{shown(folder.path)}: {shown(name)} holds folders of the same names as beside it and is "
+                f"passed over as a copy: {len(child.below)} images"
+            )
+        else:
+            kept[name] = child
+    return kept
 
 
 def divide_classes(root: Path, classes: FolderClasses) -> dict[str, FolderClasses]:

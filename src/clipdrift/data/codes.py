@@ -21,15 +21,14 @@ _MOSTLY = 0.8
 def without_codes(names: Sequence[str]) -> tuple[str, ...] | None:
     """Names without the number or WordNet id that all of them begin with.
 
-    ``None`` where not all do, or where nothing readable or nothing distinct would be left.
+    ``None`` where not all do, or where most of what is left is codes or some of it is not distinct.
     """
     matches = [_PREFIX.match(name) for name in names]
     left = [name[match.end() :] for name, match in zip(names, matches, strict=True) if match]
     if len(left) != len(names) or len(set(left)) != len(names) or len(names) < 2:
         return None
-    if any(_CODE.fullmatch(name) or not any(letter.isalpha() for letter in name) for name in left):
-        return None
-    return tuple(left)
+    readable = [name for name in left if any(letter.isalpha() for letter in name)]
+    return None if not readable or are_codes(left) else tuple(left)
 
 
 def are_codes(names: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipdrift.data.errors import DataError
-from clipdrift.data.folder_words import split_of
+from clipdrift.data.folder_words import Part, exact_split_of, is_piece, split_of, words_of
 from clipdrift.data.images import shown
 from clipdrift.data.metadata import (
     CAPTION_COLUMNS,
@@ -20,6 +20,7 @@ from clipdrift.data.metadata import (
     is_table,
     read_table,
 )
+from clipdrift.data.one_hot import named, one_hot
 from clipdrift.data.tree import Folder
 
 LABEL_COLUMNS = (
@@ -33,8 +34,9 @@ LABEL_COLUMNS = (
     "breed",
     "species",
 )
-_LABEL_FILES = ("label", "class", "train", "annotation", "data", "groundtruth", "ground_truth")
-"""Beginnings of names of Kaggle-like tables: ``labels.csv``, ``train.csv``, ``annotations.csv``."""
+_BEGINNINGS = ("train", "data", "test")
+_ANYWHERE = ("label", "class", "annotation", "groundtruth", "ground_truth")
+"""In names of Kaggle-like tables: ``labels.csv``, ``train.csv``, ``ISIC_2019_Training_GroundTruth.csv``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +55,14 @@ class Labelled:
     notes: tuple[str, ...]
 
 
-def find_labels(root: Folder, column: str | None) -> Labelled | None:
+def find_labels(root: Folder, base: Folder, column: str | None) -> Labelled | None:
     """Labels from tables in a folder or in its split folders; ``None`` where no table has any.
+
+    Tables are looked for in ``root`` and ``base`` first, and where there are none one level below.
 
     Args:
         root: The data set's folder.
+        base: The folder in it that holds all the images.
         column: The column of the labels, if it was named.
 
     Raises:
@@ -65,7 +70,7 @@ def find_labels(root: Folder, column: str | None) -> Labelled | None:
     """
     found: dict[Path, tuple[str, str]] = {}
     tables, notes = [], []
-    for folder, table, label in _tables(root, column):
+    for folder, table, label in _tables(root, base, column):
         file_column = _file_column(table, label)
         if file_column is None:
             continue
@@ -82,30 +87,103 @@ def find_labels(root: Folder, column: str | None) -> Labelled | None:
     return Labelled({part: tuple(pairs) for part, pairs in parts.items()}, tuple(tables), tuple(notes))
 
 
-def _tables(root: Folder, column: str | None) -> Iterator[tuple[Folder, Table, str]]:
-    """Tables with a column of labels: of the root first, then of split folders."""
-    folders = [root, *(child for name, child in root.folders.items() if split_of(name))]
-    for folder in folders:
-        metadata = [path for path in folder.others if path.name.lower() in METADATA]
-        for path in metadata:
-            table = read_table(path)
-            if label := table.column([column.lower()] if column else LABEL_COLUMNS):
-                yield folder, table, label
-    for path in root.others:
-        name = path.name.lower()
-        if not is_table(path) or name in METADATA or path.suffix.lower() == ".txt":
-            continue
-        if column is None and not name.startswith(_LABEL_FILES):
-            continue
-        table = read_table(path)
-        label = table.column([column.lower()] if column else LABEL_COLUMNS)
-        if label is None and column is None and len(table.columns) == 2:
-            file_column = _file_column(table, "")
-            captions = table.column(CAPTION_COLUMNS)
-            other = [one for one in table.columns if one not in (file_column, captions)]
-            label = other[0] if file_column and len(other) == 1 else None
-        if label is not None:
-            yield root, table, label
+def unused_tables(root: Folder, base: Folder) -> str:
+    """What columns the tables have that gave no labels, for the end of a message; empty without tables."""
+    said = []
+    for folder in _places(root, base):
+        for file in _listed(folder):
+            try:
+                table = read_table(file)
+            except DataError:
+                continue
+            odd = "" if _file_column(table, "") else ", none of which is known for names of files (file_name)"
+            said.append(f"{shown(file.relative_to(root.path))} has the columns {named(table.columns)}{odd}")
+    if not said:
+        return ""
+    more = f" and {len(said) - 3} more tables" if len(said) > 3 else ""
+    return f"; {'; '.join(said[:3])}{more}: name the column of labels with `label_column`"
+
+
+def _places(root: Folder, base: Folder) -> list[Folder]:
+    """Folders that tables may lie in: root, base, and one level below each."""
+    tops = [root] if base is root else [root, base]
+    return [*tops, *(child for top in tops for child in top.folders.values() if child is not base)]
+
+
+def _listed(folder: Folder) -> list[Path]:
+    return [path for path in folder.others if is_table(path) and path.suffix.lower() != ".txt"]
+
+
+def _tables(root: Folder, base: Folder, column: str | None) -> Iterator[tuple[Folder, Table, str]]:
+    """Tables with a column of labels: of root and base first, then of split folders; else one level below."""
+    tops = [root] if base is root else [root, base]
+    splits = [child for top in tops for name, child in top.folders.items() if split_of(name)]
+    found = [one for top in tops for one in _in(top, top, column)]
+    found += [one for split in splits for one in _in(split, split, column, METADATA)]
+    if not found:
+        for top in tops:
+            for child in top.folders.values():
+                if child is not base and child not in splits:
+                    found += _in(child, child if child.holds_images else top, column)
+    yield from found
+
+
+def _in(
+    place: Folder, about: Folder, column: str | None, only: Sequence[str] = ()
+) -> list[tuple[Folder, Table, str]]:
+    """Tables in one folder with a column of labels, of images in another.
+
+    Of a test part only where a table of another part has the same column, as its labels are often missing.
+    """
+    listed = sorted(_listed(place), key=lambda file: file.name.lower() not in METADATA)
+    listed = [file for file in listed if "submission" not in file.name.lower()]
+    if only:
+        listed = [file for file in listed if file.name.lower() in only]
+    by_name = [file for file in listed if column or _is_known(file)]
+    found: list[tuple[Folder, Table, str]] = []
+    for file in sorted(by_name or (listed if len(listed) == 1 else []), key=_is_of_test):
+        try:
+            table = read_table(file)
+        except DataError:
+            if _is_of_test(file):
+                continue  # names of images without labels, often one column
+            raise
+        usual = file.name.lower() not in METADATA and file in by_name
+        pair = _label_column(table, column, usual)
+        if pair and (not _is_of_test(file) or any(pair[1] == label for _, _, label in found)):
+            found.append((about, *pair))
+    return found
+
+
+def _is_known(file: Path) -> bool:
+    name = file.name.lower()
+    return name in METADATA or name.startswith(_BEGINNINGS) or any(word in name for word in _ANYWHERE)
+
+
+def _is_of_test(file: Path) -> bool:
+    return _part_of_table(file) == "test"
+
+
+def _part_of_table(file: Path) -> Part | None:
+    """The part that a table's name tells, as ``train_labels.csv`` or ``Test_GroundTruth.csv`` does."""
+    found = {part for word in words_of(file.stem) if (part := exact_split_of(word))}
+    return found.pop() if len(found) == 1 else None
+
+
+def _label_column(table: Table, column: str | None, usual: bool) -> tuple[Table, str] | None:
+    """The table and its column of labels; ``usual``: whether its name says that it has labels."""
+    if column:
+        label = table.column([column.strip().lower().replace(" ", "_")])
+        return (table, label) if label else None
+    if label := table.column(LABEL_COLUMNS):
+        return table, label
+    file_column = _file_column(table, "")
+    if file_column is None:
+        return None
+    if spread := one_hot(table, [file_column, table.column(SPLIT_COLUMNS)]):
+        return spread
+    other = [one for one in table.columns if one not in (file_column, table.column(CAPTION_COLUMNS))]
+    return (table, other[0]) if usual and len(table.columns) == 2 and len(other) == 1 else None
 
 
 def _file_column(table: Table, label: str) -> str | None:
@@ -135,14 +213,14 @@ def _assign(
         if not text:
             empty += 1
             continue
-        part = (split_of(str(row.get(split))) or "") if split else ""
+        part = (split_of(str(row.get(split))) or "") if split else _own_part(folder, path, table)
         if path in found and found[path][0] != text:
             raise DataError(
                 f"{shown(table.file)}: {shown(path.name)} has two labels, {found[path][0]!r} and {text!r}; "
                 "one each is needed"
             )
         found.setdefault(path, (text, part))
-    if len(missing) == len(table.rows):
+    if len(missing) == len(table.rows) and not _is_of_test(table.file):
         first = f" (the first: {shown(missing[0])[:80]})" if missing else ""
         raise DataError(
             f"{shown(table.file)}: none of the {len(missing)} images that column {file_column!r} names is in "
@@ -161,10 +239,15 @@ def _assign(
 
 def _meant(folder: Folder, table: Table) -> tuple[Path, ...]:
     """Images that a table can be about: ``train.csv`` those of the training split, if there is one."""
-    part = split_of(table.file.stem)
+    part = _part_of_table(table.file)
     inside = folder.folders.items() if part in ("train", "test") else ()
     of_part = [child for name, child in inside if split_of(name) == part]
     return tuple(path for child in of_part for path in child.below) or folder.below
+
+
+def _own_part(folder: Folder, path: Path, table: Table) -> str:
+    """Part that a table's name tells where no folder of the image does; empty where neither tells."""
+    return (_part_of_table(table.file) or "") if _part_of(folder, path) == "all" else ""
 
 
 def _text_of(value: Any, table: Table, column: str) -> str:
@@ -189,4 +272,4 @@ def _text_of(value: Any, table: Table, column: str) -> str:
 def _part_of(root: Folder, path: Path) -> str:
     """Part that the folders above an image name; ``all`` where none does."""
     parts = path.relative_to(root.path).parts[:-1]
-    return next((part for name in parts if (part := split_of(name))), "all")
+    return next((part for name in parts if not is_piece(name) and (part := split_of(name))), "all")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from clipdrift.data.class_folders import FolderClasses
+from clipdrift.data.class_folders import FolderClasses, classes_in, mostly_alike
 from clipdrift.data.errors import DataError
-from clipdrift.data.folder_words import exact_split_of, is_helper, is_split, split_of
+from clipdrift.data.folder_words import (
+    are_no_classes,
+    class_like,
+    exact_split_of,
+    is_helper,
+    is_mask,
+    is_split,
+    split_of,
+)
 from clipdrift.data.images import shown
+from clipdrift.data.masks import images_of
 from clipdrift.data.tree import Folder
-
-_DATE = re.compile(r"(19|20)\d\d([-_.]?\d\d){0,2}")
 
 
 def descended(tree: Folder, notes: list[str], named: Mapping[str, str]) -> Folder:
@@ -20,7 +26,11 @@ def descended(tree: Folder, notes: list[str], named: Mapping[str, str]) -> Folde
     while not base.images:
         holding = [child for child in base.folders.values() if child.holds_images]
         if len(holding) > 1:  # images beside annotations: helpers that hold no classes are no obstacle
-            holding = [child for child in holding if not is_helper(child.name) or _holds_folders(child)]
+            holding = [
+                child
+                for child in holding
+                if not is_helper(child.name) or (_holds_folders(child) and not is_mask(child.name))
+            ]
             helpers = [
                 child for child in base.folders.values() if child.holds_images and is_helper(child.name)
             ]
@@ -28,12 +38,8 @@ def descended(tree: Folder, notes: list[str], named: Mapping[str, str]) -> Folde
                 break
         if len(holding) != 1 or is_split(holding[0].name) or holding[0].name in named.values():
             break
-        inner = [name for name, child in holding[0].folders.items() if child.holds_images]
-        if (
-            holding[0].images
-            or not inner
-            or (not is_helper(holding[0].name) and all(map(_says_nothing, inner)))
-        ):
+        inner = _holds_folders(holding[0]) if is_helper(holding[0].name) else bool(classes_in(holding[0]))
+        if holding[0].images or not inner:
             break
         base = holding[0]
     if base is not tree:
@@ -92,10 +98,7 @@ def _unwrapped(split: Folder, notes: list[str]) -> Folder:
 
 def holds_classes(split: Folder) -> bool:
     """Whether any folder in it can be a class."""
-    return any(
-        child.holds_images and not is_helper(name) and not is_split(name)
-        for name, child in split.folders.items()
-    )
+    return bool(class_like(name for name, child in split.folders.items() if child.holds_images))
 
 
 def no_classes(base: Folder) -> str | None:
@@ -106,17 +109,19 @@ def no_classes(base: Folder) -> str | None:
             f"{shown(base.path)}: {len(base.images)} images without class folders, and no table of their "
             "labels; put them in <class>/ or add metadata.csv with the columns file_name,label"
         )
-    exact = {exact_split_of(name) for name in holding} - {None}
-    # "train" may well be a class of vehicles; "test" and "masks" beside one other folder hardly are classes.
-    odd = [name for name in holding if exact_split_of(name) in ("test", "other") or is_helper(name)]
-    unlike = [name for name in holding if not is_split(name) and not is_helper(name)]
-    if not unlike or {"train", "test"} <= exact or (odd and len(unlike) < 2):
+    if are_no_classes(holding):
         return (
             f"{shown(base.path)}: {_listed(map(shown, holding))} are names of splits or helpers and no "
             "classes, and no table of labels was found; put images in <split>/<class>/ or <class>/, or add "
             "metadata.csv with the columns file_name,label"
         )
     return None
+
+
+def only_folder(base: Folder) -> Folder | None:
+    """The folder that holds all the images, where one alone does: hardly a class."""
+    holding = [child for child in base.folders.values() if child.holds_images]
+    return holding[0] if len(holding) == 1 else None
 
 
 def splits_inside(base: Folder, notes: list[str]) -> dict[str, FolderClasses] | None:
@@ -140,7 +145,7 @@ def splits_inside(base: Folder, notes: list[str]) -> dict[str, FolderClasses] | 
     for part in ("train", "test"):
         folders = {
             child.name: [
-                path for name, f in child.folders.items() if split_of(name) == part for path in f.below
+                path for name, f in child.folders.items() if split_of(name) == part for path in images_of(f)
             ]
             for child in classes
         }
@@ -151,24 +156,20 @@ def splits_inside(base: Folder, notes: list[str]) -> dict[str, FolderClasses] | 
 def refuse_two_levels(base: Folder, classes: int | None) -> None:
     """Refuse two levels of folders of which either may name the classes, unless their number tells."""
     holding = [child for child in base.folders.values() if child.holds_images]
-    inner = [
-        {name for name, folder in child.folders.items() if folder.holds_images and not _says_nothing(name)}
-        for child in holding
-    ]
-    if len(holding) < 2 or any(child.images for child in holding) or len(inner[0]) < 2:
+    if len(holding) < 2 or any(child.images for child in holding):
         return
-    if any(one != inner[0] for one in inner) or (classes == len(holding) != len(inner[0])):
+    inner = [classes_in(child) for child in holding]
+    shared = set.intersection(*(set(one) for one in inner))
+    everywhere = set().union(*inner)
+    if not mostly_alike(shared, everywhere) or (classes == len(holding) != len(everywhere)):
         return
+    alone = next(iter(inner[0].values())).path.parent
     raise DataError(
         f"{shown(base.path)}: each of {_listed(shown(c.name) for c in holding)} holds "
-        f"{_listed(map(shown, inner[0]))}; which of the two levels names the classes is not clear: give "
-        "`classes` for the upper level, name splits with `train_split` and `test_split`, or leave one level"
+        f"{_listed(map(shown, shared))}; which of the two levels names the classes is not clear: give "
+        f"{shown(alone)} alone if they are the classes, else `classes` for the upper level; or name splits "
+        "with `train_split` and `test_split`"
     )
-
-
-def _says_nothing(name: str) -> bool:
-    """Whether a folder's name is a year or a date, or what kind of files it holds."""
-    return _DATE.fullmatch(name) is not None or is_helper(name)
 
 
 def _listed(names: Iterable[str], most: int = 12) -> str:

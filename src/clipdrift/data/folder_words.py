@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import Literal
 
 
@@ -45,14 +47,26 @@ _OTHER_SPLITS = _words(
     "val valid validate validation valset val_set dev devel eval evaluation holdout held_out heldout query "
     "gallery probe unlabeled unlabelled extra"
 )
-_JOINED = (_TRAIN | _TEST | {"val", "valid", "validation", "dev", "eval"}) - {"tr", "te"}
-_HELPERS = _words(
-    "image images img imgs picture pictures pic pics photo photos jpeg jpegs jpegimages jpg png pngs mask "
-    "masks label labels annotation annotations anno annos annot gt groundtruth ground_truth segmentation "
-    "segmentations seg bbox bboxes boxes xml json txt csv meta metadata caption captions data dataset raw "
-    "processed original originals resized crop crops cropped thumb thumbs thumbnails sample samples"
+_SHORT = {"tr", "te"}
+_JOINED = (_TRAIN | _TEST | {"val", "valid", "validation", "dev", "eval"}) - _SHORT
+_MASKS = _words(
+    "mask masks label labels annotation annotations anno annos annot gt groundtruth ground_truth seg "
+    "segmentation segmentations trimap trimaps"
 )
-_PART = re.compile(r"(fold|split|part|partition|batch|chunk|shard|subset|set)[ _-]?([0-9]+|[a-d])")
+_HELPERS = _MASKS | _words(
+    "image images img imgs picture pictures pic pics photo photos jpeg jpegs jpegimages jpg png pngs bbox "
+    "bboxes boxes xml json txt csv meta metadata caption captions data dataset raw processed original "
+    "originals resized crop crops cropped thumb thumbs thumbnails sample samples"
+)
+_NUMBERED_HELPERS = _words(
+    "image images img imgs picture pictures pic pics photo photos jpegimages data dataset"
+)
+_PIECES = ("part", "chunk", "shard", "batch", "piece")
+_FOLDS = ("fold", "split", "partition", "subset", "set")
+_PART = re.compile(rf"(.*[ _.-])?({'|'.join((*_PIECES, *_FOLDS))})[ _-]?(?:[0-9]+|[a-d])")
+"""A part with its number, whatever stands before it: ``fold1``, ``HAM10000_images_part_2``."""
+_NUMBER = re.compile(r"[ _-]?[0-9]+$")
+_MASK = re.compile(rf"(.+)[ _.-](?:{'|'.join(sorted(_MASKS))})(?:[ _-]?[0-9]+)?", re.IGNORECASE)
 
 
 def is_system(name: str) -> bool:
@@ -66,8 +80,9 @@ Part = Literal["train", "test", "other"]
 def split_of(name: str) -> Part | None:
     """Part of the data that a folder's name stands for; ``None`` where it stands for none.
 
-    Words such as ``train``, ``Testing`` or ``val``, folds (``fold1``), and joined names: a split after
-    anything (``seg_train``), or before a helper (``test-images``).
+    Words such as ``train``, ``Testing`` or ``val``, with a number or without (``train2017``), folds
+    (``fold1``), and joined names: a split after anything (``seg_train``), or before a helper
+    (``test-images``).
     """
     return exact_split_of(name) or _joined_split_of(name)
 
@@ -75,22 +90,32 @@ def split_of(name: str) -> Part | None:
 def exact_split_of(name: str) -> Part | None:
     """:func:`split_of` for names that are nothing else, so that ``bullet_train`` is none."""
     word = name.lower()
-    if word in _TRAIN:
-        return "train"
-    if word in _TEST:
-        return "test"
-    return "other" if word in _OTHER_SPLITS or _PART.fullmatch(word) else None
+    stem = _NUMBER.sub("", word)
+    kinds: tuple[tuple[Part, frozenset[str]], ...] = (
+        ("train", _TRAIN),
+        ("test", _TEST),
+        ("other", _OTHER_SPLITS),
+    )
+    for part, words in kinds:
+        if word in words or stem in words - _SHORT:
+            return part
+    return "other" if (match := _PART.fullmatch(word)) and not match[1] else None
 
 
 def _joined_split_of(name: str) -> Part | None:
-    pieces = [piece for piece in re.split(r"[ _.-]+", name.lower()) if piece]
+    pieces = [piece for piece in re.split(r"[ _.-]+", _NUMBER.sub("", name.lower())) if piece]
     if len(pieces) < 2:
         return None
-    rest_is_helper = all(piece in _HELPERS or piece.isdigit() for piece in pieces[1:])
+    rest_is_helper = all(is_helper(piece) or piece.isdigit() for piece in pieces[1:])
     for piece in (pieces[-1], *(pieces[:1] if rest_is_helper else ())):
-        if piece in _JOINED and (found := exact_split_of(piece)):
+        if _NUMBER.sub("", piece) in _JOINED and (found := exact_split_of(piece)):
             return found
     return None
+
+
+def words_of(stem: str) -> list[str]:
+    """The words of a file's name, in lower case, without numbers and punctuation."""
+    return re.findall("[a-z]+", stem.lower())
 
 
 def is_split(name: str) -> bool:
@@ -100,7 +125,60 @@ def is_split(name: str) -> bool:
 
 def is_helper(name: str) -> bool:
     """Whether a folder's name says what kind of files it holds (``images``, ``masks``), and no class."""
-    return name.lower() in _HELPERS
+    word = name.lower()
+    return word in _HELPERS or _NUMBER.sub("", word) in _NUMBERED_HELPERS
+
+
+def is_mask(name: str) -> bool:
+    """Whether a folder's name says that its images are drawn over others: masks, segmentations."""
+    return name.lower() in _MASKS
+
+
+def without_mask(stem: str) -> str | None:
+    """The file that a mask is of, by names as ``x_mask`` or ``x_mask_1``; ``None`` for other names."""
+    match = _MASK.fullmatch(stem)
+    return match[1] if match else None
+
+
+def is_piece(name: str) -> bool:
+    """Whether a folder is a numbered part of a larger one, made to keep files small (``images_part_1``)."""
+    match = _PART.fullmatch(name.lower())
+    return match is not None and match[2] in _PIECES
+
+
+def is_numbered_part(name: str) -> bool:
+    """Whether it is a split or part with its number (``train2017``, ``x_part_1``): hardly a class."""
+    return _PART.fullmatch(name.lower()) is not None or (name[-1:].isdigit() and bool(exact_split_of(name)))
+
+
+def class_like(names: Iterable[str]) -> list[str]:
+    """Names that can be classes: of no split, of no helper, and no two that differ in a part's number."""
+    listed = list(names)
+    series = Counter(_series(name) for name in listed)
+    return [
+        name
+        for name in listed
+        if not (is_helper(name) or is_split(name) or (_series(name) and series[_series(name)] > 1))
+    ]
+
+
+def are_no_classes(names: Iterable[str]) -> bool:
+    """Whether folders side by side are splits, parts or helpers, though one of them could be a class.
+
+    "train" may well be a class of vehicles; "test", "masks", "train2017" or a part with its number beside
+    one other folder hardly are classes.
+    """
+    listed = list(names)
+    like = class_like(listed)
+    exact = {name: exact_split_of(name) for name in listed}
+    odd = any(exact[n] in ("test", "other") or is_helper(n) or is_numbered_part(n) for n in listed)
+    return not like or {"train", "test"} <= set(exact.values()) or (odd and len(like) < 2)
+
+
+def _series(name: str) -> tuple[str, str] | None:
+    """What a part's name is without its number."""
+    match = _PART.fullmatch(name.lower())
+    return (match[1] or "", match[2]) if match else None
 
 
 def advice(ending: str) -> str | None:

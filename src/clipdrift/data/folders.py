@@ -13,17 +13,20 @@ import numpy as np
 
 from clipdrift.data.class_folders import FolderClasses, by_label, class_folders, divide_classes
 from clipdrift.data.errors import DataError
-from clipdrift.data.folder_labels import Labelled, find_labels
+from clipdrift.data.folder_labels import Labelled, find_labels, unused_tables
 from clipdrift.data.folder_layouts import (
     descended,
     holds_classes,
     no_classes,
+    only_folder,
     refuse_two_levels,
     split_folders,
     splits_inside,
 )
 from clipdrift.data.folder_words import is_helper, is_split, split_of
 from clipdrift.data.images import Files, ImageSet, image_set, shown
+from clipdrift.data.masks import images_of, masks_in
+from clipdrift.data.split_lists import listed_split
 from clipdrift.data.tree import Folder, PassedOver, passed_notes, passed_over, passed_text, read_tree
 
 
@@ -77,41 +80,52 @@ def open_folder(
     if not tree.holds_images:
         raise DataError(_nothing(tree))
     notes: list[str] = []
-    if label_column is not None and (labelled := find_labels(tree, label_column)):
-        return _from_tables(tree, labelled, parts, splits, named, notes)
     base = descended(tree, notes, splits if named else {})
+    if label_column is not None:
+        if labelled := find_labels(tree, base, label_column):
+            return _from_tables(tree, labelled, parts, splits, named, notes)
+        tables = unused_tables(tree, base) or "; there is no table in it"
+        raise DataError(f"{shown(root)}: no table with a column {label_column!r} of labels{tables}")
     folders = split_folders(base, parts, splits, named, notes)
     if folders is not None:
-        if not all(map(holds_classes, folders.values())) and (labelled := find_labels(tree, label_column)):
+        if not all(map(holds_classes, folders.values())) and (labelled := find_labels(tree, base, None)):
             return _from_tables(tree, labelled, parts, splits, named, notes)
         found = {part: class_folders(folder, notes) for part, folder in folders.items()}
         others = [f for name, f in base.folders.items() if split_of(name) in {"train", "test"} - set(parts)]
-        return _joined(tree, splits, found, notes, (path for folder in others for path in folder.below))
+        known = (path for f in others for child in f.folders.values() for path in images_of(child))
+        return _joined(tree, splits, found, notes, known)
     if (doubt := no_classes(base)) is not None:
-        if labelled := find_labels(tree, label_column):
+        if labelled := find_labels(tree, base, None):
             return _from_tables(tree, labelled, parts, splits, named, notes)
-        raise DataError(doubt)
+        raise DataError(doubt + unused_tables(tree, base))
+    if (alone := only_folder(base)) is not None:
+        if labelled := find_labels(tree, base, None):
+            return _from_tables(tree, labelled, parts, splits, named, notes)
+        if tables := unused_tables(tree, base):
+            raise DataError(f"{shown(root)}: {shown(alone.name)} is its only folder of images{tables}")
+    refuse_two_levels(base, classes)
     if (swapped := splits_inside(base, notes)) is not None:
         return _joined(tree, splits, {part: swapped[part] for part in parts}, notes, _all(swapped))
-    refuse_two_levels(base, classes)
     one = class_folders(base, notes)
     if base.images:
         notes.append(
             f"{shown(root)}: {len(base.images)} images beside the class folders have no class, left out"
         )
-    both = divide_classes(base.path, one)
-    return _joined(tree, splits, {part: both[part] for part in parts}, notes, _all(both))
+    both, lists = listed_split(tree, base, one, notes) or (divide_classes(base.path, one), ())
+    return _joined(tree, splits, {part: both[part] for part in parts}, notes, (*_all(both), *lists))
 
 
 def all_images(tree: Folder) -> ImageSet:
-    """Every image below a folder, without classes (all labels are 0), in natural order of their paths.
+    """Every image below a folder but masks, without classes (all labels are 0), in natural order of paths.
 
     Raises:
         DataError: No image in it.
     """
-    if not tree.holds_images:
+    masks = masks_in(tree)
+    paths = tuple(path for path in tree.below if path not in masks)
+    if not paths:
         raise DataError(_nothing(tree))
-    return image_set(np.zeros(len(tree.below)), Files(tree.below))
+    return image_set(np.zeros(len(paths)), Files(paths))
 
 
 def class_level(root: Path, paths: Sequence[Path]) -> list[str]:
@@ -186,7 +200,10 @@ def _from_tables(
         both = divide_classes(tree.path, FolderClasses.of(tree.path, everything))
         found = {part: both[part] for part in parts}
         notes.append(f"{shown(tree.path)}: labels tell no test split; a fifth of each class is held out here")
-    labelled_ones = (path for part in ("all", "train", "test") for path, _ in labelled.parts.get(part, ()))
+    used = {"train", "test"} if groups else {"all", "train", "test"}
+    labelled_ones = [path for part in used for path, _ in labelled.parts.get(part, ())]
+    if groups and not named and (left := labelled.parts.get("all")):
+        notes.append(f"{shown(tree.path)}: {len(left)} labelled images tell no split, beside those that do")
     opened = _joined(tree, splits, found, notes, (*labelled.tables, *labelled_ones))
     return _bare(opened) if all(name.isdigit() for name in opened.names or ()) else opened
 

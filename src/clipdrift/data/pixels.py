@@ -6,6 +6,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +17,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from clipdrift.data.decode import DECODING, decode, to_rgb
-from clipdrift.data.decoding import refused, write_decoded
+from clipdrift.data.decoding import DIGEST, digest_of, refused, write_decoded
 from clipdrift.data.errors import BadImage, DataError
 from clipdrift.data.images import ImageSet
 from clipdrift.data.preprocess import Preprocess
@@ -38,6 +39,7 @@ class Pixels:
         kept: int64 ``(n,)``, position in the image set of each.
         bad: Of each image left out, where it is and why.
         fingerprint: The image set's, as it was when the pixels were looked for.
+        digests: uint64 ``(n,)``, a digest of each picture's pixels.
     """
 
     data: np.memmap[Any, np.dtype[np.uint8]]
@@ -45,6 +47,7 @@ class Pixels:
     kept: NDArray[np.int64]
     bad: tuple[tuple[str, str], ...]
     fingerprint: str
+    digests: NDArray[np.uint64]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -178,7 +181,16 @@ class _Entry:
             kept,
             tuple((images.where(i), bad[i]) for i in sorted(bad)),
             self.content,
+            self._digests(note, data),
         )
+
+    def _digests(self, note: dict[str, Any], data: NDArray[np.uint8]) -> NDArray[np.uint64]:
+        """Digests of the pictures, taken and noted here where an earlier version has not noted them."""
+        if len(note.get("digests", "")) != DIGEST * len(data):
+            note = note | {"digests": "".join(digest_of(picture.tobytes()) for picture in data)}
+            with suppress(OSError, StorageError):  # a cache that is only read
+                write_text(self.sidecar, json.dumps(note))
+        return np.frombuffer(bytes.fromhex(note["digests"]), dtype=np.uint64)
 
     def make(
         self,
@@ -195,7 +207,7 @@ class _Entry:
         made: dict[str, Any] = {}
 
         def decode_into(file: BinaryIO) -> None:
-            made["shape"], made["crc32"] = write_decoded(
+            made["shape"], made["crc32"], made["digests"] = write_decoded(
                 file, images, preprocess, bad if skip_bad else None, workers, progress
             )
 
@@ -208,6 +220,7 @@ class _Entry:
             "mtime_ns": stat.st_mtime_ns,
             "crc32": made["crc32"],
             "bad": sorted(bad.items()),
+            "digests": made["digests"],
         }
         write_text(self.sidecar, json.dumps(note))
 

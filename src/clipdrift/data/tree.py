@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from clipdrift.data.decode import heif_installed, open_image
-from clipdrift.data.folder_words import HEIF_ENDINGS, IMAGE_ENDINGS, advice, is_system
+from clipdrift.data.folder_words import HEIF_ENDINGS, IMAGE_ENDINGS, advice, is_mask, is_system, without_mask
 from clipdrift.data.images import shown
 
 NO_ENDING = "without ending"
@@ -166,7 +166,8 @@ def passed_over(root: Folder, read: frozenset[Path] | set[Path]) -> tuple[Passed
         place = "/".join(parts[:2]) or "."
         for path in folder.images:
             if path not in read:
-                counts[place, f"{ending_of(path)} (images)"] += 1
+                kind = "masks" if any(map(is_mask, parts)) or without_mask(path.stem) else "images"
+                counts[place, f"{ending_of(path)} ({kind})"] += 1
         for path in folder.others:
             if path not in read:
                 counts[place, _HIDDEN if path.name.startswith(".") else ending_of(path)] += 1

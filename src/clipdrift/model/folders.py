@@ -117,11 +117,9 @@ def unmarked(folder: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
     """
     marked = {}
     for file in sorted(folder.glob("*.json")):
-        content = file.read_bytes() if file.is_file() else b""
-        encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
-        if encoding is not None:
+        if file.is_file() and _mark(file.read_bytes()) is not None:
             with suppress(UnicodeDecodeError):  # no text: whoever reads it says so
-                marked[file.name] = content.decode(encoding).encode()
+                marked[file.name] = text_of(file).encode()
     if not marked:
         yield folder, ()
         return
@@ -135,6 +133,17 @@ def unmarked(folder: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
 
 
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+def text_of(file: Path) -> str:
+    """Text of a UTF-8 file, or of any with a byte order mark, without it. Raises OSError, ValueError."""
+    content = file.read_bytes()
+    return content.decode(_mark(content) or "utf-8")
+
+
+def _mark(content: bytes) -> str | None:
+    """The encoding that a byte order mark names; None: there is none."""
+    return next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
 
 
 def _header(file: Path) -> tuple[int, dict[str, Any]] | None:

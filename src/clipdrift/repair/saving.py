@@ -19,6 +19,7 @@ from transformers.utils.hub import cached_file
 from clipdrift.adapt.saved import attach_adapter
 from clipdrift.comparison.models import OpenedModel
 from clipdrift.model.clip import Clip
+from clipdrift.model.folders import text_of
 from clipdrift.model.quiet import quiet
 from clipdrift.model.weights import effective_weights
 from clipdrift.repair import RepairError
@@ -110,7 +111,8 @@ def _adapter(endpoints: Endpoints, source: str, base: OpenedModel, folder: Path)
         if key is None or state[key].shape != move.tensor.shape:
             raise RepairError(f"{source}: {name} is moved and has no place in the adapter's file")
         state[key] = move.tensor
-    shutil.copyfile(files["adapter_config.json"], folder / "adapter_config.json")
+    settings = text_of(files["adapter_config.json"])  # peft reads no byte order mark
+    (folder / "adapter_config.json").write_text(settings, encoding="utf-8")
     save_file(_on_cpu(state), folder / "adapter_model.safetensors", metadata={"format": "pt"})
     assert base.clip is not None  # an adapter is scaled on a Clip alone
     back = attach_adapter(copied_clip(base.clip), folder)

@@ -91,7 +91,9 @@ class DeckFactory:
         )
 
     def deck(self, images: ImageSet, title: str) -> tuple[Deck, ImageCounts]:
-        pixels = self.pixels(images, title)
+        return self.deck_of(self.pixels(images, title))
+
+    def deck_of(self, pixels: Pixels) -> tuple[Deck, ImageCounts]:
         deck = Deck.of(pixels, self.preprocess, self.device)
         return deck, ImageCounts(count=len(deck), fingerprint=pixels.fingerprint[:16], bad=pixels.bad)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from clipdrift.data.deck import Deck
 from clipdrift.data.errors import DataError
 from clipdrift.data.images import ImageSet
 from clipdrift.data.pairs import open_pairs
+from clipdrift.data.repeats import repeats_note
 from clipdrift.data.sources import Source, fingerprint_path, open_source
 from clipdrift.data.splits import divide
 from clipdrift.data.worlds import WORLDS
@@ -138,12 +139,7 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
     if isinstance(objective, ContrastiveObjective):
         target = prepare_pairs(config.data, objective, clip, factory)
     else:
-        source, wanted = _divided(config.data, clip.image_size)
-        for note in source.notes:
-            reporter.note(note)
-        made = {purpose: factory.deck(part, f"{source.name} {purpose}") for purpose, part in wanted.items()}
-        facts = facts_of(source, {purpose: counted for purpose, (_, counted) in made.items()})
-        target = Target({purpose: deck for purpose, (deck, _) in made.items()}, facts)
+        target = _classified(config.data, clip, factory)
     transfer = {}
     for spec in config.data.transfer:
         if spec.retrieval:
@@ -166,6 +162,19 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
         device=device,
         backbone_cache=backbone_cache,
     )
+
+
+def _classified(data: DataConfig, clip: Clip, factory: DeckFactory) -> Target:
+    """A target of labelled images, decoded."""
+    source, wanted = _divided(data, clip.image_size)
+    pixels = {purpose: factory.pixels(part, f"{source.name} {purpose}") for purpose, part in wanted.items()}
+    if repeats := repeats_note(source.name, pixels["train"], pixels["test"], wanted["test"]):
+        source = replace(source, notes=(*source.notes, repeats))
+    for note in source.notes:
+        factory.reporter.note(note)
+    made = {purpose: factory.deck_of(decoded) for purpose, decoded in pixels.items()}
+    facts = facts_of(source, {purpose: counted for purpose, (_, counted) in made.items()})
+    return Target({purpose: deck for purpose, (deck, _) in made.items()}, facts)
 
 
 def _divided(data: DataConfig, image_size: int) -> tuple[Source, dict[str, ImageSet]]:
