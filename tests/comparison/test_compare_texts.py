@@ -75,10 +75,10 @@ def test_on_captions(
     assert {name: found.measures[name] for name in text_measures(found)} == expected
     assert list(expected) == TEXT
     assert towers.short == before.short
-    said = next(line for line in found.summary().split("\n") if line.startswith("The text tower changed too"))
+    said = next(line for line in found.summary().split("\n") if line.startswith("The text tower moved"))
     last = expected["text_cka"].value_blocks[-1]
     assert said.startswith(
-        f"The text tower changed too, on 4 captions of the images: CKA of the last block {last:.3f}, "
+        f"The text tower moved, on 4 captions of the images: CKA of the last block {last:.3f}, "
         f"embedding drift {expected['text_embedding_drift'].value:.3f}, weights changed by "
     )
     assert verdict(found) == found.summary().split("\n")
@@ -116,7 +116,7 @@ def test_without_texts_or_tokenizer_weights_alone(
         assert (found.text_tower.same, found.text_tower.source, found.text_tower.count) == (False, "", 0)
         assert text_measures(found) == ["text_weight_drift", "text_weight_drift_projection"]
         assert f"The text towers differ; without {lacks} only their weights could be compared." in found.notes
-        assert any(line.startswith("The text tower changed too: weights") for line in verdict(found))
+        assert any(line.startswith("The text tower moved: weights") for line in verdict(found))
 
 
 def test_the_same_text_tower_is_not_measured(

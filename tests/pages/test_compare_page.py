@@ -266,6 +266,7 @@ def test_the_text_tower_has_a_section_where_it_changed(make_page: MakePage) -> N
     keys = {e["data-key"] for e in changed[0].elements}
     assert "comparison.csv:text_cka//4/value" in keys
     assert "comparison.csv:text_cka//5/value" not in keys
+    assert "drift or value by block" in section.text  # of attention, of CKA and weights
     assert {"comparison.csv:text_gini///drift", "field:text_tower/count", "field:text_tower/short"} <= keys
     assert "text" not in {e["id"] for e in same[0].all("section")}
     assert "<dt>text towers</dt><dd>the same</dd>" in same[1]

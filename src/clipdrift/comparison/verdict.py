@@ -72,12 +72,12 @@ def _texts(found: Comparison) -> list[str]:
         return []
     weights = f"weights changed by {share(100 * _value(found, 'text_weight_drift'))}"
     if not towers.count:
-        return [f"The text tower changed too: {weights}."]
+        return [f"The text tower moved: {weights}."]
     cka = found.measures["text_cka"]
     last = (cka.value_blocks or (cka.value or 0.0,))[-1]
     return [
-        f"The text tower changed too, on {towers.count} {towers.source}: CKA of the last block "
-        f"{_three(last)}, embedding drift {_three(_value(found, 'text_embedding_drift'))}, {weights}."
+        f"The text tower moved, on {towers.count} {towers.source}: CKA of the last block {_three(last)}, "
+        f"embedding drift {_three(_value(found, 'text_embedding_drift'))}, {weights}."
     ]
 
 

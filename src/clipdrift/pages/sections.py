@@ -60,6 +60,12 @@ class MeasureFamily:
         return any(row.value for row in self.rows)
 
     @property
+    def by_block(self) -> str:
+        """What the strips show."""
+        kinds = {"drift": self.two_sided, "value": self.valued}
+        return " or ".join(kind for kind, there in kinds.items() if there)
+
+    @property
     def units(self) -> bool:
         """Whether any measure has a unit."""
         return any(row.unit for row in self.rows)
