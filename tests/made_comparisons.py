@@ -21,6 +21,7 @@ from clipdrift.comparison import (
     Side,
     SpectrumRow,
     Subsets,
+    TextTowers,
     TransferRow,
 )
 from clipdrift.listing import MEASURES
@@ -49,6 +50,7 @@ def made_comparison(
     transfer: bool = True,
     spectra: bool = True,
     extras: bool = True,
+    texts: bool = False,
     weight_kinds: tuple[str, ...] = KINDS,
     name: str = "",
     seed: int = 0,
@@ -58,6 +60,7 @@ def made_comparison(
     Args:
         pooling_head: attention is that of one pooling head, and so without blocks; all else has ``blocks``.
         extras: with retrieval, subset sensitivity and notes.
+        texts: the text tower changed too; it has half as many blocks, but two at least.
         name: stands for every free name (models, images, a transfer set, a note) where given.
     """
     rng = np.random.default_rng(seed)
@@ -84,6 +87,8 @@ def made_comparison(
     for measure in ("weight_drift", *(f"weight_drift_{kind}" for kind in weight_kinds)):
         measures[measure] = alone(measure, rng.uniform(0.001, 0.06, blocks))
     measures["weight_drift_projection"] = alone("weight_drift_projection", np.array([0.0123]), single=True)
+    if texts:
+        measures |= _texts(max(2, blocks // 2))
     matrix = np.exp(-np.abs(np.subtract.outer(np.arange(blocks), np.arange(blocks))) / (blocks / 3))
     matrix *= np.sqrt(np.outer(1 - fall, 1 - fall))
     return Comparison(
@@ -122,6 +127,12 @@ def made_comparison(
         transfer=_transfer(name) if transfer else {},
         retrieval=_retrieval() if extras else None,
         subsets=_subsets() if extras else None,
+        text_tower=TextTowers(
+            same=not texts,
+            source=f"class prompts of {name or 'cifar100'}" if texts else "",
+            count=100 if texts else 0,
+            short=3 if texts else 0,
+        ),
         notes=(name or "Only 200 images: biased CKA is high for any two models.",) if extras else (),
         environment={
             "python": "3.11.7",
@@ -132,6 +143,21 @@ def made_comparison(
         },
         timings={"opened": 1.25, "base_read": 12.5, "decomposed": 3.75},
     )
+
+
+def _texts(blocks: int) -> dict[str, Compared]:
+    """Measures of a text tower, from numbers of its own, so that all else is as without it."""
+    rng, found = np.random.default_rng(1), {}
+    for measure in ("entropy", "normalised_entropy", "erf95", "gini", "head_diversity", "start_share"):
+        before = rng.uniform(0.3, 0.9, blocks)
+        found[f"text_{measure}"] = compared(f"text_{measure}", before, before * rng.uniform(0.8, 1.1, blocks))
+    found["text_cka"] = alone("text_cka", rng.uniform(0.6, 1, blocks))
+    for measure in ("text_cka_embedding", "text_embedding_drift"):
+        found[measure] = alone(measure, rng.uniform(0.1, 0.9, 1), single=True)
+    found["text_weight_drift"] = alone("text_weight_drift", rng.uniform(0.001, 0.06, blocks))
+    single = np.array([0.0123])
+    found["text_weight_drift_projection"] = alone("text_weight_drift_projection", single, single=True)
+    return found
 
 
 def compared(measure: str, before: Any, after: Any, *, single: bool | None = None) -> Compared:

@@ -455,3 +455,33 @@ def test_each_image_tower_with_each_text_tower(usual: Comparison) -> None:
     alone = {name: row.model_copy(update={"crossed": None}) for name, row in usual.transfer.items()}
     with pytest.raises(ValueError, match="on no transfer set have both towers changed"):
         comparing.towers(usual.model_copy(update={"transfer": alone}))
+
+
+def test_the_text_tower_has_a_figure_of_its_own(usual: Comparison) -> None:
+    """Both sides of attention, CKA from 1, weights from 0; the image tower's figure shows none of it."""
+    comparison = made_comparison(8, texts=True)
+    figure = comparing.text_tower(comparison)
+    assert "On 100 class prompts of cifar100." in heading(figure)
+    titles = [axis.get_title(loc="left") for axis in figure.axes if axis.get_title(loc="left")]
+    attention = ["entropy", "normalised entropy", "erf95", "gini", "head diversity", "start share"]
+    assert titles == [*attention, "cka", "weight drift"]
+    measures = comparison.measures
+    for title in attention:
+        found = measures[f"text_{title.replace(' ', '_')}"]
+        before, after = panel(figure, title).lines
+        assert (list(before.get_ydata()), list(after.get_ydata())) == (  # type: ignore[arg-type]
+            list(found.before_blocks),
+            list(found.after_blocks),
+        )
+    cka, weights = measures["text_cka"], measures["text_weight_drift"]
+    assert list(panel(figure, "cka").lines[0].get_ydata()) == list(cka.value_blocks)  # type: ignore[arg-type]
+    assert heights(panel(figure, "weight drift")) == list(weights.value_blocks)
+    dashed = [line.get_ydata()[0] for line in panel(figure, "cka").lines if line.is_dashed()]  # type: ignore[index]
+    assert dashed == [cka.value]
+    assert not any(
+        axis.get_title(loc="left").startswith("text") for axis in comparing.block_drift(comparison).axes
+    )
+    assert "text_tower" in dict(comparing._figures(comparison, None))
+    assert "text_tower" not in dict(comparing._figures(usual, None))
+    with pytest.raises(ValueError, match="the text tower was not measured by block"):
+        comparing.text_tower(usual)

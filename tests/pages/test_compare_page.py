@@ -68,6 +68,7 @@ CASES = {
     "pooling head": {"blocks": 12, "pooling_head": True},
     "no transfer, no spectra": {"transfer": False, "spectra": False, "extras": False},
     "odd names": {"name": ODD, "blocks": 3},
+    "both towers": {"texts": True, "blocks": 8},
     "part of the weights": {"weight_kinds": ("q",), "blocks": 2, "heads": 2},
 }
 
@@ -255,6 +256,21 @@ def test_sections_come_in_order(page: tuple[Page, str]) -> None:
     assert ids == ["verdict", "notes", *families, *rest]
     linked = [e["href"] for e in page[0].all("a") if any(o.tag == "nav" for o in e.inside)]
     assert linked == [f"#{name}" for name in (*families, *rest)]
+
+
+def test_the_text_tower_has_a_section_where_it_changed(make_page: MakePage) -> None:
+    """Its own number of blocks; where it is the same, a word says so."""
+    changed, same = make_page(made_comparison(8, texts=True)), make_page(made_comparison(8))
+    (section,) = [e for e in changed[0].all("section") if e["id"] == "text"]
+    assert "The text tower on class prompts of cifar100" in section.text
+    keys = {e["data-key"] for e in changed[0].elements}
+    assert "comparison.csv:text_cka//4/value" in keys
+    assert "comparison.csv:text_cka//5/value" not in keys
+    assert "drift or value by block" in section.text  # of attention, of CKA and weights
+    assert {"comparison.csv:text_gini///drift", "field:text_tower/count", "field:text_tower/short"} <= keys
+    assert "text" not in {e["id"] for e in same[0].all("section")}
+    assert "<dt>text towers</dt><dd>the same</dd>" in same[1]
+    assert "<dt>text towers</dt>" not in changed[1]
 
 
 def test_what_was_not_measured_is_left_out(make_page: MakePage) -> None:

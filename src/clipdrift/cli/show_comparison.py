@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipdrift.cli.show import strip
-from clipdrift.comparison import FAMILIES, Compared, Comparison
+from clipdrift.comparison import AT_ONE, FAMILIES, Compared, Comparison
 from clipdrift.comparison.verdict import verdict
 from clipdrift.outcomes.chance import NOT_MEASURABLE
 from clipdrift.texts import decimal, drift, percent, share
@@ -20,7 +20,8 @@ def comparison_report(found: Comparison) -> RenderableType:
     lines.append(
         Text(
             f"{shape.blocks} blocks, {shape.heads} heads, {shape.patches} patches; "
-            f"{found.images.count} images of {found.images.source}",
+            f"{found.images.count} images of {found.images.source}"
+            f"{'; the text towers are the same' if found.text_tower and found.text_tower.same else ''}",
             style="dim",
         )
     )
@@ -49,7 +50,8 @@ def _table(found: Comparison) -> Table:
             continue
         table.add_row(Text(family, style="bold"))
         for name, values in rows.items():
-            table.add_row(f"  {name}{_unit(values)}", *_cells(values))
+            shown = name.removeprefix("text_")  # its family says so, and lines are short
+            table.add_row(f"  {shown}{_unit(values)}", *_cells(name, values))
     return table
 
 
@@ -57,11 +59,10 @@ def _unit(values: Compared) -> str:
     return f" ({values.unit.removesuffix(' of patches')})" if values.unit else ""
 
 
-def _cells(values: Compared) -> list[RenderableType]:
+def _cells(name: str, values: Compared) -> list[RenderableType]:
     if values.value is not None:
         blocks = values.value_blocks
-        like = 1 - min(blocks, default=1.0) if values.family == "representation" else 0.0
-        shown = strip([v - 1 for v in blocks]) if like else strip(blocks)
+        shown = strip([v - 1 for v in blocks] if name in AT_ONE else blocks)
         return ["", decimal(values.value), "", _marked(shown, blocks)]
     assert values.before is not None
     assert values.after is not None

@@ -15,11 +15,13 @@ from clipdrift.comparison.facts import (
     Side,
     SpectrumRow,
     Subsets,
+    TextTowers,
     TransferRow,
 )
-from clipdrift.comparison.result import FAMILIES, Comparison, ComparisonError, read_comparison
+from clipdrift.comparison.result import AT_ONE, FAMILIES, Comparison, ComparisonError, read_comparison
 
 __all__ = [
+    "AT_ONE",
     "FAMILIES",
     "Compared",
     "Comparison",
@@ -34,6 +36,7 @@ __all__ = [
     "Side",
     "SpectrumRow",
     "Subsets",
+    "TextTowers",
     "TransferRow",
     "read_comparison",
 ]

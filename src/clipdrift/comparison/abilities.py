@@ -78,8 +78,11 @@ def has_texts(side: OpenedModel, other: OpenedModel) -> bool:
 
 def transfer(
     base: OpenedModel, tuned: OpenedModel, spec: DataSet, factory: DeckFactory, batch_size: int | None
-) -> TransferRow:
+) -> tuple[TransferRow, tuple[str, ...]]:
     """Zero-shot on one set, each side with its own image and text tower, same images, same prompts.
+
+    Returns:
+        The row, and the texts of its classes by the first prompt.
 
     Raises:
         DataError, PairError: what cannot be opened, and why.
@@ -118,7 +121,8 @@ def transfer(
         notes=source.notes,
     )
     kept = 100 * row.after / row.before if row.measurable else None
-    return row.model_copy(update={"retention": kept})
+    texts = tuple(source.prompts[0].format(name) for name in source.classes)
+    return row.model_copy(update={"retention": kept}), texts
 
 
 def _crossed_accuracy(towers: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> CrossedTowers | None:

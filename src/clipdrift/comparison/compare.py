@@ -24,6 +24,7 @@ from clipdrift.comparison.tables import (
     spectrum_row,
     subsets,
 )
+from clipdrift.comparison.texts import compare_texts
 from clipdrift.config import DataSet, parse_config
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.measures import Internals, cka_matrix, read_internals, readings, spectra
@@ -57,6 +58,8 @@ def compare(
     reporter: Reporter | None = None,
 ) -> Comparison:
     """Measure what became of BASE in TUNED: attention, representation, weights, zero-shot ability.
+
+    Text towers are measured too, where they differ.
 
     Models in memory are left as they were.
 
@@ -100,15 +103,18 @@ def compare(
     measures = compared(readings(before, after, pair.before, pair.after))
     matrix = tuple(tuple(row) for row in cka_matrix(before, after).tolist())
     clock("compared")
-    rows = {}
+    rows, prompts = {}, list[str]()
     for spec in sets:
-        rows[spec.name] = _transfer(pair, spec, batch_size, prepared, cache, seed, skip_bad, reporter)
+        rows[spec.name], texts = _transfer(pair, spec, batch_size, prepared, cache, seed, skip_bad, reporter)
+        prompts += texts
     found = None
     if probe.captions:
         reporter.stage("retrieval between images and captions")
         embeddings = (before.embedding, after.embedding)
         found = retrieval(pair.base, pair.tuned, embeddings, probe.captions)
     clock("tested")
+    towers, of_texts, said = compare_texts(pair, _texts(probe, rows, prompts), batch_size, reporter)
+    clock("texts_read")
     changes = []
     if spectrum:
         reporter.stage("spectra of the changed matrices")
@@ -119,14 +125,15 @@ def compare(
         tuned=_side(pair.tuned, pair),
         shape=pair.shape,
         images=probe.facts,
-        measures=measures | ability(rows),
+        measures=measures | of_texts | ability(rows),
         cka_matrix=matrix,
         heads=heads(before, after),
         spectra=tuple(spectrum_row(change) for change in changes),
         transfer=rows,
         retrieval=found,
         subsets=subsets(before, after, probe.labels, seed),
-        notes=_notes(pair, probe, rows, bool(rows or found), own=preprocess is None),
+        text_tower=towers,
+        notes=(*_notes(pair, probe, rows, bool(rows or found), own=preprocess is None), *said),
         environment=environment(str(place)),
         timings=clock.seconds,
     )
@@ -174,12 +181,24 @@ def _transfer(
     seed: int,
     skip_bad: bool,
     reporter: Reporter,
-) -> TransferRow:
+) -> tuple[TransferRow, tuple[str, ...]]:
     assert preprocess is not None  # there is a tokenizer, and with it came the preprocessing
     place = next(pair.base.model.parameters()).device
     folder = cache_folder(None if cache is None else Path(cache))
     factory = DeckFactory(preprocess, folder, torch.device(place), reporter, seed, skip_bad)
     return test_transfer(pair.base, pair.tuned, spec, factory, batch_size)
+
+
+def _texts(
+    probe: ProbeSet, rows: Mapping[str, TransferRow], prompts: Sequence[str]
+) -> list[tuple[str, Sequence[str]]]:
+    """Lists of texts that the text towers can be read on, the best first."""
+    captions = [text for position in sorted(probe.captions) for text in probe.captions[position]]
+    return [
+        ("captions of the images", captions),
+        (f"class prompts of {', '.join(rows)}", prompts),
+        (f"class prompts of {probe.facts.source}", probe.class_texts),
+    ]
 
 
 def _side(side: OpenedModel, pair: ModelPair) -> Side:

@@ -164,6 +164,16 @@ class Retrieval(Frozen):
     space_after: JointSpace | None = None
 
 
+class TextTowers(Frozen):
+    """The text towers of both models and, where they differ, the texts on which they were read."""
+
+    same: bool = Field(description="No weight differs, so nothing was measured.")
+    source: str = Field("", description="Where the texts come from; empty where none were read.")
+    count: int = Field(0, description="Texts that were read, no two of them alike.")
+    short: int = Field(0, description="Of them of fewer than two words: left out of attention.")
+    heads: tuple[HeadDrift, ...] = ()
+
+
 class Sensitivity(Frozen):
     """Coefficient of variation of a measure over disjoint subsets of the images, on either side."""
 

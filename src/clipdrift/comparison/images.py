@@ -17,6 +17,7 @@ from transformers import ImageProcessingMixin, ProcessorMixin
 from clipdrift.comparison import ProbeImages
 from clipdrift.config import DataSet
 from clipdrift.data.captions import Captions, captions_of_rows, read_captions
+from clipdrift.data.catalog import DEFAULT_PROMPTS
 from clipdrift.data.deck import Batches, Deck, Prepared
 from clipdrift.data.decode import decode
 from clipdrift.data.errors import BadImage, DataError
@@ -46,6 +47,7 @@ class ProbeSet:
         labels: (n,) where they have classes, for balanced subsets.
         titles: a short text for each image.
         captions: texts by position, where the folder has them.
+        class_texts: a prompt for each class, where they have names.
     """
 
     images: Batches
@@ -53,6 +55,7 @@ class ProbeSet:
     labels: NDArray[np.int64] | None
     titles: tuple[str, ...]
     captions: Mapping[int, tuple[str, ...]]
+    class_texts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -224,6 +227,7 @@ def _of_source(
     folder = None if spec.path is None else Path(spec.path).expanduser()
     classes: tuple[str, ...] | None
     notes: tuple[str, ...] = ()
+    prompt = spec.prompts[0] if spec.prompts else DEFAULT_PROMPTS[0]
     passed: tuple[PassedOver, ...] = ()
     tree = None if folder is None or not folder.is_dir() or holds_tables(folder) else read_tree(folder)
     if tree is not None:
@@ -233,6 +237,7 @@ def _of_source(
         if source.test is None:
             raise DataError(f"{source.name}: no test split")
         images, classes, notes, passed = source.test, source.classes, source.notes, source.passed
+        prompt = source.prompts[0]
     if len(images) > limit:
         known = images.labels if classes else None
         images = images.subset(_choose(known, len(images), limit, seed))
@@ -262,7 +267,8 @@ def _of_source(
         for i, label in zip(kept, deck.labels, strict=True)
     )
     labels = deck.labels if classes else None
-    return ProbeSet(deck, facts, labels, titles, captions.texts)
+    texts = tuple(prompt.format(name) for name in classes or ())
+    return ProbeSet(deck, facts, labels, titles, captions.texts, texts)
 
 
 def named_source(name: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ from clipdrift.comparison.facts import (
     Side,
     SpectrumRow,
     Subsets,
+    TextTowers,
     TransferRow,
 )
 from clipdrift.config.base import Frozen
@@ -32,6 +33,9 @@ from clipdrift.views import view
 SCHEMA_VERSION = 1
 
 FAMILIES = ("attention", "flow", "representation", "weights", "text", "ability")
+
+AT_ONE = ("cka", "cka_biased", "cka_minibatch", "cka_embedding", "text_cka", "text_cka_embedding")
+"""Measures that are 1, not 0, where nothing changed."""
 
 
 class ComparisonError(ClipdriftError):
@@ -55,6 +59,10 @@ class Comparison(Frozen):
     transfer: dict[str, TransferRow] = Field(default_factory=dict)
     retrieval: Retrieval | None = None
     subsets: Subsets | None = None
+    text_tower: TextTowers | None = Field(
+        None,
+        description="None where one side has no text tower that is read; its measures are of family text.",
+    )
     notes: tuple[str, ...] = Field((), description="What a reader has to know before trusting the numbers.")
     environment: dict[str, Any] = Field(default_factory=dict)
     timings: dict[str, float] = Field(default_factory=dict)
@@ -86,7 +94,8 @@ class Comparison(Frozen):
 
     def heads_frame(self) -> pd.DataFrame:
         """One row per measure x block x head, largest relative change first within each measure."""
-        frame = pd.DataFrame([row.model_dump() for row in self.heads])
+        texts = self.text_tower.heads if self.text_tower else ()
+        frame = pd.DataFrame([row.model_dump() for row in (*self.heads, *texts)])
         if frame.empty:
             return frame
         frame["change"] = frame["after"] - frame["before"]
@@ -110,7 +119,7 @@ class Comparison(Frozen):
         """
         frame = self.to_frame()
         frame = frame[frame["block"].notna() & (frame["set"] == "")].copy()
-        like = frame["measure"].str.startswith("cka")
+        like = frame["measure"].isin(AT_ONE)
         frame["change"] = frame["drift"].where(frame["drift"].notna(), frame["value"])
         frame.loc[like, "change"] = 1 - frame.loc[like, "value"]
         frame["_size"] = frame["change"].astype(float).abs()

@@ -13,7 +13,7 @@ from clipdrift.comparison import Compared, HeadDrift, Sensitivity, SpectrumRow, 
 from clipdrift.data.errors import DataError
 from clipdrift.data.splits import balanced_subsets
 from clipdrift.listing import MEASURES, Entry
-from clipdrift.measures import Internals, Reading, Spectrum
+from clipdrift.measures import Internals, Reading, Spectrum, TextInternals
 
 SUBSETS, SUBSET_SIZE = 5, 200
 """How many disjoint subsets the sensitivity is taken over, and of how many images at most."""
@@ -42,8 +42,8 @@ def _compared(entry: Entry, reading: Reading) -> Compared:
     )
 
 
-def heads(before: Internals, after: Internals) -> tuple[HeadDrift, ...]:
-    """Every head's mean over images on both sides, measure by measure."""
+def heads(before: Internals | TextInternals, after: Internals | TextInternals) -> tuple[HeadDrift, ...]:
+    """Every head's mean over images, or texts, on both sides, measure by measure."""
     return tuple(
         HeadDrift(measure=name, block=block + 1, head=head + 1, before=float(old), after=float(new))
         for name in before.heads

@@ -16,7 +16,7 @@ _WORDS = ((0.995, "hardly moved"), (0.95, "moved a little"), (0.8, "moved clearl
 
 def verdict(found: Comparison) -> list[str]:
     """Lines for a reader, the most important first."""
-    return [_how_far(found), *_where(found), *_transfer(found), _attention(found)]
+    return [_how_far(found), *_where(found), *_texts(found), *_transfer(found), _attention(found)]
 
 
 def _how_far(found: Comparison) -> str:
@@ -63,6 +63,22 @@ _KINDS = {
     "fc1": "the MLPs' first matrices",
     "fc2": "the MLPs' second matrices",
 }
+
+
+def _texts(found: Comparison) -> list[str]:
+    """What moved in the text tower; nothing where it is the same on both sides."""
+    towers = found.text_tower
+    if towers is None or towers.same:
+        return []
+    weights = f"weights changed by {share(100 * _value(found, 'text_weight_drift'))}"
+    if not towers.count:
+        return [f"The text tower moved: {weights}."]
+    cka = found.measures["text_cka"]
+    last = (cka.value_blocks or (cka.value or 0.0,))[-1]
+    return [
+        f"The text tower moved, on {towers.count} {towers.source}: CKA of the last block {_three(last)}, "
+        f"embedding drift {_three(_value(found, 'text_embedding_drift'))}, {weights}."
+    ]
 
 
 def _transfer(found: Comparison) -> list[str]:

@@ -10,10 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clipdrift.comparison import FAMILIES, Compared, Comparison
+from clipdrift.comparison import AT_ONE, FAMILIES, Compared, Comparison
 from clipdrift.figures.panels import (
     AFTER,
-    AT_ONE,
     COLOURS,
     block_ticks,
     heading,
@@ -29,7 +28,7 @@ _COLUMNS = 4
 
 
 def block_drift(comparison: Comparison) -> Figure:
-    """Every measure that has a value per block, one panel each, from block 1 to the last.
+    """Every measure of the image tower that has a value per block, one panel each, from block 1 to the last.
 
     Measures of both sides show their drift: in percent, or in their own unit where it is absolute. Measures
     that are a comparison already show their values: CKA as distance from 1, where nothing changed, weights
@@ -40,7 +39,7 @@ def block_drift(comparison: Comparison) -> Figure:
         (name, found)
         for family in FAMILIES
         for name, found in comparison.measures.items()
-        if found.family == family
+        if found.family == family and family != "text"
     ]
     shown = [(name, found) for name, found in measures if found.drift_blocks or found.value_blocks]
     single = {

@@ -12,6 +12,7 @@ from clipdrift.comparison import Comparison
 from clipdrift.figures.compared_attention import attention, attention_sheet
 from clipdrift.figures.compared_blocks import block_drift, transfer
 from clipdrift.figures.compared_grids import cka_matrix, head_drift, spectrum, weight_drift
+from clipdrift.figures.compared_texts import text_tower
 from clipdrift.figures.compared_towers import towers
 from clipdrift.figures.panels import style
 from clipdrift.runs.files import write_atomically
@@ -24,6 +25,7 @@ __all__ = [
     "cka_matrix",
     "head_drift",
     "spectrum",
+    "text_tower",
     "towers",
     "transfer",
     "weight_drift",
@@ -63,7 +65,7 @@ def write_figures(
 def _figures(comparison: Comparison, maps: Maps | None) -> Iterator[tuple[str, Callable[[], Figure]]]:
     """Name and maker of each figure that applies."""
     names = comparison.measures
-    if any(found.drift_blocks or found.value_blocks for found in names.values()):
+    if any(found.family != "text" and (found.drift_blocks or found.value_blocks) for found in names.values()):
         yield "block_drift", lambda: block_drift(comparison)
     if comparison.cka_matrix:
         yield "cka_matrix", lambda: cka_matrix(comparison)
@@ -81,6 +83,8 @@ def _figures(comparison: Comparison, maps: Maps | None) -> Iterator[tuple[str, C
         yield "transfer", lambda: transfer(comparison)
     if any(row.crossed for row in comparison.transfer.values()):
         yield "towers", lambda: towers(comparison)
+    if any(found.family == "text" and found.value_blocks for found in names.values()):
+        yield "text_tower", lambda: text_tower(comparison)
 
 
 def _save(figure: Figure, path: Path, format: str) -> Path:

@@ -32,9 +32,6 @@ ATTENTION: Colormap = matplotlib.colormaps["magma"]
 NUMBERED = 12
 """Most blocks of which a heat map prints its values."""
 
-AT_ONE = ("cka", "cka_biased", "cka_minibatch", "cka_embedding")
-"""Measures that are 1, not 0, where nothing changed."""
-
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,

@@ -9,7 +9,7 @@ from clipdrift.measures.internals import Internals, read_internals
 from clipdrift.measures.readings import Reading, own_readings, readings, weight_readings
 from clipdrift.measures.representation import REPRESENTATION, cka_matrix, cka_minibatch, representation
 from clipdrift.measures.retrieval import embed_texts, retrieval
-from clipdrift.measures.text_tower import TextInternals, read_texts, text_readings
+from clipdrift.measures.text_tower import TextInternals, read_texts, text_readings, text_weight_readings
 from clipdrift.measures.weights import KINDS, Spectrum, spectra, weights, weights_by_kind
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "retrieval",
     "spectra",
     "text_readings",
+    "text_weight_readings",
     "weight_readings",
     "weights",
     "weights_by_kind",

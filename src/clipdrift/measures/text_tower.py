@@ -1,7 +1,7 @@
 """Measures of the text tower: attention of the token that a text is pooled at, representation, weights.
 
-Attention is taken over a text's words: without the start token, into which most of it drains whatever the
-text says and whose share is told by itself; without the pooled token, as the class token's attention to
+Attention is taken over a text's words: without the start token, a sink that takes its share whatever the text
+says and is told by itself; without the pooled token, as the class token's attention to
 itself is left out; and without padding. Texts differ in length, so those of one length are read together, and
 no value comes from a place that another text has and this one lacks.
 """
@@ -181,7 +181,11 @@ def text_readings(
     Raises:
         MeasureError: undefined, naming measure and block; weights that do not fit.
     """
-    found = {name: drifted(before.blocks(name), after.blocks(name)) for name in after.attention}
+    found = {
+        name: drifted(before.blocks(name), after.blocks(name))
+        for name in after.attention
+        if name in before.attention
+    }
     representation = alike(before, after, "text_")
     del representation["text_cka_biased"]  # near 1 for texts as few as there are
     found |= {name: reading_of(values) for name, values in representation.items()}

@@ -35,6 +35,7 @@ _FIGURES = {
         "Which tower's change",
         "Bars of each image tower with each text tower; numbers under Transfer.",
     ),
+    "text_tower": ("The text tower by block", "Curves before and after by block; numbers under Text."),
 }
 _TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 

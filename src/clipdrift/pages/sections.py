@@ -20,8 +20,8 @@ _FAMILY_TEXTS = {
     "representation": "How alike the states of both models are on the same images. CKA: 1 is unchanged. "
     "Embedding drift: 0 is unchanged.",
     "weights": "Length of the change over length of the weights before. 0 is unchanged.",
-    "text": "The text tower: where the token that a text is pooled at looks, how alike its states are on the "
-    "same texts, how far the weights moved.",
+    "text": "The text tower{texts}: where the token that a text is pooled at looks, how alike its states "
+    "are, how far the weights moved. CKA: 1 is unchanged.",
     "ability": "Mean over the transfer sets. Each set is in the table below.",
 }
 
@@ -60,6 +60,12 @@ class MeasureFamily:
         return any(row.value for row in self.rows)
 
     @property
+    def by_block(self) -> str:
+        """What the strips show."""
+        kinds = {"drift": self.two_sided, "value": self.valued}
+        return " or ".join(kind for kind, there in kinds.items() if there)
+
+    @property
     def units(self) -> bool:
         """Whether any measure has a unit."""
         return any(row.unit for row in self.rows)
@@ -72,12 +78,12 @@ class MeasureFamily:
 def families(comparison: Comparison, cells: CellLookup) -> list[MeasureFamily]:
     """A table per family that has measures."""
     out = []
+    source = comparison.text_tower.source if comparison.text_tower else ""
+    told = {"reader": comparison.shape.reader, "texts": f" on {source}" if source else ""}
     for family in FAMILIES:
         rows = tuple(_rows(comparison, cells, family))
         if rows:
-            out.append(
-                MeasureFamily(family, _FAMILY_TEXTS[family].format(reader=comparison.shape.reader), rows)
-            )
+            out.append(MeasureFamily(family, _FAMILY_TEXTS[family].format(**told), rows))
     return out
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipdrift.comparison import Compared
-from clipdrift.figures.panels import AT_ONE
+from clipdrift.comparison import AT_ONE, Compared
 from clipdrift.pages.cells import CellLookup, PageCell
 
 HEIGHT = 32.0

@@ -158,7 +158,7 @@ def _heads(comparison: Comparison, blocks: int, heads: int, kept: int) -> list[l
         return [list(range(1, heads + 1))] * blocks
     frame = comparison.heads_frame()
     ranked: dict[int, list[int]] = {}
-    if not frame.empty:
+    if comparison.heads:
         measured = [row.measure for row in comparison.heads]
         measure = "entropy" if "entropy" in measured else measured[0]
         for block, part in frame[frame["measure"] == measure].groupby("block"):
