@@ -22,6 +22,7 @@ from clipdrift.repair import RepairError
 from clipdrift.repair.interpolating import interpolate
 from clipdrift.runs.record import Record
 from clipdrift.runs.store import RunFolder
+from clipdrift.study.frames import records_in, runs_frame
 from clipdrift.training.course import CheckpointSchedule
 from clipdrift.training.order import Order
 from clipdrift.training.runner import run
@@ -271,3 +272,25 @@ def test_a_batch_holds_its_share_of_what_is_replayed() -> None:
     again = [batch.picked for batch in Order(33, 8, 2, 5, 0.25).batches(seed=1, flip=True)]
     assert all(np.array_equal(one, batch.picked) for one, batch in zip(again, batches, strict=True))
     assert Order(33, 8, 2).again == 0
+
+
+@pytest.mark.slow
+def test_the_study_that_comes_with_the_package(lab: Lab, captioned: Path, tmp_path: Path) -> None:
+    """Shrunk: one rate, one seed, few images; each way to train, and each size of batches."""
+    changes = [
+        "seeds=[7]", "axes.optim.learning_rate=[1e-3]", "optim.epochs=1", "data.validation_images=9",
+        "data.probe_images=6", f"model={{name='tiny', path='{lab.model}'}}",
+        f"data.target={{name='captions', path='{captioned}'}}",
+        "data.transfer=[{name='objects-100', per_class=1}]",
+    ]  # fmt: skip
+    out = tmp_path / "out"
+    options = [word for change in changes for word in ("--set", change)]
+    ran = CliRunner().invoke(
+        app, ["study", "run", "captions", *options, "--out", str(out), "--cache", str(lab.cache)]
+    )
+    assert ran.exit_code == 0, ran.output
+    frame = runs_frame(records_in(out))
+    assert set(frame["status"]) == {"done"}
+    assert set(frame["batch_size"]) == {32, 128, 512}
+    assert frame["other_options"].nunique() == 3
+    assert frame[["accuracy", "zero_shot_objects-100", "cka"]].notna().all(axis=None)
