@@ -48,6 +48,11 @@ class OutOfMemoryError(ClipdriftError):
         self.part = part
 
 
+def printable(text: str) -> str:
+    """A message in one line: what cannot be printed, as a line break in a file's name, stands as ``\\n``."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def one_line(error: object, most: int = 200) -> str:
     """An error's message without line breaks, cut between words where it is long; its class where it says
     nothing. A path or an address is left whole or left out."""

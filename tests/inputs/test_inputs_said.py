@@ -106,3 +106,19 @@ def test_compare(
     assert "not measurable" in page
     listed = json.loads((tmp_path / "out" / "comparison.json").read_text())["images"]["notes"]
     assert any(NO_CAPTIONS in note for note in listed)
+
+
+def test_names_with_line_breaks_stay_in_one_line(
+    tiny_clip_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = put(
+        tmp_path / "set", "x\ny/images/cat/{}.png*4", "x\ny/images/dog/{}.png*4",
+        "z\r\nw/images/cat/{}.png*4", "z\r\nw/images/dog/{}.png*4",
+    )  # fmt: skip
+    sets = ("--set", f"model={tiny_clip_dir}", "--set", f"data.target={root}")
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *sets, "--out", str(tmp_path / "runs"), "--cache", str(tmp_path / "cache")])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert len(said.strip().splitlines()) == 1
+    assert r"x\ny, z\r\nw" in said

@@ -19,7 +19,7 @@ from clipdrift.cli.repairing import interpolate, rewind, soften
 from clipdrift.cli.replicating import replicate
 from clipdrift.cli.reporting import report
 from clipdrift.cli.studying import study
-from clipdrift.errors import ClipdriftError, Interrupted, named_line
+from clipdrift.errors import ClipdriftError, Interrupted, named_line, printable
 from clipdrift.runs.layout import cache_folder
 
 app = typer.Typer(
@@ -264,7 +264,7 @@ def main(arguments: list[str] | None = None) -> Any:
         typer.echo(str(end), err=True)
         sys.exit(end.exit_status)
     except ClipdriftError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(2)
     except Exception as error:
         if os.environ.get(_DEBUG, "0") not in ("", "0"):

@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from clipdrift.errors import printable
 from clipdrift.outcomes.chance import NOT_MEASURABLE, measurable
 from clipdrift.runs.record import Point, Recall, Record, Values
 from clipdrift.texts import decimal, percent
@@ -78,12 +79,12 @@ class RunDisplay:
         self._task = self._bar.add_task(text, total=None, note="")
 
     def warn(self, text: str) -> None:
-        console.print(Text(f"warning: {text}", style="yellow"), soft_wrap=True)
+        console.print(Text(f"warning: {printable(text)}", style="yellow"), soft_wrap=True)
 
     def note(self, text: str) -> None:
         if text not in self._noted:  # the runs of a study read the same data
             self._noted.add(text)
-            console.print(Text(f"note: {text}", style="yellow"), soft_wrap=True)
+            console.print(Text(f"note: {printable(text)}", style="yellow"), soft_wrap=True)
 
     def advance(self, done: int, total: int) -> None:
         if self._task is not None:
