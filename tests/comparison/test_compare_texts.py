@@ -11,7 +11,7 @@ import pytest
 import torch
 from outside import load_plain
 from printed import shown
-from transformers import CLIPVisionModelWithProjection
+from transformers import CLIPVisionModelWithProjection, SiglipModel
 
 from clipdrift.comparison import Comparison, read_comparison
 from clipdrift.comparison.tables import compared
@@ -75,6 +75,7 @@ def test_on_captions(
     assert {name: found.measures[name] for name in text_measures(found)} == expected
     assert list(expected) == TEXT
     assert towers.short == before.short
+    assert "Only 4 texts were read: take the text tower's CKA for coarse." in found.notes
     said = next(line for line in found.summary().split("\n") if line.startswith("The text tower moved"))
     last = expected["text_cka"].value_blocks[-1]
     assert said.startswith(
@@ -104,6 +105,17 @@ def test_on_class_prompts(
     assert found.text_tower is not None  # three classes are too few
     assert (found.text_tower.source, found.text_tower.count) == (f"class prompts of {five}", 5)
     assert 0 < found.measures["text_embedding_drift"].value < 2
+
+
+def test_siglips_text_tower(
+    siglip_dir: Path, five: Path, beside: Callable[..., Comparison], tmp_path: Path
+) -> None:
+    """Through the same door; every weight of its head counts as its projection's."""
+    other = outside.tuned_copy(siglip_dir, tmp_path / "other", texts=True, kind=SiglipModel)
+    found = beside(other, base=siglip_dir, transfer=five)
+    assert text_measures(found) == TEXT
+    assert found.measures["text_weight_drift_projection"].value > 0
+    assert found.measures["text_cka"].value < 0.9999
 
 
 def test_without_texts_or_tokenizer_weights_alone(

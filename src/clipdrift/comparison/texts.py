@@ -15,8 +15,9 @@ from clipdrift.model.towers import UnsupportedModelError, text_tower_of
 from clipdrift.model.weights import text_weights
 from clipdrift.runs.reporter import Reporter
 
-LEAST, LIMIT = 4, 1000
-"""Fewest texts of which debiased CKA can be told; texts that are read at most, evenly spaced among more."""
+LEAST, FEW, LIMIT = 4, 30, 1000
+"""Fewest texts of which debiased CKA can be told; fewer than these are said to be few; texts that are read at
+most, evenly spaced among more."""
 
 
 def compare_texts(
@@ -63,7 +64,9 @@ def compare_texts(
     found = TextTowers(
         same=False, source=source, count=len(texts), short=read[1].short, heads=heads(read[0], read[1])
     )
-    return found, compared(text_readings(read[0], read[1], before, after)), ()
+    few = f"Only {len(texts)} texts were read: take the text tower's CKA for coarse."
+    measures = compared(text_readings(read[0], read[1], before, after))
+    return found, measures, (few,) if len(texts) < FEW else ()
 
 
 def _chosen(sources: Sequence[tuple[str, Sequence[str]]]) -> tuple[str, list[str]]:
