@@ -372,6 +372,17 @@ def test_retrieval_by_hand(
         assert to_image == pytest.approx({k: recall(similarity.T, right.T, k) for k in (1, 5)})
 
 
+def test_a_caption_of_several_images_is_right_for_each(
+    other_dir: Path, album: Path, beside: Callable[..., Comparison]
+) -> None:
+    """Nothing tells equal captions apart, so no model can be asked to."""
+    write_jsonl(album, [row | {"text": "a dog"} for row in caption_rows()])
+    found = beside(other_dir, images=album).retrieval
+    assert found is not None
+    for recall_at in (found.image_to_text_before, found.text_to_image_before, found.image_to_text_after):
+        assert set(recall_at.values()) == {1.0}
+
+
 def test_nothing_is_crossed_where_only_the_images_have_changed(
     tiny_clip_dir: Path, pictures: Path, album: Path, beside: Callable[..., Comparison]
 ) -> None:

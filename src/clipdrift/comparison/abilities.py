@@ -180,6 +180,8 @@ def retrieval(
 ) -> Retrieval:
     """Recall at k between the images that have captions and all their captions, on both sides.
 
+    A caption is right for every image that has one of the same words.
+
     Args:
         embeddings: (N, E) of all probe images, before and after.
         captions: texts by position.
@@ -190,7 +192,11 @@ def retrieval(
     positions = sorted(captions)
     texts = [text for position in positions for text in captions[position]]
     owner = torch.tensor([i for i, position in enumerate(positions) for _ in captions[position]])
-    match = owner[None] == torch.arange(len(positions))[:, None]
+    number: dict[str, int] = {}
+    words = torch.tensor([number.setdefault(text, len(number)) for text in texts])
+    has = torch.zeros(len(positions), len(number), dtype=torch.bool)
+    has[owner, words] = True
+    match = has[:, words]  # nothing tells equal captions apart
     clips = texts_of(base, tuned), texts_of(tuned, base)
     encoded = []
     for clip in clips:
