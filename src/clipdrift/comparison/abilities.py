@@ -193,10 +193,10 @@ def retrieval(
     texts = [text for position in positions for text in captions[position]]
     owner = torch.tensor([i for i, position in enumerate(positions) for _ in captions[position]])
     number: dict[str, int] = {}
-    words = torch.tensor([number.setdefault(text, len(number)) for text in texts])
+    alike = torch.tensor([number.setdefault(text, len(number)) for text in texts])
     has = torch.zeros(len(positions), len(number), dtype=torch.bool)
-    has[owner, words] = True
-    match = has[:, words]  # nothing tells equal captions apart
+    has[owner, alike] = True
+    match = has[:, alike]  # nothing tells equal captions apart
     clips = texts_of(base, tuned), texts_of(tuned, base)
     encoded = []
     for clip in clips:

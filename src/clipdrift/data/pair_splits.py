@@ -7,15 +7,12 @@ trains.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipdrift.data.errors import DataError
-from clipdrift.data.images import Picture
 from clipdrift.data.parts import ANY, TEST, TRAIN, VALIDATION
 from clipdrift.data.splits import PROBE_SIZE, Indices
 
@@ -178,20 +175,14 @@ def _said(
     return notes
 
 
-def pixel_groups(data: Picture, progress: Callable[[int, int], None] | None = None) -> NDArray[np.int64]:
+def pixel_groups(digests: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Number the images so that two have equal numbers where their pixels are equal.
 
     Args:
-        data: uint8 ``(n, H, W, 3)``, usually memory-mapped; read once, image by image.
-        progress: Called with images done and images in all, now and then.
+        digests: ``(n,)``, of each image's pixels, as decoded pixels have them.
 
     Returns:
         int64 ``(n,)``, of each image the position of the first that is equal to it.
     """
-    digests = np.empty((len(data), 2), dtype=np.uint64)
-    for index, image in enumerate(data):
-        digests[index] = np.frombuffer(hashlib.blake2b(image.tobytes(), digest_size=16).digest(), np.uint64)
-        if progress is not None and ((index + 1) % 1000 == 0 or index + 1 == len(data)):
-            progress(index + 1, len(data))
-    _, first, inverse = np.unique(digests, axis=0, return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
     return first[inverse.reshape(-1)].astype(np.int64)

@@ -41,8 +41,7 @@ def prepare_pairs(
         DataError: nothing to read, or too few images.
     """
     source, pixels = _opened(data.target, factory)
-    factory.reporter.stage(f"looking for identical images of {source.name}")
-    groups = pixel_groups(pixels.data, factory.reporter.advance)
+    groups = pixel_groups(pixels.digests)
     division = _divide(source.part[pixels.kept], groups, data)
     whole = Deck.of(pixels, factory.preprocess, factory.device)
     rows = {
@@ -74,36 +73,46 @@ def prepare_pairs(
         groups=groups[division.train],
     )
     target = Target(decks, facts, pairs)
-    return target if objective.replay is None else _replaying(target, objective.replay, factory)
+    if objective.replay is None:
+        return target
+    held_out = pixels.digests[np.concatenate([division.validation, division.probe, division.test])]
+    return _replaying(target, pixels.digests[division.train], held_out, objective.replay, factory)
 
 
-def _replaying(target: Target, spec: DataSet, factory: DeckFactory) -> Target:
-    """The target with another set's training images after its own."""
+def _replaying(
+    target: Target,
+    trained: NDArray[np.uint64],
+    held_out: NDArray[np.uint64],
+    spec: DataSet,
+    factory: DeckFactory,
+) -> Target:
+    """The target with another set's training images after its own.
+
+    Args:
+        trained, held_out: digests of the target's images that are trained on, and of those that are not.
+    """
     assert target.pairs is not None
     source, pixels = _opened(spec, factory)
     part = source.part[pixels.kept]
-    held_out = np.isin(part, (VALIDATION, TEST))
-    rows = np.flatnonzero(~held_out) if not held_out.all() else np.arange(len(part))
-    other = Deck.of(pixels, factory.preprocess, factory.device).subset(rows)
-    own = target.decks["train"]
-    held = np.concatenate([_digests(target.decks[name]) for name in ("validation", "probe", "test")])
-    fresh = ~np.isin(_digests(other), held)
-    rows, other = rows[fresh], other.subset(np.flatnonzero(fresh))
-    if not len(other):
+    apart = np.isin(part, (VALIDATION, TEST))
+    rows = np.flatnonzero(~apart) if not apart.all() else np.arange(len(part))
+    fresh = ~np.isin(pixels.digests[rows], held_out)
+    rows = rows[fresh]
+    if not len(rows):
         raise DataError(f"{spec.name}: all of its images are held out in the target; there is none to replay")
     notes = list(source.notes)
     if not fresh.all():
         notes.append(f"{spec.name}: {int((~fresh).sum())} images are held out in the target; not replayed")
     for note in notes:
         factory.reporter.note(note)
-    decks = target.decks | {"train": joined_decks(own, other)}
+    other = Deck.of(pixels, factory.preprocess, factory.device).subset(rows)
+    decks = target.decks | {"train": joined_decks(target.decks["train"], other)}
     captions = source.captions.subset(pixels.kept[rows])
-    _, groups = np.unique(np.concatenate([_digests(own), _digests(other)]), return_inverse=True)
     pairs = replace(
         target.pairs,
         train=JoinedCaptions(target.pairs.train, captions),
-        groups=groups.reshape(-1).astype(np.int64),
-        replayed=len(other),
+        groups=pixel_groups(np.concatenate([trained, pixels.digests[rows]])),
+        replayed=len(rows),
     )
     facts = target.facts.model_copy(
         update={
@@ -113,13 +122,6 @@ def _replaying(target: Target, spec: DataSet, factory: DeckFactory) -> Target:
         }
     )
     return Target(decks, facts, pairs)
-
-
-def _digests(deck: Deck) -> NDArray[np.str_]:
-    """(n,) a digest of each image's pixels."""
-    return np.array(
-        [hashlib.blake2b(deck.data[row].tobytes(), digest_size=16).hexdigest() for row in deck.rows], "U32"
-    )
 
 
 def count_pairs(data: DataConfig) -> dict[str, int]:
