@@ -237,7 +237,7 @@ def _of_source(
         if source.test is None:
             raise DataError(f"{source.name}: no test split")
         images, classes, notes, passed = source.test, source.classes, source.notes, source.passed
-        prompt = source.prompts[0]
+        prompt = next(iter(source.prompts), prompt)  # none where there are no classes
     if len(images) > limit:
         known = images.labels if classes else None
         images = images.subset(_choose(known, len(images), limit, seed))
