@@ -53,7 +53,7 @@ class Part:
 
 def parts_of(out: Path, device: str, small: bool, data: Path | None) -> list[Part]:
     """The parts in order, the most important first."""
-    limits = (120, 60, 60) if small else (90, 120, 180)
+    limits = (170, 60, 60) if small else (90, 120, 180)
     few = ("--small",) if small else ()
     given = ("--data", str(data.resolve())) if data else ()
     workers = "2" if device == "cpu" else "4"

@@ -208,16 +208,15 @@ def start(lab: Lab, device: torch.device, place: Path, seed: int) -> subprocess.
 def test_two_runs_share_the_device_and_are_reported_without_it(
     lab: Lab, device: torch.device, tmp_path: Path
 ) -> None:
-    """Two processes at once; afterwards a machine that sees no GPU lists them."""
+    """Two processes at once; afterwards a machine that sees no GPU reports them."""
     both = [start(lab, device, tmp_path, seed) for seed in (1, 2)]
     for process in both:
         out, _ = process.communicate(timeout=80)
         assert process.returncode == 0, out[-1500:]
     blind = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    for command, said in (("status", "done"), ("report", "index.html")):
-        told = subprocess.run(
-            [*COMMAND, command, str(tmp_path / "runs")],
-            env=blind, capture_output=True, text=True, timeout=60, check=True,
-        ).stdout  # fmt: skip
-        assert said in told
+    told = subprocess.run(
+        [*COMMAND, "report", str(tmp_path / "runs")],
+        env=blind, capture_output=True, text=True, timeout=60, check=True,
+    ).stdout  # fmt: skip
+    assert "index.html" in told
     assert (tmp_path / "runs" / "report" / "index.html").stat().st_size > 10_000
