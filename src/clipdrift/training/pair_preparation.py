@@ -132,15 +132,18 @@ def count_pairs(data: DataConfig) -> dict[str, int]:
 
 
 def _divide(part: NDArray[np.int8], groups: NDArray[np.int64], data: DataConfig) -> PairDivision:
-    return divide_pairs(
-        part,
-        groups,
-        seed=data.seed,
-        train=data.train_images,
-        validation=data.validation_images,
-        probe=data.probe_images,
-        test=data.test_images,
-    )
+    try:
+        return divide_pairs(
+            part,
+            groups,
+            seed=data.seed,
+            train=data.train_images,
+            validation=data.validation_images,
+            probe=data.probe_images,
+            test=data.test_images,
+        )
+    except DataError as error:
+        raise DataError(f"{data.target.name}: {error}") from None
 
 
 def retrieval_set(spec: DataSet, clip: Clip, factory: DeckFactory) -> TransferSet:
