@@ -13,6 +13,7 @@ import torch
 from pair_runs import config_for, settings, write_captions
 from peft import PeftModel
 from PIL import Image
+from scipy.stats import binomtest
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 from typer.testing import CliRunner
 
@@ -163,7 +164,7 @@ def test_a_sets_captions_can_be_what_is_transferred_to(lab: Lab, captioned: Path
         {"name": "other", "path": str(other), "retrieval": True},
         {"name": "objects-100", "per_class": 1},
     ]
-    record, _ = done(lab, config_for(lab.model, captioned, data={"transfer": transfer}))
+    record, folder = done(lab, config_for(lab.model, captioned, data={"transfer": transfer}))
     assert record.best is not None
     before, after = record.backbone.retrieval["other"], record.best.retrieval["other"]
     assert record.backbone.zero_shot["other"] == before.recall
@@ -171,6 +172,23 @@ def test_a_sets_captions_can_be_what_is_transferred_to(lab: Lab, captioned: Path
     assert record.transfer["other"].captions == {"test": 30}
     kept = record.best.transfer["other"].retention
     assert kept == (pytest.approx(100 * after.recall / before.recall) if before.recall else None)
+    chance = binomtest(round(before.recall * 15 / 100), 15, 1 / 15, alternative="greater").pvalue
+    assert record.chance_p("other") == pytest.approx(chance)
+    frame = runs_frame(records_in(folder.path.parent))
+    assert frame["backbone_chance_p_other"].tolist() == [pytest.approx(chance)]
+
+
+def test_a_run_on_classes_can_have_a_captioned_transfer_set(
+    lab: Lab, captioned: Path, tmp_path: Path
+) -> None:
+    """Repair, which tests zero-shot alone, says that it is left out."""
+    other = write_captions(tmp_path / "other", 15)
+    sets = [{"name": "objects-100", "per_class": 1}, {"name": "o", "path": str(other), "retrieval": True}]
+    record, folder = done(lab, lab.config("full_ft", data={"transfer": sets}, optim={"epochs": 1}))
+    assert record.best is not None
+    assert set(record.best.transfer) == {"objects-100", "o"}
+    repaired = interpolate(folder.path, alphas=[0, 1], cache=lab.cache, device="cpu")
+    assert any("o has captions and no classes" in note for note in repaired.notes)
 
 
 def test_the_epoch_that_keeps_enough_is_chosen(lab: Lab, captioned: Path) -> None:

@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipdrift.errors import printable
-from clipdrift.outcomes.chance import NOT_MEASURABLE, measurable
+from clipdrift.outcomes.chance import NOT_MEASURABLE, answers, measurable
 from clipdrift.runs.record import Point, Recall, Record, Values
 from clipdrift.texts import decimal, percent
 from clipdrift.texts import rate as rate_text
@@ -194,7 +194,7 @@ def _rows(record: Record) -> list[tuple[str, list[str]]]:
                 kept = f"  {NOT_MEASURABLE}"
             cells.append(f"{now.accuracy:.1f} %{kept}")
         facts = record.transfer[name]
-        chance = 100 / (len(facts.classes) or facts.images["test"].count)
+        chance = 100 / answers(facts.images["test"].count, len(facts.classes))
         kind = "zero-shot" if facts.classes else "recall at 1"
         rows.append((f"{kind} {name} (before {before:.1f} %, chance {chance:.1f} %)", cells))
         if crossed := [point.crossed[name] for point in points if name in point.crossed]:

@@ -22,8 +22,13 @@ def chance_p(correct: int, images: int, classes: int) -> float:
 
 
 def accuracy_p(accuracy: float, images: int, classes: int) -> float:
-    """:func:`chance_p` of an accuracy in percent on so many images."""
-    return chance_p(correct_of(accuracy, images), images, classes)
+    """:func:`chance_p` of an accuracy in percent, or of a mean recall at 1, on so many images."""
+    return chance_p(correct_of(accuracy, images), images, answers(images, classes))
+
+
+def answers(images: int, classes: int) -> int:
+    """Among how many answers one guesses: the classes, or, where captions stand for them, the images."""
+    return classes or images
 
 
 def above_chance(correct: int, images: int, classes: int) -> bool:
@@ -31,22 +36,23 @@ def above_chance(correct: int, images: int, classes: int) -> bool:
     return chance_p(correct, images, classes) < LEVEL
 
 
-def chance_note(
-    transfer: str,
-    accuracy: float,
-    images: int,
-    classes: int,
-    what: str = "zero-shot accuracy",
-    advice: str = "check `classes` and `prompts`",
-) -> str | None:
-    """One line where a backbone's accuracy (percent) on a set is not above chance; else None."""
+def chance_note(transfer: str, accuracy: float, images: int, classes: int) -> str | None:
+    """One line where a backbone's accuracy (percent) on a set is not above chance; else None.
+
+    Args:
+        classes: 0 where the set has captions, and the accuracy is its mean recall at 1.
+    """
     p = accuracy_p(accuracy, images, classes)
     if measurable(p):
         return None
+    what, advice = (
+        ("zero-shot accuracy", "`classes` and `prompts`") if classes else ("mean recall at 1", "the captions")
+    )
+    chance = 100 / answers(images, classes)
     return (
         f"{transfer}: the backbone's {what}, {accuracy:.1f} %, is not above chance "
-        f"({100 / classes:.1f} %; exact binomial test, p = {p:.2f}): what is kept of it is not measurable; "
-        f"{advice}"
+        f"({chance:.1f} %; exact binomial test, p = {p:.2f}): what is kept of it is not measurable; "
+        f"check {advice}"
     )
 
 

@@ -54,6 +54,8 @@ def open_run(given: ModelLike, merged: bool, options: Options) -> RepairContext:
     settle(pair.tuned, str(place))
     endpoints, notes = ends_of(pair, merged)
     target = config.data.target.name
+    captioned = [name for name, found in inputs.transfer.items() if found.captions is not None]
+    notes = [*notes, *(f"{name} has captions and no classes; it is not tested here." for name in captioned)]
     measurer = StepMeasurer(
         endpoints=endpoints,
         probe=inputs.probe,
@@ -61,6 +63,7 @@ def open_run(given: ModelLike, merged: bool, options: Options) -> RepairContext:
         sets={
             name: ZeroShot(found.deck, found.facts.classes, found.facts.prompts)
             for name, found in inputs.transfer.items()
+            if found.captions is None
         },
         head=load_head(folder / WEIGHTS).to(place),
         labelled=inputs.validation,

@@ -195,7 +195,7 @@ class Record(Frozen):
         images = 0 if facts is None or "test" not in facts.images else facts.images["test"].count
         if facts is None or accuracy is None or not images:
             return None
-        return accuracy_p(accuracy, images, len(facts.classes) or images)
+        return accuracy_p(accuracy, images, len(facts.classes))
 
     def to_json(self) -> str:
         """One line: a study of thousands is read as a whole."""

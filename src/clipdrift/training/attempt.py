@@ -125,12 +125,7 @@ def _transfer_facts(inputs: RunInputs, backbone: Backbone, reporter: Reporter) -
     found = {}
     for name, part in inputs.transfer.items():
         facts, accuracy = part.facts, backbone.zero_shot[name]
-        count = facts.images["test"].count
-        if facts.classes:
-            note = chance_note(name, accuracy, count, len(facts.classes))
-        else:
-            note = chance_note(name, accuracy, count, count, "mean recall at 1", "check the captions")
-        if note:
+        if note := chance_note(name, accuracy, facts.images["test"].count, len(facts.classes)):
             reporter.note(note)
             facts = facts.model_copy(update={"notes": (*facts.notes, note)})
         found[name] = facts
