@@ -97,7 +97,7 @@ def _lora(
     wanted = "|".join(_MATRICES[t] for t in options.targets)
     parts = [TowerParts.of(clip, name) for name in towers]
     blocks = [
-        rf"{tower.name}_model\.encoder\.layers\.{number}"
+        rf"{tower.name}\.encoder\.layers\.{number}"
         for tower in parts
         for number in range(options.frozen_blocks, len(tower.blocks))
     ]
@@ -256,7 +256,7 @@ def check_method(clip: Clip, options: Method, towers: Towers = ("image",)) -> No
             f"{clip.name}: training works on Hugging Face CLIP models; this one can be measured and compared"
         )
     fewest = min((TowerParts.of(clip, name) for name in towers), key=lambda tower: len(tower.blocks))
-    blocks, where = len(fewest.blocks), "" if fewest.name == "vision" else " in its text tower"
+    blocks, where = len(fewest.blocks), " in its text tower" if fewest.name == "text_model" else ""
     for key, least in (("frozen_blocks", 0), ("blocks", 1)):
         asked = dict(options).get(key)
         # adapters must have somewhere to be; other methods still train the final layer norm and projection

@@ -47,14 +47,12 @@ class PairLoss:
     Attributes:
         captions: of the training images, in the order of the deck.
         groups: (n,) equal for identical images.
-        trains_texts: whether texts have a gradient.
     """
 
     clip: Clip
     captions: CaptionSource
     groups: NDArray[np.int64]
     options: ContrastiveObjective
-    trains_texts: bool
     mean_over_images = False
 
     def __post_init__(self) -> None:
@@ -96,7 +94,7 @@ class PairLoss:
             return torch.from_numpy(self._kept[target.cpu().numpy()]).to(target.device)
         encoder: Any = self.clip.texts
         words = self._words(target)
-        found: Tensor = encoder.embed(words) if self.trains_texts else encoder(words)
+        found: Tensor = encoder.embed(words) if "text" in self.options.trained_towers else encoder(words)
         return found
 
     def positive(self, target: Tensor) -> Tensor:
@@ -167,14 +165,8 @@ def adapt_pairs(
         raise ValueError("the sigmoid loss, and it alone, begins with a bias")
     check_method(clip, method, objective.trained_towers)
     plan = prepared(clip, method, seed, towers=objective.trained_towers)
-    model = clip.model
-    model.logit_scale.requires_grad_(objective.trains_scale(method))
-    texts = any(
-        parameter.requires_grad
-        for part in (model.text_model, model.text_projection)
-        for parameter in part.parameters()
-    )
-    loss = PairLoss(clip, captions, groups, objective, texts)
-    head = PairHead(bias).to(model.device)
+    clip.model.logit_scale.requires_grad_(objective.trains_scale(method))
+    loss = PairLoss(clip, captions, groups, objective)
+    head = PairHead(bias).to(clip.model.device)
     rates, towers = dict(plan.rates), objective.trained_towers
     return Adapted(clip, head, plan.artefact, plan.peft, loss, rates, towers=towers)

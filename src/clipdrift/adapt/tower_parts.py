@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
 from clipdrift.model.clip import Clip
+from clipdrift.model.towers import text_tower_of, tower_of
 
 Towers = tuple[Literal["image", "text"], ...]
 
@@ -18,33 +19,24 @@ class TowerParts:
     """One tower.
 
     Attributes:
-        name: ``vision`` or ``text``, as transformers' names begin.
+        name: the tower's, as in ``vision_model``.
+        parts: all of the tower, and its projection.
         stem: what comes before the blocks.
         blocks: the transformer blocks.
         projection: the matrix into the space that both towers share.
-        parts: all of the tower, and its projection.
+        projected_by: its name, as in ``visual_projection``.
     """
 
     name: str
+    parts: Sequence[nn.Module]
     stem: Sequence[nn.Module]
     blocks: Sequence[nn.Module]
     projection: nn.Module
-    parts: Sequence[nn.Module]
+    projected_by: str
 
     @classmethod
     def of(cls, clip: Clip, tower: Literal["image", "text"]) -> TowerParts:
         """The parts of one tower of a model that training knows."""
-        model: Any = clip.model
-        if tower == "image":
-            inner, projection = model.vision_model, model.visual_projection
-            stem = [inner.embeddings, inner.pre_layrnorm]
-        else:
-            inner, projection = model.text_model, model.text_projection
-            stem = [inner.embeddings]
-        name = "vision" if tower == "image" else "text"
-        return cls(name, stem, list(inner.encoder.layers), projection, [inner, projection])
-
-    @property
-    def projected_by(self) -> str:
-        """The projection's name."""
-        return "visual_projection" if self.name == "vision" else "text_projection"
+        view = tower_of(clip.model) if tower == "image" else text_tower_of(clip.model)
+        (name, inner), (projected_by, projection) = view.parts()
+        return cls(name, [inner, projection], view.stem(), view.blocks, projection, projected_by)

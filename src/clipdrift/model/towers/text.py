@@ -73,6 +73,10 @@ class TextTower(ABC):
     def parts(self) -> tuple[tuple[str, nn.Module], ...]:
         """The modules of the text tower and its projection, by their names in the whole model."""
 
+    def stem(self) -> tuple[nn.Module, ...]:
+        """The modules before block 1."""
+        return (self.model.text_model.embeddings,)
+
     def canonical(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
         """A weight under the name that transformers' CLIPModel gives it."""
         yield name, weight
