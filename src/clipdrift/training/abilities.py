@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -49,11 +49,11 @@ class Abilities:
         """Test the backbone, or find it tested; to be called before anything is adapted."""
         size, few = config.evaluation.batch_size, config.evaluation.epoch_transfer_per_class
         captioned = _captioned(inputs)
-        embeddings = {
-            name: _kept_embeddings(inputs, name, deck, captions, size)
-            for name, (deck, captions) in captioned.items()
-        }
-        found = {name: retrieval(*embeddings[name], list(captioned[name][1])) for name in captioned}
+        embeddings, found = {}, {}
+        for name, (deck, captions) in captioned.items():
+            words = list(captions)
+            embeddings[name] = _kept_embeddings(inputs, name, deck, captions.fingerprint(), words, size)
+            found[name] = retrieval(*embeddings[name], words)
         if both := _changes_both(config):
             embeddings |= {
                 name: (_kept_images(inputs, name, transfer, size), transfer.features.cpu())
@@ -129,7 +129,7 @@ class Abilities:
         """Retrieval on a set with captions by the model as it is, and by each of its towers alone."""
         deck, captions = _captioned(self.inputs)[name]
         words = list(captions)
-        images, texts = _embeddings(self.inputs, deck, captions, self.config.evaluation.batch_size)
+        images, texts = _embeddings(self.inputs, deck, words, self.config.evaluation.batch_size)
         found, crossed = retrieval(images, texts, words), None
         if name in self.before and name != VALIDATION:
             old_images, old_texts = self.before[name]
@@ -178,22 +178,30 @@ def _captioned(inputs: RunInputs) -> dict[str, tuple[Deck, CaptionSource]]:
 
 
 def _embeddings(
-    inputs: RunInputs, deck: Deck, captions: CaptionSource, size: int | None
+    inputs: RunInputs, deck: Deck, words: Sequence[Sequence[str]], size: int | None
 ) -> tuple[Tensor, Tensor]:
     """(N, E) of images and (M, E) of all their captions, by the model as it is."""
-    texts = [text for own in captions for text in own]
+    texts = [text for own in words for text in own]
     return embed(inputs.clip.model, deck, size).cpu(), embed_texts(inputs.clip, texts)
 
 
 def _kept_embeddings(
-    inputs: RunInputs, name: str, deck: Deck, captions: CaptionSource, size: int | None
+    inputs: RunInputs,
+    name: str,
+    deck: Deck,
+    fingerprint: str,
+    words: Sequence[Sequence[str]],
+    size: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """The backbone's :func:`_embeddings`, kept for the next run."""
-    facts = (
-        inputs.transfer[name].facts.images["test"] if name in inputs.transfer else inputs.target.images[name]
-    )
-    given = [facts.fingerprint, facts.count, captions.fingerprint(), size]
-    make = lambda: dict(zip(("images", "texts"), _embeddings(inputs, deck, captions, size), strict=True))  # noqa: E731
+    """The backbone's :func:`_embeddings`, kept for the next run.
+
+    Args:
+        fingerprint: of the captions, ``words``.
+    """
+    transfer = inputs.transfer.get(name)
+    facts = inputs.target.images[name] if transfer is None else transfer.facts.images["test"]
+    given = [facts.fingerprint, facts.count, fingerprint, size]
+    make = lambda: dict(zip(("images", "texts"), _embeddings(inputs, deck, words, size), strict=True))  # noqa: E731
     found = inputs.backbone_cache.tensors("embeddings", given, make)
     return found["images"], found["texts"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from typing import Any
 
@@ -52,18 +53,7 @@ def prepare_pairs(
     notes = [*source.notes, *division.notes, *_doubts(captions, clip, factory, data.flip)]
     for note in notes:
         factory.reporter.note(note)
-    facts = DataFacts(
-        kind=source.kind,
-        classes=(),
-        prompts=(),
-        images={
-            purpose: _counted(pixels, found, pixels.bad if purpose == "train" else ())
-            for purpose, found in rows.items()
-        },
-        captions={purpose: int(found.counts.sum()) for purpose, found in captions.items()},
-        notes=tuple(notes),
-        passed=tuple(map(astuple, source.passed)),
-    )
+    facts = _facts(source, pixels, rows, captions, notes)
     decks = {purpose: whole.subset(found) for purpose, found in rows.items()}
     pairs = PairInputs(
         train=captions["train"],
@@ -159,15 +149,7 @@ def retrieval_set(spec: DataSet, clip: Clip, factory: DeckFactory) -> TransferSe
     notes = [*source.notes, *_doubts({"test": captions}, clip, factory, flip=False)]
     for note in notes:
         factory.reporter.note(note)
-    facts = DataFacts(
-        kind=source.kind,
-        classes=(),
-        prompts=(),
-        images={"test": _counted(pixels, rows, pixels.bad)},
-        captions={"test": int(captions.counts.sum())},
-        notes=tuple(notes),
-        passed=tuple(map(astuple, source.passed)),
-    )
+    facts = _facts(source, pixels, {"test": rows}, {"test": captions}, notes)
     deck = Deck.of(pixels, factory.preprocess, factory.device).subset(rows)
     return TransferSet(deck, None, facts, captions)
 
@@ -176,6 +158,29 @@ def _opened(spec: DataSet, factory: DeckFactory) -> tuple[PairSource, Pixels]:
     factory.reporter.stage(f"reading captions of {spec.name}")
     source = open_pairs(spec)
     return source, factory.pixels(source.images, source.name)
+
+
+def _facts(
+    source: PairSource,
+    pixels: Pixels,
+    rows: Mapping[str, NDArray[np.int64]],
+    captions: Mapping[str, CaptionSource],
+    notes: Sequence[str],
+) -> DataFacts:
+    """Facts of a set by purpose; images that cannot be read are told under the first."""
+    first = next(iter(rows))
+    return DataFacts(
+        kind=source.kind,
+        classes=(),
+        prompts=(),
+        images={
+            purpose: _counted(pixels, found, pixels.bad if purpose == first else ())
+            for purpose, found in rows.items()
+        },
+        captions={purpose: int(found.counts.sum()) for purpose, found in captions.items()},
+        notes=tuple(notes),
+        passed=tuple(map(astuple, source.passed)),
+    )
 
 
 def _counted(pixels: Pixels, rows: NDArray[np.int64], bad: tuple[tuple[str, str], ...]) -> ImageCounts:
