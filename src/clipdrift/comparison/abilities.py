@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -16,14 +18,14 @@ from clipdrift.comparison import CrossedTowers, JointSpace, Retrieval, TransferR
 from clipdrift.comparison.models import OpenedModel, PairError
 from clipdrift.config import DataSet
 from clipdrift.data.sources import open_source
-from clipdrift.measures import embed
+from clipdrift.measures import embed, embed_texts, ranks_both_ways, recall_at
 from clipdrift.measures.still import in_float32, still
 from clipdrift.model.clip import Clip
 from clipdrift.model.towers import tower_of, unwrapped
 from clipdrift.model.zero_shot import class_features
 from clipdrift.training.decks import DeckFactory
 
-KS = (1, 5, 10)
+Ranks = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,29 +194,21 @@ def retrieval(
     positions = sorted(captions)
     texts = [text for position in positions for text in captions[position]]
     owner = torch.tensor([i for i, position in enumerate(positions) for _ in captions[position]])
-    number: dict[str, int] = {}
-    alike = torch.tensor([number.setdefault(text, len(number)) for text in texts])
-    has = torch.zeros(len(positions), len(number), dtype=torch.bool)
-    has[owner, alike] = True
-    match = has[:, alike]  # nothing tells equal captions apart
+    own = [captions[position] for position in positions]
     clips = texts_of(base, tuned), texts_of(tuned, base)
-    encoded = []
-    for clip in clips:
-        parts = [clip.texts(texts[i : i + 256]).float().cpu() for i in range(0, len(texts), 256)]
-        encoded.append(torch.cat(parts))
+    encoded = [embed_texts(clip, texts) for clip in clips]
     pictures = [embedded[positions] for embedded in embeddings]
-    similar = [_cosines(*pair) for pair in zip(pictures, encoded, strict=True)]
-    found = [_recalls(one, match) for one in similar]
+    ranks = [_ranks(*pair, own) for pair in zip(pictures, encoded, strict=True)]
+    found = [_recalls(*both) for both in ranks]
     crossed: list[dict[int, CrossedTowers]] = [{}, {}]
     if not _alike(*encoded) and encoded[0].shape == encoded[1].shape:
-        image = _recalls(_cosines(pictures[1], encoded[0]), match)
-        words = _recalls(_cosines(pictures[0], encoded[1]), match)
+        image = _recalls(*_ranks(pictures[1], encoded[0], own))
+        words = _recalls(*_ranks(pictures[0], encoded[1], own))
         crossed = [
             {k: CrossedTowers(tuned_image=image[way][k], tuned_text=words[way][k]) for k in image[way]}
             for way in (0, 1)
         ]
-    to_text = [float(formulas.median_rank(one, match)) for one in similar]
-    to_image = [float(formulas.median_rank(one.T, match.T)) for one in similar]
+    to_text, to_image = ([float(np.median(both[way])) for both in ranks] for way in (0, 1))
     spaces = [
         _space(images, words, owner, _scale(clip, side.name))
         for images, words, clip, side in zip(pictures, encoded, clips, (base, tuned), strict=True)
@@ -235,16 +229,15 @@ def retrieval(
     )
 
 
-def _recalls(similarity: Tensor, match: Tensor) -> tuple[dict[int, float], dict[int, float]]:
-    """Recall at each k of images by captions, and of captions by images.
+def _ranks(images: Tensor, texts: Tensor, captions: Sequence[Sequence[str]]) -> tuple[Ranks, Ranks]:
+    """Ranks of the best match both ways, as of :func:`clipdrift.measures.ranks_both_ways`."""
+    left, right = (normalize(found.cpu().double(), dim=-1) for found in (images, texts))
+    return ranks_both_ways(left, right, captions)
 
-    Args:
-        similarity, match: (n, m) of n images with m captions.
-    """
-    return (
-        {k: float(formulas.recall_at_k(similarity, match, k)) for k in KS if k <= match.shape[1]},
-        {k: float(formulas.recall_at_k(similarity.T, match.T, k)) for k in KS if k <= match.shape[0]},
-    )
+
+def _recalls(to_text: Ranks, to_image: Ranks) -> tuple[dict[int, float], dict[int, float]]:
+    """Recall at each k of images by captions, and of captions by images."""
+    return recall_at(to_text, len(to_image)), recall_at(to_image, len(to_text))
 
 
 def _space(images: Tensor, captions: Tensor, owner: Tensor, scale: float) -> JointSpace | None:

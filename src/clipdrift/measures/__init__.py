@@ -8,7 +8,7 @@ from clipdrift.measures.flow import FLOW
 from clipdrift.measures.internals import Internals, read_internals
 from clipdrift.measures.readings import Reading, own_readings, readings, weight_readings
 from clipdrift.measures.representation import REPRESENTATION, cka_matrix, cka_minibatch, representation
-from clipdrift.measures.retrieval import embed_texts, retrieval
+from clipdrift.measures.retrieval import embed_texts, ranks_both_ways, recall_at, retrieval
 from clipdrift.measures.text_tower import TextInternals, read_texts, text_readings, text_weight_readings
 from clipdrift.measures.weights import KINDS, Spectrum, spectra, weights, weights_by_kind
 
@@ -31,9 +31,11 @@ __all__ = [
     "embed",
     "embed_texts",
     "own_readings",
+    "ranks_both_ways",
     "read_internals",
     "read_texts",
     "readings",
+    "recall_at",
     "representation",
     "retrieval",
     "spectra",

@@ -49,13 +49,8 @@ def retrieval(images: Tensor, texts: Tensor, captions: Sequence[Sequence[str]]) 
     counts = np.array([len(own) for own in captions])
     if len(counts) != len(images) or counts.sum() != len(texts) or not (counts >= 1).all():
         raise ValueError(f"{len(images)} images and {len(texts)} captions do not fit")
-    number: dict[str, int] = {}
-    words = np.array([number.setdefault(text, len(number)) for own in captions for text in own])
-    owner = np.repeat(np.arange(len(images)), counts)
-    has = csr_array((np.ones(len(owner), bool), (owner, words)), shape=(len(images), len(number)))
-    left, right = (_unit(found) for found in (images, texts))
-    to_text = _ranks(left, right, lambda some: has[some].toarray()[:, words])
-    to_image = _ranks(right, left, lambda some: has[:, words[some]].toarray().T)
+    has, words = _holding(captions)
+    to_text, to_image = ranks_both_ways(_unit(images), _unit(texts), captions)
     firsts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     shared = np.asarray(has.astype(np.int64).sum(0)).ravel() > 1
     return Retrieval(
@@ -67,6 +62,34 @@ def retrieval(images: Tensor, texts: Tensor, captions: Sequence[Sequence[str]]) 
             to_image, len(images), np.add.reduceat((to_image == 1).astype(float), firsts), counts
         ),
     )
+
+
+def ranks_both_ways(
+    images: Tensor, texts: Tensor, captions: Sequence[Sequence[str]]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rank of the best match, from 1, of each image (N,) among captions and each caption (M,) among images.
+
+    Args:
+        images, texts: (N, E) and (M, E) unit vectors.
+        captions: as :func:`retrieval` takes them.
+    """
+    has, words = _holding(captions)
+    to_text = _ranks(images, texts, lambda some: has[some].toarray()[:, words])
+    return to_text, _ranks(texts, images, lambda some: has[:, words[some]].toarray().T)
+
+
+def recall_at(ranks: NDArray[np.int64], candidates: int) -> dict[int, float]:
+    """Share of queries whose best match is among the first k of so many candidates, by k."""
+    return {k: float((ranks <= k).mean()) for k in KS if k <= candidates}
+
+
+def _holding(captions: Sequence[Sequence[str]]) -> tuple[csr_array, NDArray[np.int64]]:
+    """(N, W) which images have which of W different captions, and (M,) the number of each caption's words."""
+    number: dict[str, int] = {}
+    words = np.array([number.setdefault(text, len(number)) for own in captions for text in own])
+    owner = np.repeat(np.arange(len(captions)), [len(own) for own in captions])
+    shape = len(captions), len(number)
+    return csr_array((np.ones(len(owner), bool), (owner, words)), shape=shape), words
 
 
 def _unit(found: Tensor) -> Tensor:
@@ -104,7 +127,7 @@ def _recall(
     shares = 100 * (drawn @ right) / (drawn @ asked.astype(float))
     low, high = np.percentile(shares, (2.5, 97.5))
     return Recall(
-        at={k: 100 * float((ranks <= k).mean()) for k in KS if k <= candidates},
+        at={k: 100 * share for k, share in recall_at(ranks, candidates).items()},
         median_rank=float(np.median(ranks)),
         interval=(float(low), float(high)),
     )
