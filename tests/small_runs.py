@@ -84,9 +84,13 @@ def settings(model: Path, target: Path | str, **changes: Any) -> dict[str, Any]:
         },
         "optim": {"learning_rate": 1e-3, "epochs": 2, "batch_size": 8},
     }
-    for key, value in changes.items():
-        found[key] = {**found[key], **value} if isinstance(found.get(key), dict) else value
-    return found
+    return merged(found, changes)
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Plain data with changes, table by table."""
+    both = {key: {**base[key], **value} for key, value in changes.items() if isinstance(base.get(key), dict)}
+    return base | changes | both
 
 
 def config_for(model: Path, target: Path | str, **changes: Any) -> RunConfig:

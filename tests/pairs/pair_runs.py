@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipdrift.config import RunConfig, parse_config
-from small_runs import picture
+from small_runs import merged, picture
 
 COLOURS = ("blue", "green", "red")
 COUNT = 60
@@ -41,9 +41,7 @@ def settings(model: Path, target: Path, method: Any = "full_ft", **changes: Any)
         "objective": {"name": "contrastive"},
         "optim": {"learning_rate": 1e-3, "epochs": 2, "batch_size": 8},
     }
-    for key, value in changes.items():
-        found[key] = {**found[key], **value} if isinstance(found.get(key), dict) else value
-    return found
+    return merged(found, changes)
 
 
 def config_for(model: Path, target: Path, method: Any = "full_ft", **changes: Any) -> RunConfig:

@@ -106,6 +106,14 @@ def content_of_each(store: ImageStore, rows: NDArray[np.int64]) -> Iterator[byte
         yield data if isinstance(data, bytes) else data.tobytes()
 
 
+def content_of(path: Path) -> bytes:
+    """An image file's bytes. Raises :class:`BadImage`."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadImage(shown(path), f"cannot be read ({error.strerror or error})") from error
+
+
 @dataclass(frozen=True, eq=False)
 class Files:
     """Image files."""
@@ -113,10 +121,7 @@ class Files:
     paths: tuple[Path, ...]
 
     def read(self, row: int) -> bytes:
-        try:
-            return self.paths[row].read_bytes()
-        except OSError as error:
-            raise BadImage(self.where(row), f"cannot be read ({error.strerror or error})") from error
+        return content_of(self.paths[row])
 
     def where(self, row: int) -> str:
         return shown(self.paths[row])

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from clipdrift.data.caption_store import CaptionPacker, without_caption
 from clipdrift.data.captions import Columns, each_caption, file_column, read_rows, text_columns
-from clipdrift.data.errors import BadImage, DataError
-from clipdrift.data.images import Files, content_of_each, image_set, shown
+from clipdrift.data.errors import DataError
+from clipdrift.data.images import Files, content_of, content_of_each, image_set, shown
 from clipdrift.data.metadata import TableReader, as_path, is_table, open_table
 from clipdrift.data.pair_source import PairSource
 from clipdrift.data.parts import ANY, PART_NAMES, part_of
@@ -233,10 +233,7 @@ class NamedFiles:
     names: tuple[str, ...]
 
     def read(self, row: int) -> bytes:
-        try:
-            return (self.folder / self.names[row]).read_bytes()
-        except OSError as error:
-            raise BadImage(self.where(row), f"cannot be read ({error.strerror or error})") from error
+        return content_of(self.folder / self.names[row])
 
     def where(self, row: int) -> str:
         return shown(self.folder / self.names[row])
