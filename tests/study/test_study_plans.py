@@ -42,7 +42,7 @@ def facts(study: Study, *keys: str) -> Counter[tuple[Any, ...]]:
         ("backbones", 18),
         ("multi-seed", 18),
         ("which-method", 156),
-        ("captions", 147),
+        ("captions", 168),
     ],
 )
 def test_built_in_studies_have_their_runs(name: str, runs: int) -> None:
