@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from clipdrift.config import RunConfig, load_config
     from clipdrift.model.clip import Clip, load
     from clipdrift.model.trace import Traced, trace
+    from clipdrift.monitoring.monitor import DriftMonitor
+    from clipdrift.monitoring.ruling import Rules
     from clipdrift.repair import Repaired
     from clipdrift.repair.interpolating import interpolate
     from clipdrift.repair.rewinding import rewind
@@ -33,10 +35,12 @@ __version__ = "0.1.0"
 __all__ = [
     "Clip",
     "Comparison",
+    "DriftMonitor",
     "Measurement",
     "Record",
     "Repaired",
     "Report",
+    "Rules",
     "RunConfig",
     "Study",
     "Traced",
@@ -60,10 +64,12 @@ __all__ = [
 _HOMES = {
     "Clip": "clipdrift.model.clip",
     "Comparison": "clipdrift.comparison",
+    "DriftMonitor": "clipdrift.monitoring.monitor",
     "Measurement": "clipdrift.comparison.measuring",
     "Record": "clipdrift.runs.record",
     "Repaired": "clipdrift.repair",
     "Report": "clipdrift.reporting",
+    "Rules": "clipdrift.monitoring.ruling",
     "RunConfig": "clipdrift.config",
     "Study": "clipdrift.study.plan",
     "Traced": "clipdrift.model.trace",
@@ -84,6 +90,7 @@ _HOMES = {
 
 provide("Comparison.summary", "clipdrift.comparison.verdict:verdict")
 provide("Comparison.plot", "clipdrift.figures.compared_blocks:block_drift")
+provide("DriftMonitor.report", "clipdrift.reporting.monitoring:write_report")
 provide("Repaired.summary", "clipdrift.repair.summary:words")
 provide("Repaired.plot", "clipdrift.figures.paths:path")
 provide("Repaired.write_plot", "clipdrift.figures.paths:write_path")

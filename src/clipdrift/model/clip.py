@@ -120,6 +120,42 @@ def _load(place: str, config: ModelConfig, donor: Clip | None, notes: list[str])
     return Clip(config.name, loaded, tokenizer, preprocess, preprocessor, texts, tuple(notes))
 
 
+def companions(model: Any, name: str) -> tuple[Clip | None, Preprocess]:
+    """What lies beside the files of a model in memory: a Clip around it, and its preprocessing.
+
+    Args:
+        model: live, of transformers.
+        name: hub id, folder or the name of a shipped one.
+
+    Returns:
+        No Clip where the model has no text tower of its own.
+
+    Raises:
+        ModelError, DataError: nothing there, or files that do not belong to the model.
+    """
+    config = ModelConfig.model_validate(name)
+    place = _place(config)
+    settings = _json(place, "config.json", config)
+    kind = str(settings.get("model_type")).replace("_vision_model", "")
+    family = _family(kind, config)
+    preprocessor = _preprocessor(place, config)
+    preprocess = Preprocess.from_config({"image_processor_type": family.preprocessing} | preprocessor)
+    if not hasattr(model, "text_model") or not _has_vocabulary(place, config):
+        return None, preprocess
+    tokenizer = _tokenizer(place, config, family, model.config.text_config)
+    texts = family.texts(model, tokenizer)
+    return Clip(name, model, tokenizer, preprocess, preprocessor, texts), preprocess
+
+
+def _has_vocabulary(place: str, config: ModelConfig) -> bool:
+    if Path(place).is_dir():
+        return _has(place, _VOCABULARIES)
+    return any(
+        cached_file(place, file, revision=config.revision, _raise_exceptions_for_missing_entries=False)
+        for file in _VOCABULARIES
+    )
+
+
 _PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer_config.json")
 

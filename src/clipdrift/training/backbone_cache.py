@@ -37,6 +37,8 @@ _ABOVE = frozenset(
         "cli",
         "comparison",
         "figures",
+        "integrations",
+        "monitoring",
         "pages",
         "pretrain",
         "repair",

@@ -11,12 +11,27 @@ from clipdrift.model.towers.openclip import NOT_READ, OpenClip
 from clipdrift.model.towers.siglip import Siglip
 from clipdrift.model.towers.text import ClipTexts, SiglipTextTower, TextTower
 
-__all__ = ["Geometry", "TextTower", "Tower", "UnsupportedModelError", "text_tower_of", "tower_of"]
+__all__ = [
+    "Geometry",
+    "TextTower",
+    "Tower",
+    "UnsupportedModelError",
+    "is_known",
+    "text_tower_of",
+    "tower_of",
+    "unwrapped",
+]
+
+
+def _of_half(model: Any) -> Tower:
+    return Siglip.of(model) if model.kind == "siglip" else HuggingFaceClip.of_half(model)
+
 
 _TOWERS: dict[tuple[str, str], Callable[[Any], Tower]] = {
     ("transformers", "CLIPModel"): HuggingFaceClip.of,
     ("transformers", "CLIPVisionModelWithProjection"): HuggingFaceClip.of_vision,
     ("transformers", "SiglipModel"): Siglip.of,
+    ("clipdrift", "ImageHalf"): _of_half,
     ("open_clip", "CLIP"): OpenClip.of,
     ("open_clip", "CustomTextCLIP"): OpenClip.of,
 }
@@ -32,6 +47,8 @@ _WRAPPERS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("torch", "DataParallel"): lambda model: model.module,
     ("torch", "DistributedDataParallel"): lambda model: model.module,
     ("torch", "OptimizedModule"): lambda model: model._orig_mod,
+    ("torch", "AveragedModel"): lambda model: model.module,
+    ("deepspeed", "DeepSpeedEngine"): lambda model: model.module,
 }
 
 _NAFLEX = (
@@ -61,10 +78,15 @@ _REFUSED: dict[tuple[str, str], str] = {
 
 
 def unwrapped(model: Any) -> Any:
-    """The model inside the wrappers of peft, torch.compile and data parallel training."""
+    """The model inside the wrappers of peft, torch.compile, data parallel training and averaged weights."""
     while (found := _find(model, _WRAPPERS)) is not None:
         model = found(model)
     return model
+
+
+def is_known(model: Any) -> bool:
+    """Whether a model, without any wrapper, is of a class that can be read."""
+    return _find(model, _TOWERS) is not None
 
 
 def tower_of(model: Any) -> Tower:

@@ -38,6 +38,11 @@ class HuggingFaceClip(Tower):
         """Make the tower of a CLIPVisionModelWithProjection."""
         return cls(model, geometry_of(model.config, model.config.projection_dim))
 
+    @classmethod
+    def of_half(cls, model: Any) -> HuggingFaceClip:
+        """Make the tower of an :class:`clipdrift.model.halves.ImageHalf`."""
+        return cls(model, geometry_of(model.config, model.embedding_width))
+
     @property
     def blocks(self) -> Sequence[nn.Module]:
         return list(self.model.vision_model.encoder.layers)

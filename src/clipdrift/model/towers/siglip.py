@@ -38,12 +38,12 @@ class Siglip(Tower):
 
     @classmethod
     def of(cls, model: Any) -> Siglip:
-        """Make the tower of a whole SiglipModel.
+        """Make the tower of a whole SiglipModel, or of its image half.
 
         Raises:
             UnsupportedModelError: one without a pooling head.
         """
-        config = model.config.vision_config
+        config = getattr(model.config, "vision_config", model.config)
         if not model.vision_model.use_head:
             kind = type(model)
             raise UnsupportedModelError(

@@ -1,0 +1,320 @@
+"""What follows from a row of numbers: warn, stop, keep, reduce the rate. Loads no torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from clipdrift.monitoring.errors import MonitorError
+from clipdrift.rules import BY_SET, WORST, Rule, RuleError, parse_rule
+
+Condition = str | Rule | Callable[[Mapping[str, Any]], bool]
+"""``cka < 0.9``, or a function of a row that says whether it is so."""
+Mode = Literal["auto", "min", "max"]
+
+EVIDENCE = "docs/early-warning.md"
+WARN_DRIFT, SEVERE_DRIFT = 0.28, 0.71
+"""Embedding drift above which runs ended below 90 % and below 50 % of the backbone's zero-shot accuracy."""
+_WHERE = f"measured on small models, {EVIDENCE}"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What to do when.
+
+    Attributes:
+        warn_when: said once when it begins to be so, and again after it was not.
+        stop_when: the training is asked to stop.
+        keep_best_when: only a state for which all of these hold is good, and the last good one is kept.
+        reduce_rate_when: the learning rate is multiplied by ``factor``, once whenever it begins to be so.
+        patience: measurements in a row in which a condition must hold before anything follows from it.
+        warm_up: steps before which nothing is warned of, stopped or reduced.
+        factor: of the rate.
+        source: where the thresholds are from, for people.
+    """
+
+    warn_when: Condition | Sequence[Condition] = ()
+    stop_when: Condition | Sequence[Condition] = ()
+    keep_best_when: Condition | Sequence[Condition] = ()
+    reduce_rate_when: Condition | Sequence[Condition] = ()
+    patience: int = 1
+    warm_up: int = 0
+    factor: float = 0.5
+    source: str = "yours"
+
+    def __post_init__(self) -> None:
+        for name in ("warn_when", "stop_when", "keep_best_when", "reduce_rate_when"):
+            given = getattr(self, name)
+            several = [given] if isinstance(given, str | Rule) or callable(given) else list(given)
+            object.__setattr__(self, name, tuple(_condition(one, name) for one in several))
+        if self.patience < 1 or self.warm_up < 0 or not 0 < self.factor < 1:
+            raise MonitorError(
+                f"rules: patience = {self.patience}, warm_up = {self.warm_up}, factor = {self.factor:g}; at "
+                "least one measurement, no fewer than 0 steps, a factor between 0 and 1"
+            )
+
+    @classmethod
+    def default(cls) -> Rules:
+        """Warn where zero-shot ability is likely lost, keep the last state before; never stop unasked."""
+        return cls(
+            warn_when=(f"embedding_drift >= {WARN_DRIFT}", f"embedding_drift >= {SEVERE_DRIFT}"),
+            keep_best_when=f"embedding_drift < {WARN_DRIFT}",
+            source=_WHERE,
+        )
+
+    def described(self) -> dict[str, Any]:
+        """All of it in plain words and numbers."""
+        found: dict[str, Any] = {}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            found[one.name] = [_named(c) for c in value] if isinstance(value, tuple) else value
+        return found
+
+
+def _named(condition: Any) -> str:
+    return (
+        str(condition) if isinstance(condition, Rule) else getattr(condition, "__name__", "a rule of yours")
+    )
+
+
+def _condition(given: Any, where: str) -> Rule | Callable[[Mapping[str, Any]], bool]:
+    if isinstance(given, Rule) or callable(given):
+        return given
+    try:
+        return parse_rule(rule_name(str(given)))
+    except RuleError as error:
+        raise MonitorError(f"{where}: {error}") from None
+
+
+def rule_name(text: str) -> str:
+    """A rule or a name with a row's key in place of a measure, as rules name it: ``drift/entropy`` is
+    ``entropy_drift``."""
+    text = text.strip()
+    head, slash, rest = text.partition("/")
+    if not slash or head not in ("drift", "measure", "zero_shot"):
+        return text
+    if head == "zero_shot":
+        return f"zero_shot_accuracy/{rest}"
+    found = re.match(r"\w+", rest)
+    name = found[0] if found else rest
+    if head == "measure" or key_of(Rule(name, ">=", 0)) == f"drift/{name}":
+        return rest
+    return f"{name}_drift{rest[len(name) :]}"
+
+
+_ALREADY = ("zero_shot_agreement", "zero_shot_kl")
+"""Comparisons by name whose part is a set elsewhere, and which have one value here."""
+
+
+def key_of(rule: Rule) -> str:
+    """Where a row has a rule's number, without blocks and sets."""
+    from clipdrift.rules import _COMPARISONS  # which measures compare already
+
+    name = rule.name
+    if name == "retention":
+        return "retention"
+    if name == "zero_shot_accuracy":
+        return "zero_shot"
+    if name in _COMPARISONS or name in _ALREADY:
+        return f"drift/{name}"
+    if name.endswith("_drift"):
+        return f"drift/{name.removesuffix('_drift')}"
+    return f"measure/{name}"
+
+
+def values_for(rule: Rule, row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a row that a rule is about, by key; none where it has not been measured."""
+    key = key_of(rule)
+    if rule.name in BY_SET and key in ("retention", "zero_shot"):
+        wanted = [f"{key}/{rule.part}"] if rule.part else [name for name in row if name.startswith(f"{key}/")]
+        return {name: float(row[name]) for name in wanted if name in row}
+    if rule.part == WORST:
+        blocks = {name: float(v) for name, v in row.items() if name.startswith(f"{key}/block_")}
+        if not blocks:
+            return {}
+        # as a condition: the block for which it is most likely so
+        size = (lambda name: abs(blocks[name])) if rule.magnitude else blocks.__getitem__
+        chosen = max(blocks, key=size) if rule.at_least else min(blocks, key=size)
+        return {chosen: blocks[chosen]}
+    if rule.part:
+        key = f"{key}/{rule.part}"
+    return {key: float(row[key])} if key in row else {}
+
+
+@dataclass(frozen=True)
+class Said:
+    """One thing that followed from a row.
+
+    Attributes:
+        kind: warning, stop, rate, kept or note.
+        text: in plain words, with the number, the threshold and where it is from.
+    """
+
+    kind: str
+    text: str
+
+
+@dataclass
+class Outcome:
+    """What follows from one row."""
+
+    said: list[Said] = field(default_factory=list)
+    stop: bool = False
+    reduce: bool = False
+    good: bool = True
+
+
+@dataclass(frozen=True)
+class Watch:
+    """One number followed as early stopping does it.
+
+    Attributes:
+        key: of a row.
+        mode: whether it should grow or shrink; auto: by what it is.
+        min_delta: smaller changes are none.
+        patience: measurements without improvement after which the training is asked to stop; None: never.
+        stopping_threshold: reached, the training is asked to stop.
+        divergence_threshold: beyond it on the bad side, too.
+        check_finite: too, where the number is nan or inf.
+    """
+
+    key: str
+    mode: Mode = "auto"
+    min_delta: float = 0.0
+    patience: int | None = None
+    stopping_threshold: float | None = None
+    divergence_threshold: float | None = None
+    check_finite: bool = True
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("auto", "min", "max"):
+            raise MonitorError(f"mode = {self.mode!r}: auto, min or max")
+        if self.min_delta < 0 or (self.patience is not None and self.patience < 1):
+            raise MonitorError(
+                f"min_delta = {self.min_delta:g}, patience = {self.patience}: not below 0 and 1"
+            )
+
+    @property
+    def grows(self) -> bool:
+        if self.mode != "auto":
+            return self.mode == "max"
+        last = self.key.rpartition("/")[2] if "block_" not in self.key else self.key
+        good = ("retention", "zero_shot/", "agreement", "cka")
+        return any(word in self.key for word in good) and "kl" not in last
+
+    def better(self, value: float, than: float) -> bool:
+        return value > than + self.min_delta if self.grows else value < than - self.min_delta
+
+    def beyond(self, value: float, threshold: float) -> bool:
+        """Whether a value is on the good side of a threshold, or at it."""
+        return value >= threshold if self.grows else value <= threshold
+
+
+class Ruling:
+    """Applies rules to one row after the other, and remembers what patience needs."""
+
+    def __init__(self, rules: Rules, watch: Watch | None) -> None:
+        self.rules, self.watch = rules, watch
+        self.counts: dict[str, int] = {}
+        self.best: float | None = None
+        self.waited = 0
+        self.missing: set[str] = set()
+
+    def judge(self, row: Mapping[str, Any], step: int) -> Outcome:
+        """What follows from a row that was measured after ``step`` steps."""
+        found = Outcome()
+        warm = step >= self.rules.warm_up
+        for number, one in enumerate(_conditions(self.rules.warn_when)):
+            if (text := self._begins(f"warn {number}", one, row, found)) and warm:
+                found.said.append(Said("warning", text))
+        for number, one in enumerate(_conditions(self.rules.reduce_rate_when)):
+            if (text := self._begins(f"rate {number}", one, row, found)) and warm:
+                found.reduce = True
+                found.said.append(
+                    Said("rate", f"{text}: the learning rate is multiplied by {self.rules.factor:g}")
+                )
+        for number, one in enumerate(_conditions(self.rules.stop_when)):
+            if (text := self._begins(f"stop {number}", one, row, found)) and warm:
+                found.stop = True
+                found.said.append(Said("stop", f"{text}: the training should stop"))
+        found.good = all(self._holds(one, row, found) for one in _conditions(self.rules.keep_best_when))
+        if self.watch is not None:
+            self._followed(self.watch, row, found, warm)
+        return found
+
+    def _begins(self, key: str, one: Any, row: Mapping[str, Any], found: Outcome) -> str | None:
+        """What to say if a condition has now held as often as patience asks, and had not before."""
+        text = self._holds(one, row, found)
+        self.counts[key] = self.counts.get(key, 0) + 1 if text else 0
+        return text if text and self.counts[key] == self.rules.patience else None
+
+    def _holds(self, one: Any, row: Mapping[str, Any], found: Outcome) -> str | None:
+        """The condition in words if it holds; None if not, or if its number is missing, said once."""
+        if not isinstance(one, Rule):
+            return f"{_named(one)} says so" if one(row) else None
+        numbers = values_for(one, row)
+        if not numbers:
+            if one.measure not in self.missing:
+                self.missing.add(one.measure)
+                found.said.append(Said("note", f"{one.measure} was not measured, so {one} judges nothing"))
+            return None
+        key = next((name for name, value in numbers.items() if one.holds(value)), None)
+        if key is None:
+            return None
+        unit = " %" if one.unit == "%" else ""
+        return f"{key} is {numbers[key]:.4g}{unit} ({one}; {self.rules.source})"
+
+    def _followed(self, watch: Watch, row: Mapping[str, Any], found: Outcome, warm: bool) -> None:
+        value = row.get(watch.key)
+        if value is None:
+            if watch.key not in self.missing:
+                self.missing.add(watch.key)
+                found.said.append(Said("note", f"{watch.key} was not measured, so it cannot be followed"))
+            return
+        if not math.isfinite(value):
+            found.good = False
+            if watch.check_finite and warm:
+                _stop(found, f"{watch.key} is {value}: the training should stop")
+            return
+        if self.best is None or watch.better(value, self.best):
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
+            found.good = False
+        if not warm:
+            return
+        if watch.stopping_threshold is not None and watch.beyond(value, watch.stopping_threshold):
+            _stop(found, f"{watch.key} is {value:.4g} and has reached {watch.stopping_threshold:g}")
+        if watch.divergence_threshold is not None and not watch.beyond(value, watch.divergence_threshold):
+            _stop(found, f"{watch.key} is {value:.4g}, beyond {watch.divergence_threshold:g}")
+        if watch.patience is not None and self.waited >= watch.patience:
+            _stop(
+                found, f"{watch.key} has not been better than {self.best:.4g} for {self.waited} measurements"
+            )
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "counts": dict(self.counts),
+            "best": self.best,
+            "waited": self.waited,
+            "missing": sorted(self.missing),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.counts = {str(key): int(value) for key, value in state["counts"].items()}
+        self.best = None if state["best"] is None else float(state["best"])
+        self.waited = int(state["waited"])
+        self.missing = set(state["missing"])
+
+
+def _conditions(given: Any) -> tuple[Any, ...]:
+    """Conditions as :class:`Rules` keeps them."""
+    return tuple(given)
+
+
+def _stop(found: Outcome, text: str) -> None:
+    found.stop = True
+    found.said.append(Said("stop", text))
