@@ -166,11 +166,16 @@ def store(side: BackboneSide, out: Path) -> BackboneSide:
         "texts": side.texts,
         "text_attention": [] if side.text_internals is None else list(side.text_internals.attention),
         "sets": {name: _facts(one) for name, one in side.sets.items()},
-        "weights": hashlib.file_digest((made / _WEIGHTS).open("rb"), "sha256").hexdigest(),
+        "weights": _checksum(made / _WEIGHTS),
     }
     write_text(made / _FACTS, json.dumps(facts, indent=1) + "\n")
     replace_folder(place, made)
     return _with_weights(side, place)
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _facts(one: SetSide) -> dict[str, Any]:
@@ -204,9 +209,8 @@ def restore(out: Path) -> BackboneSide | None:
         return None
     try:
         facts = json.loads((place / _FACTS).read_text(encoding="utf-8"))
-        with (place / _WEIGHTS).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != facts["weights"]:
-                raise ValueError(f"{_WEIGHTS}: its checksum does not fit")
+        if _checksum(place / _WEIGHTS) != facts["weights"]:
+            raise ValueError(f"{_WEIGHTS}: its checksum does not fit")
         tensors = load(read_kept(place / _NUMBERS))
         return _restored(facts, tensors, place)
     except (OSError, ValueError, KeyError, TypeError, DamagedFileError, SafetensorError) as error:

@@ -222,6 +222,6 @@ def _same_shapes(side: BackboneSide, weights: Mapping[str, Tensor]) -> None:
     odd = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if odd:
         raise MeasureError(
-            f"{len(odd)} of {len(before)} weights of the image tower are not the backbone's ({side.model}) "
-            f"by name or shape, {odd[0]} first: its tower was replaced, or this is another model"
+            f"its tower was replaced, or this is another model: {len(odd)} of {len(before)} weights are not "
+            f"the backbone's by name or shape, {odd[0]} first"
         )

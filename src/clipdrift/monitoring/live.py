@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -84,6 +86,16 @@ def _sharded(tensor: object) -> bool:
 
 
 @contextmanager
+def generators_kept() -> Iterator[None]:
+    """Whatever libraries draw from Python's, NumPy's and torch's generators inside, nobody misses afterwards."""
+    with ExitStack() as stack:
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        yield
+
+
+@contextmanager
 def readable(model: nn.Module, *, here: bool = True) -> Iterator[nn.Module | None]:
     """The model as a plain one: itself, or, where its weights are sharded, a copy with them gathered.
 
@@ -92,6 +104,7 @@ def readable(model: nn.Module, *, here: bool = True) -> Iterator[nn.Module | Non
     mode is left for a while, as tensors that are made in it are of no use outside.
     """
     with ExitStack() as stack:
+        stack.enter_context(generators_kept())
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.no_grad())
         stack.enter_context(_as_written())

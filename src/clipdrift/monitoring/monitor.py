@@ -22,7 +22,7 @@ from clipdrift.monitoring.cadence import Cadence, Every
 from clipdrift.monitoring.errors import MonitorError
 from clipdrift.monitoring.examining import Examined, Row, examine
 from clipdrift.monitoring.keeping import GOOD, keep_state
-from clipdrift.monitoring.live import check_usable, clip_in, is_sharded, readable, view_of
+from clipdrift.monitoring.live import check_usable, clip_in, generators_kept, is_sharded, readable, view_of
 from clipdrift.monitoring.opened import Asked, about, open_watched
 from clipdrift.monitoring.processes import Processes
 from clipdrift.monitoring.rates import multiply_rates
@@ -136,8 +136,9 @@ class DriftMonitor:
         self.steps = 0
         self.should_stop = False
         self._check(monitor)
-        self._inner = clip_in(model.model if isinstance(model, Clip) else model)
-        check_usable(self._inner)
+        with generators_kept():
+            self._inner = clip_in(model.model if isinstance(model, Clip) else model)
+            check_usable(self._inner)
         self._processes = Processes(name)
         sharded = is_sharded(self._inner)
         self._cadence = Cadence(every, None if sharded else budget)
@@ -240,7 +241,8 @@ class DriftMonitor:
         except Exception as error:
             if self.on_error == "raise":
                 raise
-            self._once(f"step {self.steps}: not measured ({_why(error)}); the training goes on")
+            why = _why(error)
+            self._once(f"measuring: {why}", f"not measured ({why}); the training goes on")
         took = time.perf_counter() - began
         if row is not None:
             row["seconds"] = round(took, 3)
@@ -311,7 +313,7 @@ class DriftMonitor:
             except Exception as error:
                 if self.on_error == "raise":
                     raise
-                self._once(f"the logger failed ({_why(error)}); the training goes on")
+                self._once("logger", f"the logger failed ({_why(error)}); the training goes on")
 
     def _begin(self) -> None:
         """Before the first row: an older log is moved aside, or cut where this training goes on."""
@@ -382,17 +384,14 @@ class DriftMonitor:
         self.said.append(f"{one.kind}: {text}")
         _LOGGER.log(logging.INFO if one.kind == "note" else logging.WARNING, "%s", text)
 
-    def _once(self, text: str) -> None:
-        kind = text.partition(":")[2] or text
+    def _once(self, kind: str, text: str) -> None:
         if kind not in self._failed:
             self._failed.add(kind)
-            self._say(Said("warning", text.partition(": ")[2] or text))
+            self._say(Said("warning", text))
 
     def _unwritable(self, error: Exception) -> None:
         self._writable = False
-        self._once(
-            f"step {self.steps}: {self.out} cannot be written ({one_line(error)}); nothing is kept there"
-        )
+        self._once("disk", f"{self.out} cannot be written ({one_line(error)}); nothing is kept there")
 
 
 def _why(error: BaseException) -> str:
