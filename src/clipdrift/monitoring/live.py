@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -87,7 +86,7 @@ def _sharded(tensor: object) -> bool:
 
 @contextmanager
 def generators_kept() -> Iterator[None]:
-    """Whatever libraries draw from Python's, NumPy's and torch's generators inside, nobody misses afterwards."""
+    """What libraries draw from Python's, NumPy's and torch's generators inside, nobody misses afterwards."""
     with ExitStack() as stack:
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())
@@ -139,8 +138,8 @@ def plain_copy(model: nn.Module, here: bool = True) -> nn.Module | None:
 
 
 def _copied(module: nn.Module) -> nn.Module:
-    made = copy.copy(module)
-    made.__class__ = _plain_class(type(module))
+    kind = _plain_class(type(module))
+    made: nn.Module = kind.__new__(kind)  # FSDP2's own class would build it anew
     state: dict[str, Any] = dict(module.__dict__)
     state["_parameters"] = {
         name: None
@@ -171,7 +170,7 @@ def _gathered(tensor: Tensor) -> Tensor:
     return whole.full_tensor() if _sharded(tensor) else tensor
 
 
-def _plain_class(kind: type) -> type:
+def _plain_class(kind: type[nn.Module]) -> type[nn.Module]:
     """The class before FSDP2 put its own in front."""
     bases = kind.__bases__
     return bases[1] if len(bases) == 2 and bases[0].__name__ == "FSDPModule" else kind
