@@ -1,0 +1,141 @@
+"""Early warnings: a threshold on a label-free signal, chosen on some groups of runs and tested on the others.
+
+A run is lost if it ends with less than a level of the backbone's zero-shot accuracy. A signal that is read
+after a share of the training warns of it if it lies at or above a threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Warned:
+    """How a threshold did on runs that it was not chosen on.
+
+    Attributes:
+        signal: its column.
+        share: of the training after which it was read.
+        level: of retention, in percent, below which a run is lost.
+        held: the group left out; empty where threshold and runs are the same, which flatters.
+        threshold: from which on the signal warns.
+        lost, runs: how many runs were lost, of how many.
+        sensitivity: share of the lost runs that were warned of; nan without any.
+        specificity: share of the others that were not; nan without any.
+        auc: chance that a lost run has the larger signal than a kept one; nan without either.
+    """
+
+    signal: str
+    share: float
+    level: float
+    held: str
+    threshold: float
+    lost: int
+    runs: int
+    sensitivity: float
+    specificity: float
+    auc: float
+
+
+def best_threshold(signal: NDArray[np.float64], lost: NDArray[np.bool_]) -> float:
+    """The threshold of largest Youden index, sensitivity + specificity - 1, in the middle between two values.
+
+    A warning is a signal at or above it. Of several equally good ones it is the highest, which warns least.
+
+    Args:
+        signal: (n,) larger where more is lost.
+        lost: (n,).
+
+    Raises:
+        ValueError: nothing to tell apart, or a signal that is no number.
+
+    Source: Youden 1950.
+    """
+    if not (lost.any() and (~lost).any()):
+        raise ValueError("a threshold needs lost runs and others")
+    if not np.isfinite(signal).all():
+        raise ValueError("a signal of nan or inf")
+    values = np.unique(signal)
+    hits = np.array([(lost & (signal >= value)).sum() for value in values]) / lost.sum()
+    alarms = np.array([(~lost & (signal >= value)).sum() for value in values]) / (~lost).sum()
+    index = hits - alarms
+    best = int(np.flatnonzero(index >= index.max() - 1e-12)[-1])
+    return float(values[0] if best == 0 else (values[best - 1] + values[best]) / 2)
+
+
+def judged(signal: NDArray[np.float64], lost: NDArray[np.bool_], threshold: float) -> tuple[float, float]:
+    """Sensitivity and specificity of warning at or above a threshold; nan where there is none to judge."""
+    warned = signal >= threshold
+    return (
+        float((warned & lost).sum() / lost.sum()) if lost.any() else float("nan"),
+        float((~warned & ~lost).sum() / (~lost).sum()) if (~lost).any() else float("nan"),
+    )
+
+
+def auc(signal: NDArray[np.float64], lost: NDArray[np.bool_]) -> float:
+    """Chance that a lost run has a larger signal than a kept one, ties counting half; nan without either."""
+    from scipy.stats import rankdata  # slow to load
+
+    if not (lost.any() and (~lost).any()):
+        return float("nan")
+    ranks = rankdata(signal)
+    count = int(lost.sum())
+    above = ranks[lost].sum() - count * (count + 1) / 2
+    return float(above / (count * int((~lost).sum())))
+
+
+def looks(history: pd.DataFrame, runs: pd.DataFrame, share: float, signals: Sequence[str]) -> pd.DataFrame:
+    """(runs, signals) each signal at the last look by a share of the training; nan before the first.
+
+    Args:
+        history: columns run and step, and the signals.
+        runs: column run, and ``steps``, the length of each training.
+        share: of the training, in (0, 1].
+    """
+    ends = runs.set_index("run")["steps"]
+    seen = history[history["step"] <= share * history["run"].map(ends) + 1e-9]
+    last = seen.sort_values("step", kind="stable").groupby("run").tail(1).set_index("run")
+    return last.reindex(ends.index)[list(signals)]
+
+
+def warnings_of(
+    runs: pd.DataFrame,
+    seen: pd.DataFrame,
+    *,
+    share: float,
+    level: float,
+    kept: str,
+    by: str,
+) -> Iterator[Warned]:
+    """Each signal's threshold, chosen without one group of runs and tested on it; of all as a description.
+
+    Args:
+        runs: indexed by run, with ``kept`` (retention, percent) and ``by``, what is left out in turn.
+        seen: of :func:`looks`, signals that rise with loss.
+    """
+    lost_all = (runs[kept] < level).to_numpy()
+    for signal in seen:
+        values = seen[signal].to_numpy(dtype=float)
+        known = np.isfinite(values)
+        if not known.any():
+            continue
+        for held in ("", *sorted(runs[by].unique())):
+            test = known & ((runs[by] == held).to_numpy() if held else True)
+            chosen = known & (~(runs[by] == held).to_numpy() if held else True)
+            lost = lost_all[chosen]
+            if not (lost.any() and (~lost).any()):
+                continue
+            threshold = best_threshold(values[chosen], lost)
+            sensitivity, specificity = judged(values[test], lost_all[test], threshold)
+            yield Warned(
+                signal, share, level, held, threshold, int(lost_all[test].sum()), int(test.sum()),
+                sensitivity, specificity, auc(values[test], lost_all[test]),
+            )  # fmt: skip
+
+
+__all__ = ["Warned", "auc", "best_threshold", "judged", "looks", "warnings_of"]
