@@ -162,7 +162,8 @@ def default_rules(evidence: Path, words: str, apart: bool = False) -> Iterator[s
                 known = np.isfinite(values)
                 sensitivity, specificity = judged(values[known], lost[known], threshold)
                 cells = [
-                    f"embedding_drift >= {threshold:g}: below {level:.0f} %{name}", f"{100 * share:.0f} %",
+                    f"embedding_drift >= {threshold:g}: below {level:.0f} %{name}",
+                    f"{100 * share:.0f} %",
                     str(int(known.sum())), str(int(lost[known].sum())), number(sensitivity), number(specificity),
                     number(auc(values[known], lost[known])),
                 ]  # fmt: skip

@@ -36,7 +36,8 @@ def test_a_threshold_lies_between_the_values_that_it_parts() -> None:
 
 
 def test_a_look_is_the_last_one_by_then_and_never_a_later_one() -> None:
-    history = pd.DataFrame({"run": ["a"] * 4 + ["b"] * 2, "step": [5, 10, 50, 100, 30, 60], "x": range(6)})
+    steps = [5, 10, 50, 100, 30, 60]
+    history = pd.DataFrame({"run": ["a"] * 4 + ["b"] * 2, "step": steps, "x": range(6)})
     runs = pd.DataFrame({"run": ["b", "a"], "steps": [60, 100]})
     assert looks(history, runs, 0.1, ["x"])["x"].tolist() == pytest.approx([math.nan, 1], nan_ok=True)
     assert looks(history, runs, 0.5, ["x"])["x"].tolist() == [4, 2]
