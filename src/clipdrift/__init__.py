@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from clipdrift.comparison.compare import compare
     from clipdrift.comparison.measuring import Measurement, measure
     from clipdrift.config import RunConfig, load_config
+    from clipdrift.decision import Checked
+    from clipdrift.decision.checking import baseline, check
     from clipdrift.model.clip import Clip, load
     from clipdrift.model.trace import Traced, trace
     from clipdrift.repair import Repaired
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Checked",
     "Clip",
     "Comparison",
     "Measurement",
@@ -42,6 +45,8 @@ __all__ = [
     "Traced",
     "__version__",
     "analyse",
+    "baseline",
+    "check",
     "compare",
     "formulas",
     "interpolate",
@@ -58,6 +63,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Checked": "clipdrift.decision",
     "Clip": "clipdrift.model.clip",
     "Comparison": "clipdrift.comparison",
     "Measurement": "clipdrift.comparison.measuring",
@@ -68,6 +74,8 @@ _HOMES = {
     "Study": "clipdrift.study.plan",
     "Traced": "clipdrift.model.trace",
     "analyse": "clipdrift.analysis",
+    "baseline": "clipdrift.decision.checking",
+    "check": "clipdrift.decision.checking",
     "compare": "clipdrift.comparison.compare",
     "interpolate": "clipdrift.repair.interpolating",
     "load": "clipdrift.model.clip",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from clipdrift.comparison import Comparison, Side, TransferRow
 from clipdrift.comparison.abilities import (
@@ -177,8 +178,8 @@ def compare_in_detail(
         changes = spectra(pair.before, pair.after, progress=reporter.advance)
     clock("decomposed")
     comparison = Comparison(
-        base=_side(pair.base, pair),
-        tuned=_side(pair.tuned, pair),
+        base=side_of(pair.base, pair.before),
+        tuned=side_of(pair.tuned, pair.after),
         shape=pair.shape,
         images=probe.facts,
         measures=measures | of_texts | ability(rows),
@@ -255,13 +256,14 @@ def _texts(
     ]
 
 
-def _side(side: OpenedModel, pair: ModelPair) -> Side:
+def side_of(side: OpenedModel, weights: Mapping[str, Tensor]) -> Side:
+    """What a result says of one of its models, whose image tower has these weights."""
     kind = type(tower_of(side.model).model)
     return Side(
         name=side.name,
         kind=side.kind,
         library=f"{kind.__module__.partition('.')[0]} {kind.__name__}",
-        parameters=sum(weight.numel() for weight in pair.before.values()),
+        parameters=sum(weight.numel() for weight in weights.values()),
         fingerprint=side.fingerprint,
     )
 
