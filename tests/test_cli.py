@@ -92,6 +92,7 @@ def test_help_names_every_command(say: Say) -> None:
     wanted = {
         "train",
         "compare",
+        "check",
         "study",
         "report",
         "figure",

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import clipdrift
 from clipdrift.comparison import Comparison
 from clipdrift.comparison.compare import compare_in_detail, transfer_sets
 from clipdrift.comparison.samples import Samples
@@ -99,3 +100,13 @@ def detailed(
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def kept(tiny_clip_dir: Path, known: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A baseline of the tiny CLIP on the images that it knows."""
+    file = tmp_path_factory.mktemp("kept") / "base.safetensors"
+    place = tmp_path_factory.mktemp("kept-cache")
+    return clipdrift.baseline(
+        file, tiny_clip_dir, str(known), transfer=f"colours={known}", cache=place, limit=80
+    )

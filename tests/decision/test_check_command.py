@@ -44,16 +44,6 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
     return run
 
 
-@pytest.fixture(scope="session")
-def kept(tiny_clip_dir: Path, known: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A baseline of the tiny CLIP on the images that it knows."""
-    file = tmp_path_factory.mktemp("kept") / "base.safetensors"
-    place = tmp_path_factory.mktemp("kept-cache")
-    return clipdrift.baseline(
-        file, tiny_clip_dir, str(known), transfer=f"colours={known}", cache=place, limit=80
-    )
-
-
 def fails(said: Said) -> str:
     assert said.code == 2
     assert said.err.startswith("error: ")
