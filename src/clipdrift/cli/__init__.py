@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from clipdrift import __version__
+from clipdrift.cli.carding import card
 from clipdrift.cli.checking import check
 from clipdrift.cli.comparing import compare
 from clipdrift.cli.figuring import figure
@@ -127,6 +128,7 @@ def train(
 
 app.command()(compare)
 app.command()(check)
+app.command()(card)
 app.add_typer(study, name="study")
 app.command()(report)
 app.command()(replicate)

@@ -3,6 +3,6 @@
 This front exports the result, plain data that loads no torch; the work starts in :mod:`.checking`.
 """
 
-from clipdrift.decision.result import Checked, CheckError, RuleResult
+from clipdrift.decision.result import CardFacts, Checked, CheckError, Estimate, RuleResult
 
-__all__ = ["CheckError", "Checked", "RuleResult"]
+__all__ = ["CardFacts", "CheckError", "Checked", "Estimate", "RuleResult"]

@@ -9,6 +9,7 @@ import pandas as pd
 from pydantic import Field, PrivateAttr
 
 from clipdrift.comparison import Comparison
+from clipdrift.config import DataSet
 from clipdrift.config.base import Frozen
 from clipdrift.errors import ClipdriftError
 from clipdrift.rules import Op, Severity
@@ -150,6 +151,25 @@ class Checked(Frozen):
         """Everything, with the exit status, as one JSON object."""
         status = {"exit_status": self.exit_status, "kept": self.kept, "headline": self.headline}
         return json.dumps(self.model_dump(mode="json") | status, indent=1, ensure_ascii=False) + "\n"
+
+
+class Estimate(Frozen):
+    """A number with its 95 % interval, both None where there is none."""
+
+    value: float
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    method: str = ""
+
+
+class CardFacts(Frozen):
+    """What a model card says of a tuned model: measured once, written by :mod:`clipdrift.reporting.card`."""
+
+    comparison: Comparison
+    estimates: dict[str, Estimate] = Field(description="By measure, named as in rules.")
+    sets: dict[str, DataSet]
+    adapter: bool
 
 
 _WORDS = {
