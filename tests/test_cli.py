@@ -92,6 +92,8 @@ def test_help_names_every_command(say: Say) -> None:
     wanted = {
         "train",
         "compare",
+        "check",
+        "card",
         "study",
         "report",
         "figure",

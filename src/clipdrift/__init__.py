@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from clipdrift.comparison.compare import compare
     from clipdrift.comparison.measuring import Measurement, measure
     from clipdrift.config import RunConfig, load_config
+    from clipdrift.decision import Checked
+    from clipdrift.decision.checking import baseline, check
     from clipdrift.model.clip import Clip, load
     from clipdrift.model.trace import Traced, trace
     from clipdrift.monitoring.monitor import DriftMonitor
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Checked",
     "Clip",
     "Comparison",
     "DriftMonitor",
@@ -46,6 +49,8 @@ __all__ = [
     "Traced",
     "__version__",
     "analyse",
+    "baseline",
+    "check",
     "compare",
     "formulas",
     "interpolate",
@@ -62,6 +67,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Checked": "clipdrift.decision",
     "Clip": "clipdrift.model.clip",
     "Comparison": "clipdrift.comparison",
     "DriftMonitor": "clipdrift.monitoring.monitor",
@@ -74,6 +80,8 @@ _HOMES = {
     "Study": "clipdrift.study.plan",
     "Traced": "clipdrift.model.trace",
     "analyse": "clipdrift.analysis",
+    "baseline": "clipdrift.decision.checking",
+    "check": "clipdrift.decision.checking",
     "compare": "clipdrift.comparison.compare",
     "interpolate": "clipdrift.repair.interpolating",
     "load": "clipdrift.model.clip",

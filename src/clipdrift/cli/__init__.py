@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from clipdrift import __version__
+from clipdrift.cli.carding import card
+from clipdrift.cli.checking import check
 from clipdrift.cli.comparing import compare
 from clipdrift.cli.figuring import figure
 from clipdrift.cli.options import Cache, Checkpoints, Deterministic, Device, Out, Sets, SkipBad, Track
@@ -125,6 +127,8 @@ def train(
 
 
 app.command()(compare)
+app.command()(check)
+app.command()(card)
 app.add_typer(study, name="study")
 app.command()(report)
 app.command()(replicate)

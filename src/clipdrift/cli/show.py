@@ -32,9 +32,14 @@ _STRIP = "▁▂▃▄▅▆▇█"
 
 
 class RunDisplay:
-    """A reporter with one bar: stages by name, then training with loss, accuracy, entropy drift and CKA."""
+    """A reporter with one bar: stages by name, then training with loss, accuracy, entropy drift and CKA.
 
-    def __init__(self) -> None:
+    Args:
+        shown: where it is shown, unless on :data:`console`.
+    """
+
+    def __init__(self, shown: Console | None = None) -> None:
+        self._console = shown or console
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -43,7 +48,7 @@ class RunDisplay:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
-            console=console,
+            console=self._console,
         )
         self._task: TaskID | None = None
         self._note = ""
@@ -79,12 +84,12 @@ class RunDisplay:
         self._task = self._bar.add_task(text, total=None, note="")
 
     def warn(self, text: str) -> None:
-        console.print(Text(f"warning: {printable(text)}", style="yellow"), soft_wrap=True)
+        self._console.print(Text(f"warning: {printable(text)}", style="yellow"), soft_wrap=True)
 
     def note(self, text: str) -> None:
         if text not in self._noted:  # the runs of a study read the same data
             self._noted.add(text)
-            console.print(Text(f"note: {printable(text)}", style="yellow"), soft_wrap=True)
+            self._console.print(Text(f"note: {printable(text)}", style="yellow"), soft_wrap=True)
 
     def advance(self, done: int, total: int) -> None:
         if self._task is not None:

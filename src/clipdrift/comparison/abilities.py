@@ -17,12 +17,14 @@ from clipdrift import formulas
 from clipdrift.comparison import CrossedTowers, JointSpace, Retrieval, TransferRow
 from clipdrift.comparison.models import OpenedModel, PairError
 from clipdrift.config import DataSet
+from clipdrift.data.deck import Deck
 from clipdrift.data.sources import open_source
 from clipdrift.measures import embed, embed_texts, ranks_both_ways, recall_at
 from clipdrift.measures.still import in_float32, still
 from clipdrift.model.clip import Clip
-from clipdrift.model.towers import tower_of, unwrapped
+from clipdrift.model.towers import unwrapped
 from clipdrift.model.zero_shot import class_features
+from clipdrift.runs.reporter import Reporter
 from clipdrift.training.decks import DeckFactory
 
 Ranks = NDArray[np.int64]
@@ -78,53 +80,109 @@ def has_texts(side: OpenedModel, other: OpenedModel) -> bool:
     return side.clip is not None or type(unwrapped(side.model)) is type(unwrapped(other.model))
 
 
-def transfer(
-    base: OpenedModel, tuned: OpenedModel, spec: DataSet, factory: DeckFactory, batch_size: int | None
-) -> tuple[TransferRow, tuple[str, ...]]:
-    """Zero-shot on one set, each side with its own image and text tower, same images, same prompts.
+@dataclass(frozen=True, eq=False)
+class TestSet:
+    """A transfer set as both models are tested on it.
 
-    Returns:
-        The row, and the texts of its classes by the first prompt.
+    Attributes:
+        deck: its images, with labels.
+        fingerprint: of their content.
+    """
+
+    __test__ = False  # its name begins as those of tests do
+
+    name: str
+    deck: Deck
+    fingerprint: str | None
+    classes: tuple[str, ...]
+    prompts: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts of its classes by the first prompt."""
+        return tuple(self.prompts[0].format(name) for name in self.classes)
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroShot:
+    """What one model makes of a transfer set of n images and C classes: all that its row follows from.
+
+    Attributes:
+        images: (n, E) embeddings, on the CPU.
+        texts: (C, E) features of the classes by the first prompt.
+        ensemble: (C, E) by all prompts; None where there is one.
+        scale: temperature by which cosines become logits.
+    """
+
+    images: Tensor
+    texts: Tensor
+    ensemble: Tensor | None
+    scale: float
+
+    @property
+    def logits(self) -> Tensor:
+        """(n, C) in float64."""
+        return self.scale * _cosines(self.images, self.texts)
+
+    def right(self, labels: Tensor) -> Tensor:
+        """(n,) whether each image's nearest class text is the right one."""
+        return _cosines(self.images, self.texts).argmax(-1) == labels
+
+
+def open_test_set(spec: DataSet, size: int, factory: DeckFactory) -> TestSet:
+    """Open a transfer set for models that take images of ``size`` pixels.
 
     Raises:
-        DataError, PairError: what cannot be opened, and why.
+        DataError: what cannot be opened, and why.
     """
-    size = tower_of(base.model).geometry.image_size
     source = open_source(spec, image_size=size, parts=("test",))
     deck, counted = factory.part(spec, source)
-    labels = torch.from_numpy(deck.labels)
-    sides = (base, texts_of(base, tuned)), (tuned, texts_of(tuned, base))
-    logits, right, ensemble = [], [], []
-    towers: list[tuple[Tensor, Tensor]] = []
-    for side, clip in sides:
-        factory.reporter.stage(f"zero-shot on {spec.name}, {side.name}")
-        place = next(side.model.parameters()).device
-        images = replace(deck, device=place)
-        embedded = embed(side.model, images, batch_size, factory.reporter.advance)
-        features = class_features(clip, source.classes, source.prompts[:1])
-        cosine = _cosines(embedded, features)
-        towers.append((embedded, features))
-        logits.append(_scale(clip, side.name) * cosine)
-        right.append(_percent(cosine, labels))
-        if len(source.prompts) > 1:
-            features = class_features(clip, source.classes, source.prompts)
-            ensemble.append(_percent(_cosines(embedded, features), labels))
+    return TestSet(spec.name, deck, counted.fingerprint, source.classes, source.prompts, source.notes)
+
+
+def read_zero_shot(
+    side: OpenedModel, clip: Clip, test: TestSet, batch_size: int | None, reporter: Reporter
+) -> ZeroShot:
+    """Read one model on a transfer set, texts by ``clip``.
+
+    Raises:
+        PairError: its temperature is beyond any number.
+    """
+    reporter.stage(f"zero-shot on {test.name}, {side.name}")
+    images = replace(test.deck, device=next(side.model.parameters()).device)
+    embedded = embed(side.model, images, batch_size, reporter.advance)
+    features = class_features(clip, test.classes, test.prompts[:1])
+    several = len(test.prompts) > 1
+    ensemble = class_features(clip, test.classes, test.prompts) if several else None
+    return ZeroShot(
+        embedded.cpu(), features.cpu(), None if ensemble is None else ensemble.cpu(), _scale(clip, side.name)
+    )
+
+
+def transfer_row(test: TestSet, before: ZeroShot, after: ZeroShot) -> TransferRow:
+    """Zero-shot ability on one set, the same images and prompts on both sides."""
+    labels = torch.from_numpy(test.deck.labels)
+    sides = (before, after)
+    right = [100 * side.right(labels).double().mean().item() for side in sides]
+    ensemble = [
+        _percent(_cosines(side.images, side.ensemble), labels) for side in sides if side.ensemble is not None
+    ]
     row = TransferRow(
-        images=counted.count,
-        classes=len(source.classes),
-        prompts=source.prompts,
+        images=len(test.deck),
+        classes=len(test.classes),
+        prompts=test.prompts,
         before=right[0],
         after=right[1],
-        agreement=float(formulas.zero_shot_agreement(*logits)),
-        kl=float(formulas.zero_shot_kl(*logits)),
+        agreement=float(formulas.zero_shot_agreement(before.logits, after.logits)),
+        kl=float(formulas.zero_shot_kl(before.logits, after.logits)),
         ensemble_before=ensemble[0] if ensemble else None,
         ensemble_after=ensemble[1] if ensemble else None,
-        crossed=_crossed_accuracy(towers, labels),
-        notes=source.notes,
+        crossed=_crossed_accuracy([(side.images, side.texts) for side in sides], labels),
+        notes=test.notes,
     )
     kept = 100 * row.after / row.before if row.measurable else None
-    texts = tuple(source.prompts[0].format(name) for name in source.classes)
-    return row.model_copy(update={"retention": kept}), texts
+    return row.model_copy(update={"retention": kept})
 
 
 def _crossed_accuracy(towers: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> CrossedTowers | None:

@@ -8,15 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from clipdrift.comparison import Comparison, Side, TransferRow
-from clipdrift.comparison.abilities import has_texts, retrieval, same_texts
-from clipdrift.comparison.abilities import transfer as test_transfer
+from clipdrift.comparison.abilities import (
+    has_texts,
+    open_test_set,
+    read_zero_shot,
+    retrieval,
+    same_texts,
+    texts_of,
+    transfer_row,
+)
 from clipdrift.comparison.attention import attention_of
 from clipdrift.comparison.images import ImagesLike, ProbeSet, named_source, preprocess_of
 from clipdrift.comparison.measuring import LIMIT, open_probe, settle
 from clipdrift.comparison.models import ModelLike, OpenedModel, PairError
 from clipdrift.comparison.pairs import ModelPair, open_pair
+from clipdrift.comparison.samples import Samples
 from clipdrift.comparison.tables import (
     ability,
     compared,
@@ -83,6 +92,46 @@ def compare(
         PairError: the two cannot be compared; says why.
         ModelError, UnsupportedModelError, DataError, ConfigError, MeasureError: in one line what is wrong.
     """
+    return compare_in_detail(
+        base,
+        tuned,
+        images,
+        transfer=transfer,
+        limit=limit,
+        seed=seed,
+        batch_size=batch_size,
+        flow=flow,
+        spectrum=spectrum,
+        shown=shown,
+        preprocess=preprocess,
+        any_base=any_base,
+        cache=cache,
+        device=device,
+        skip_bad=skip_bad,
+        reporter=reporter,
+    )[0]
+
+
+def compare_in_detail(
+    base: ModelLike,
+    tuned: ModelLike,
+    images: ImagesLike,
+    *,
+    transfer: TransferLike | Sequence[TransferLike],
+    limit: int,
+    seed: int,
+    batch_size: int | None,
+    flow: bool,
+    spectrum: bool,
+    shown: int,
+    preprocess: object,
+    any_base: bool,
+    cache: str | Path | None,
+    device: str,
+    skip_bad: bool,
+    reporter: Reporter | None,
+) -> tuple[Comparison, Samples]:
+    """:func:`compare`, with the values image by image from which its numbers follow."""
     reporter, clock = reporter or Silent(), _Clock()
     sets = transfer_sets(transfer)  # what is misspelt is said before anything is loaded
     reporter.stage("loading both models")
@@ -103,10 +152,18 @@ def compare(
     measures = compared(readings(before, after, pair.before, pair.after))
     matrix = tuple(tuple(row) for row in cka_matrix(before, after).tolist())
     clock("compared")
+    samples = Samples(before, after, prepared, probe)
     rows, prompts = {}, list[str]()
     for spec in sets:
-        rows[spec.name], texts = _transfer(pair, spec, batch_size, prepared, cache, seed, skip_bad, reporter)
-        prompts += texts
+        factory = deck_factory(pair.base, prepared, cache, seed, skip_bad, reporter)
+        test = open_test_set(spec, pair.shape.image_size, factory)
+        old, new = (
+            read_zero_shot(side, texts_of(side, other), test, batch_size, reporter)
+            for side, other in ((pair.base, pair.tuned), (pair.tuned, pair.base))
+        )
+        samples.zero_shot[spec.name] = (test, old, new)
+        rows[spec.name] = transfer_row(test, old, new)
+        prompts += test.texts
     found = None
     if probe.captions:
         reporter.stage("retrieval between images and captions")
@@ -121,8 +178,8 @@ def compare(
         changes = spectra(pair.before, pair.after, progress=reporter.advance)
     clock("decomposed")
     comparison = Comparison(
-        base=_side(pair.base, pair),
-        tuned=_side(pair.tuned, pair),
+        base=side_of(pair.base, pair.before),
+        tuned=side_of(pair.tuned, pair.after),
         shape=pair.shape,
         images=probe.facts,
         measures=measures | of_texts | ability(rows),
@@ -139,7 +196,7 @@ def compare(
     )
     reporter.stage("attention of a few images")
     comparison._maps = attention_of(pair, probe, shown)
-    return comparison
+    return comparison, samples
 
 
 def transfer_sets(given: TransferLike | Sequence[TransferLike]) -> list[DataSet]:
@@ -172,21 +229,19 @@ def _read(
     return read_internals(side.model, probe.on(device), batch_size, flow=flow, progress=reporter.advance)
 
 
-def _transfer(
-    pair: ModelPair,
-    spec: DataSet,
-    batch_size: int | None,
+def deck_factory(
+    side: OpenedModel,
     preprocess: Preprocess | None,
     cache: str | Path | None,
     seed: int,
     skip_bad: bool,
     reporter: Reporter,
-) -> tuple[TransferRow, tuple[str, ...]]:
+) -> DeckFactory:
+    """What makes decks of transfer sets for a model."""
     assert preprocess is not None  # there is a tokenizer, and with it came the preprocessing
-    place = next(pair.base.model.parameters()).device
     folder = cache_folder(None if cache is None else Path(cache))
-    factory = DeckFactory(preprocess, folder, torch.device(place), reporter, seed, skip_bad)
-    return test_transfer(pair.base, pair.tuned, spec, factory, batch_size)
+    device = next(side.model.parameters()).device
+    return DeckFactory(preprocess, folder, torch.device(device), reporter, seed, skip_bad)
 
 
 def _texts(
@@ -201,13 +256,14 @@ def _texts(
     ]
 
 
-def _side(side: OpenedModel, pair: ModelPair) -> Side:
+def side_of(side: OpenedModel, weights: Mapping[str, Tensor]) -> Side:
+    """What a result says of one of its models, whose image tower has these weights."""
     kind = type(tower_of(side.model).model)
     return Side(
         name=side.name,
         kind=side.kind,
         library=f"{kind.__module__.partition('.')[0]} {kind.__name__}",
-        parameters=sum(weight.numel() for weight in pair.before.values()),
+        parameters=sum(weight.numel() for weight in weights.values()),
         fingerprint=side.fingerprint,
     )
 

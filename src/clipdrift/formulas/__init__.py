@@ -30,6 +30,7 @@ from clipdrift.formulas.attention import (
 from clipdrift.formulas.cka_sums import CkaSums
 from clipdrift.formulas.contrastive import calibrating_bias, contrastive_loss, sigmoid_loss
 from clipdrift.formulas.flow import NATS_PER_BIT, bits, patch_entropy, rollout, rollout_step
+from clipdrift.formulas.jackknife import leave_one_out_cka
 from clipdrift.formulas.joint import alignment, median_rank, modality_gap, uniformity
 from clipdrift.formulas.representation import cka, cka_matrix, embedding_drift, minibatch_cka
 from clipdrift.formulas.weights import (
@@ -60,6 +61,7 @@ __all__ = [
     "head_diversity_by_head",
     "intruder_dimensions",
     "intruder_similarity",
+    "leave_one_out_cka",
     "match_ranks",
     "median_rank",
     "minibatch_cka",

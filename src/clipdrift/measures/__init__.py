@@ -6,7 +6,7 @@ from clipdrift.measures.drift import Blocks, Drift, drift
 from clipdrift.measures.errors import MeasureError
 from clipdrift.measures.flow import FLOW
 from clipdrift.measures.internals import Internals, read_internals
-from clipdrift.measures.readings import Reading, own_readings, readings, weight_readings
+from clipdrift.measures.readings import Reading, internal_readings, own_readings, readings, weight_readings
 from clipdrift.measures.representation import REPRESENTATION, cka_matrix, cka_minibatch, representation
 from clipdrift.measures.retrieval import embed_texts, ranks_both_ways, recall_at, retrieval
 from clipdrift.measures.text_tower import TextInternals, read_texts, text_readings, text_weight_readings
@@ -30,6 +30,7 @@ __all__ = [
     "drift",
     "embed",
     "embed_texts",
+    "internal_readings",
     "own_readings",
     "ranks_both_ways",
     "read_internals",

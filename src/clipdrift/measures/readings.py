@@ -58,11 +58,17 @@ def readings(
     Raises:
         MeasureError: undefined, naming measure and block.
     """
+    found = internal_readings(before, after, minibatch=minibatch)
+    return found | weight_readings(weights_before, weights_after)
+
+
+def internal_readings(before: Internals, after: Internals, *, minibatch: bool = True) -> dict[str, Reading]:
+    """:func:`readings` without those of weights, which internals do not hold."""
     found = {name: drifted(before.blocks(name), after.blocks(name)) for name in after.measures}
     found |= {name: reading_of(values) for name, values in representation(before, after).items()}
     if minibatch:
         found["cka_minibatch"] = reading_of(cka_minibatch(before, after))
-    return found | weight_readings(weights_before, weights_after)
+    return found
 
 
 def weight_readings(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Reading]:

@@ -83,6 +83,22 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Refuse a file that cannot be written, before the work whose result it should hold.
+
+    Raises:
+        StorageError: a folder, or a place where nothing can be made.
+    """
+    if path.is_dir():
+        raise StorageError(f"{path}: a folder; name a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise StorageError(f"{path}: cannot be written (no right to)")
+
+
 def replace_folder(place: Path, made: Path) -> None:
     """Move a complete folder to ``place``, over an older one; both lie on one disk.
 

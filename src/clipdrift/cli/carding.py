@@ -1,0 +1,105 @@
+"""``clipdrift card``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipdrift.cli.options import Cache, Device, SkipBad
+from clipdrift.runs.layout import cache_folder
+
+
+def card(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="BASE and TUNED as in `clipdrift compare`, or a finished run alone, which names its own "
+            "backbone, images and transfer sets.",
+            metavar="BASE TUNED | RUN",
+        ),
+    ],
+    into: Annotated[
+        Path, typer.Option("--into", help="The card; made where there is none.", metavar="FILE")
+    ] = Path("README.md"),
+    images: Annotated[
+        str | None,
+        typer.Option("--images", help="Images to read both on: a folder or a data set.", metavar="SOURCE"),
+    ] = None,
+    transfer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--transfer", help="Zero-shot set: a name, a folder, or `name=folder`. Repeatable.", metavar="SET"
+        ),
+    ] = None,
+    transfer_per_class: Annotated[
+        int | None, typer.Option(min=1, help="Use so many images of each class of a transfer set.")
+    ] = None,
+    base_model: Annotated[
+        str | None,
+        typer.Option("--base-model", help="BASE's id on the hub, where its name does not say.", metavar="ID"),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=4, help="Read at most so many images.")] = 500,
+    any_base: Annotated[
+        bool, typer.Option("--any-base", help="Accept an adapter or run made from another model than BASE.")
+    ] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images per pass. No number depends on it.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses images where there are more than --limit.")] = 0,
+    cache: Cache = None,
+    device: Device = "auto",
+    skip_bad_images: SkipBad = False,
+) -> None:
+    """A section of a model card: what was kept and moved, with metadata as the hub reads it.
+
+    Written between two comments, with a figure beside the card; said again, it is replaced. Everything else
+    in the card stays as it is, its metadata too.
+
+        clipdrift card openai/clip-vit-base-patch32 my-tuned-clip --images photos/ --transfer cifar100 \\
+            --into my-tuned-clip/README.md
+
+        clipdrift card runs/64cf3373d757e7c9 --into runs/64cf3373d757e7c9/model/README.md
+    """
+    from clipdrift.cli.show import RunDisplay, console
+    from clipdrift.comparison.compare import transfer_sets
+    from clipdrift.decision import CheckError
+    from clipdrift.decision.carding import card as work
+    from clipdrift.reporting.card import PICTURE, write_card
+    from clipdrift.runs.files import refuse_unwritable
+
+    if len(models) > 2:
+        raise CheckError(f"{len(models)} models: give BASE and TUNED, or a run alone")
+    refuse_unwritable(into)
+    sets = [
+        spec if transfer_per_class is None else spec.model_copy(update={"per_class": transfer_per_class})
+        for spec in transfer_sets(transfer or [])
+    ]
+    with RunDisplay() as display:
+        facts = work(
+            models[0],
+            models[1] if len(models) > 1 else None,
+            images,
+            transfer=sets,
+            limit=limit,
+            seed=seed,
+            batch_size=batch_size,
+            any_base=any_base,
+            cache=cache_folder(cache),
+            device=device,
+            skip_bad=skip_bad_images,
+            reporter=display,
+        )
+        display.stage(f"writing {into}")
+        write_card(facts, into, _command(), base_model)
+    console.print(f"card      {into}\nfigure    {into.with_name(PICTURE)}", soft_wrap=True)
+
+
+def _command() -> str:
+    """The command as it was typed."""
+    return shlex.join(
+        ["clipdrift", *sys.argv[sys.argv.index("card") :]] if "card" in sys.argv else ["clipdrift card"]
+    )
