@@ -141,6 +141,9 @@ def held_out(lab: Lab, captioned: Path) -> list[str]:
     {"objective": {"loss": "sigmoid"}, "penalty": ["ldifs", "l2_sp"]},
     {"method": {"name": "lora", "dropout": 0.3}, "optim": {"micro_batch": 3}},
     {"objective": {"towers": "image"}, "penalty": ["apr"]},
+    {"penalty": [{"name": name, "towers": "both"} for name in ("apr", "ldifs", "zero_shot_kl")]},
+    {"method": {"name": "lora", "dropout": 0.3}, "optim": {"micro_batch": 3}, "objective": {"towers": "text"},
+     "penalty": ["entropy_floor", "ldifs", {"name": "zero_shot_kl", "over": "cifar100"}]},
 ], ids=str)  # fmt: skip
 def test_an_interrupted_run_ends_as_it_would_have(lab: Lab, captioned: Path, change: dict[str, Any]) -> None:
     """To the bit."""
@@ -222,7 +225,7 @@ def test_repair_asks_for_two_models(lab: Lab, captioned: Path) -> None:
     ({"method": "flyp"}, "for captions take method full_ft"),
     ({"method": "lora", "objective": {"logit_scale": "trained"}}, "no place to keep the scale"),
     ({"data": {"train_per_class": 5}}, "set data.train_images"),
-    ({"objective": {"towers": "text"}, "penalty": ["apr"]}, "which does not move"),
+    ({"objective": {"towers": "image"}, "penalty": [{"name": "apr", "towers": "both"}]}, "does not move"),
     ({"objective": {"loss": "sigmoid", "label_smoothing": 0.1}}, "belongs to the softmax loss"),
     ({"data": {"protocol": "published"}}, "published studies trained on classes"),
     ({"data": {"transfer": [{"name": "test", "path": "x"}]}}, "taken for the target's"),

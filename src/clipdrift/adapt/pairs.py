@@ -20,6 +20,8 @@ from clipdrift.adapt.methods import check_method, prepared
 from clipdrift.config import ContrastiveObjective, Method
 from clipdrift.data.caption_store import CaptionSource
 from clipdrift.model.clip import Clip
+from clipdrift.model.towers import text_tower_of
+from clipdrift.model.towers.text import Prompt
 
 MOST_SCALE = 100.0
 """Cosines are never multiplied by more (Radford et al. 2021)."""
@@ -96,6 +98,10 @@ class PairLoss:
         words = self._words(target)
         found: Tensor = encoder.embed(words) if "text" in self.options.trained_towers else encoder(words)
         return found
+
+    def prompts(self, target: Tensor) -> list[Prompt]:
+        """Captions by their numbers (B,), as the text tower takes them."""
+        return text_tower_of(self.clip.model).prompts(self.clip.tokenizer, self._words(target))
 
     def positive(self, target: Tensor) -> Tensor:
         """:func:`pairs_among` captions by their numbers (B,)."""

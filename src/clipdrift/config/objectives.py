@@ -7,9 +7,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from clipdrift.config.base import MethodOptions, ObjectiveOptions, name_of
+from clipdrift.config.base import MethodOptions, ObjectiveOptions, PenaltyOptions, Towers, name_of
 from clipdrift.config.methods import BUILT_IN, LoraOptions
 from clipdrift.config.named import DataSet
+from clipdrift.config.penalties import why_not_held
 
 
 class Classification(ObjectiveOptions):
@@ -45,7 +46,7 @@ class ContrastiveObjective(ObjectiveOptions):
     replay_share: float = Field(0.2, gt=0, lt=1, description="That share.")
 
     @property
-    def trained_towers(self) -> tuple[Literal["image", "text"], ...]:
+    def trained_towers(self) -> Towers:
         """The towers that the method is applied to."""
         return ("image", "text") if self.towers == "both" else (self.towers,)
 
@@ -68,8 +69,6 @@ _OWN = {
     "flyp": "it is the contrastive loss on texts of classes; for captions take method full_ft",
 }
 """Methods without a meaning for captions, and why."""
-_ON_TEXTS = ("l2_sp",)
-"""Penalties that hold a text tower too."""
 _NO_MEANING = ("label_column", "classes", "prompts", "per_class")
 """Keys of a target that captions have no use for."""
 
@@ -77,7 +76,7 @@ _NO_MEANING = ("label_column", "classes", "prompts", "per_class")
 def why_not_contrastive(
     objective: ContrastiveObjective,
     method: MethodOptions,
-    penalties: Iterable[str],
+    penalties: Iterable[PenaltyOptions],
     target: Collection[str],
     data: Collection[str],
     published: bool,
@@ -85,7 +84,7 @@ def why_not_contrastive(
     """Say why a run on captions is not possible; None: it is.
 
     Args:
-        penalties: Names of the run's penalties.
+        penalties: The run's.
         target, data: Keys of ``data.target`` and of ``data`` that are set.
     """
     name = method.name
@@ -101,11 +100,8 @@ def why_not_contrastive(
     if objective.label_smoothing and objective.loss == "sigmoid":
         return "objective.label_smoothing belongs to the softmax loss; leave it out with loss = 'sigmoid'"
     for penalty in penalties:
-        if objective.towers == "text" and penalty not in _ON_TEXTS:
-            return (
-                f"penalty {penalty} with objective.towers = 'text': it holds the image tower, which does not "
-                "move"
-            )
+        if why := why_not_held(penalty, objective.trained_towers, f"objective.towers = {objective.towers!r}"):
+            return why
     if published:
         return (
             "data.protocol = 'published' with objective contrastive: the published studies trained on classes"
