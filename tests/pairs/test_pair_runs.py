@@ -65,6 +65,7 @@ SCALE = {"logit_scale"}
     ("projections", "both", {"visual_projection", "text_projection"} | SCALE),
     ("last_blocks", "both", IMAGE | TEXT | SCALE),
     ("norm_only", "both", {"vision_model", "text_model"} | SCALE),
+    ("logit_scale", "both", SCALE),
 ])  # fmt: skip
 def test_what_is_trained_is_what_is_saved(
     lab: Lab, captioned: Path, method: str, towers: str, changed: set[str]
@@ -76,14 +77,34 @@ def test_what_is_trained_is_what_is_saved(
     assert changed_parts(lab, record, folder) == changed
     assert record.best is not None
     assert set(record.best.retrieval) == {"validation", "test"}
-    assert set(record.best.crossed) == ({"test", "objects-100"} if towers == "both" else set())
+    moves = {"image", "text"} if towers == "both" else {towers}
+    moves = set() if method == "logit_scale" else moves
+    assert set(record.best.crossed) == ({"test", "objects-100"} if len(moves) == 2 else set())
     assert "head" not in record.artefacts
     texts = {name for name in record.best.measures if name.startswith("text_")}
-    assert ("text_cka" in texts) == (towers != "image")
+    assert ("text_cka" in texts) == ("text" in moves)
     for name in ("", "text_"):
-        moved = towers == "both" or towers == ("text" if name else "image")
+        moved = ("text" if name else "image") in moves
         weights = [v.mean for key, v in record.best.measures.items() if key.startswith(f"{name}weight_drift")]
         assert any(value > 0 for value in weights) == moved
+
+
+def test_the_scale_alone_is_learnt(lab: Lab, captioned: Path) -> None:
+    """Towards the one at which the loss is least, and no ranking changes."""
+    config = config_for(
+        lab.model, captioned, "logit_scale", optim={"learning_rate": 0.1, "weight_decay": 0.0, "epochs": 4}
+    )
+    record, folder = done(lab, config)
+    assert record.model.trained == 1
+    scales = [point.logit_scale for point in record.history]
+    saved = CLIPModel.from_pretrained(folder.path / "model").logit_scale.exp().item()
+    assert record.best is not None
+    assert saved in [pytest.approx(scale) for scale in scales]
+    losses = [point.train_loss for point in record.history]
+    assert min(losses[1:]) < losses[0]
+    assert len(set(scales)) == 4
+    assert record.best.retrieval["test"] == record.backbone.retrieval["test"]
+    assert record.best.transfer["objects-100"].retention in (100.0, None)
 
 
 def test_retrieval_is_that_of_the_saved_model(lab: Lab, captioned: Path) -> None:
@@ -141,6 +162,7 @@ def held_out(lab: Lab, captioned: Path) -> list[str]:
     {"objective": {"loss": "sigmoid"}, "penalty": ["ldifs", "l2_sp"]},
     {"method": {"name": "lora", "dropout": 0.3}, "optim": {"micro_batch": 3}},
     {"objective": {"towers": "image"}, "penalty": ["apr"]},
+    {"method": "logit_scale", "objective": {"loss": "sigmoid"}, "optim": {"micro_batch": 3}},
     {"penalty": [{"name": name, "towers": "both"} for name in ("apr", "ldifs", "zero_shot_kl")]},
     {"method": {"name": "lora", "dropout": 0.3}, "optim": {"micro_batch": 3}, "objective": {"towers": "text"},
      "penalty": ["entropy_floor", "ldifs", {"name": "zero_shot_kl", "over": "cifar100"}]},
@@ -224,6 +246,10 @@ def test_repair_asks_for_two_models(lab: Lab, captioned: Path) -> None:
     ({"method": "linear_probe"}, "captions have not; method projections"),
     ({"method": "flyp"}, "for captions take method full_ft"),
     ({"method": "lora", "objective": {"logit_scale": "trained"}}, "no place to keep the scale"),
+    ({"method": "logit_scale", "objective": {"logit_scale": "fixed"}}, "then nothing is trained"),
+    ({"method": "logit_scale", "objective": {"towers": "text"}}, "trains neither tower; leave it out"),
+    ({"method": "logit_scale", "penalty": ["l2_sp"]}, "neither tower moves"),
+    ({"method": "logit_scale", "objective": {"name": "classification"}}, "loss on labels has no logit scale"),
     ({"data": {"train_per_class": 5}}, "set data.train_images"),
     ({"objective": {"towers": "image"}, "penalty": [{"name": "apr", "towers": "both"}]}, "does not move"),
     ({"objective": {"loss": "sigmoid", "label_smoothing": 0.1}}, "belongs to the softmax loss"),

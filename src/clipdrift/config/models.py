@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from clipdrift.config.base import MACHINE, Frozen
-from clipdrift.config.methods import FullFineTuning, Method
+from clipdrift.config.methods import FullFineTuning, LogitScale, Method
 from clipdrift.config.named import DataSet, ModelConfig
 from clipdrift.config.objectives import Classification, ContrastiveObjective, Objective, why_not_contrastive
 from clipdrift.config.penalties import Penalty, held
@@ -234,6 +234,11 @@ class RunConfig(Frozen):
                     "give it another name beside its path"
                 )
         else:
+            if isinstance(self.method, LogitScale):
+                raise ValueError(
+                    f"method {self.method.name} with objective classification: the loss on labels has no "
+                    "logit scale; the one on captions has (objective = 'contrastive')"
+                )
             for penalty in self.penalty:
                 if "text" in held(penalty, ("image",)):
                     raise ValueError(

@@ -66,7 +66,7 @@ def _text_entropies(inputs: RunInputs, pairs: PairInputs, config: RunConfig) -> 
         ConfigError: no probe caption has two words.
     """
     assert isinstance(config.objective, ContrastiveObjective)
-    trained = config.objective.trained_towers
+    trained = config.objective.trained_towers(config.method)
     if not any(isinstance(one, EntropyFloor) and "text" in held(one, trained) for one in config.penalty):
         return ()
     probe = pairs.probe

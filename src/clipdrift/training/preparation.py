@@ -10,7 +10,7 @@ import torch
 
 from clipdrift import accelerator
 from clipdrift.adapt import check_method, check_penalties
-from clipdrift.adapt.tower_parts import TowerParts
+from clipdrift.adapt.tower_parts import TowerParts, Towers
 from clipdrift.config import (
     ConfigError,
     ContrastiveObjective,
@@ -154,7 +154,9 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
     for note in clip.notes:
         reporter.note(note)
     objective = config.objective
-    towers = objective.trained_towers if isinstance(objective, ContrastiveObjective) else ("image",)
+    towers: Towers = ("image",)
+    if isinstance(objective, ContrastiveObjective):
+        towers = objective.trained_towers(config.method)
     check_method(clip, config.method, towers)
     check_penalties(config.penalty, clip.blocks, TowerParts.of(clip, "text").count, towers)
     compared = compared_texts(config.penalty, clip.image_size)
