@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 
 from clipdrift.cli import app
 from clipdrift.config import ConfigError, RunConfig
-from clipdrift.repair import RepairError
 from clipdrift.repair.interpolating import interpolate
+from clipdrift.repair.rewinding import rewind
+from clipdrift.repair.softening import soften
 from clipdrift.runs.record import Record
 from clipdrift.runs.store import RunFolder
 from clipdrift.study.frames import records_in, runs_frame
@@ -236,10 +237,45 @@ def test_the_epoch_that_keeps_enough_is_chosen(lab: Lab, captioned: Path) -> Non
             assert any("no epoch keeps" in warning for warning in reporter.warnings)
 
 
-def test_repair_asks_for_two_models(lab: Lab, captioned: Path) -> None:
-    _, folder = done(lab, config_for(lab.model, captioned, optim={"epochs": 1}))
-    with pytest.raises(RepairError, match=r"a run on captions .* give the two models, tiny and .*model"):
-        interpolate(folder.path)
+@pytest.mark.parametrize("method", ["full_ft", {"name": "lora", "dropout": 0.0}], ids=str)
+def test_interpolation_moves_both_towers(lab: Lab, captioned: Path, tmp_path: Path, method: Any) -> None:
+    """At both ends what the run itself measured; between them a model that neither end is."""
+    record, folder = done(lab, config_for(lab.model, captioned, method, optim={"learning_rate": 3e-3}))
+    out = tmp_path / "out"
+    found = interpolate(folder.path, alphas=[0, 0.5, 1], save_at=0.5, out=out, cache=lab.cache, device="cpu")
+    assert found.accuracy_of == "9 validation images of captioned, mean recall at 1 both ways"
+    best = record.best
+    assert best is not None
+    first, middle, last = found.steps
+    assert first.accuracy == pytest.approx(record.backbone.retrieval["validation"].recall)
+    assert last.accuracy == pytest.approx(best.validation_accuracy)
+    for step, kept in ((first, record.backbone.zero_shot), (last, None)):
+        accuracy = kept["objects-100"] if kept else best.transfer["objects-100"].accuracy
+        assert step.transfer["objects-100"].accuracy == pytest.approx(accuracy)
+    assert middle.test_accuracy is not None
+    base = CLIPModel.from_pretrained(lab.model)
+    mixed: Any = CLIPModel.from_pretrained(lab.model if method != "full_ft" else out / "model")
+    tuned: Any = CLIPModel.from_pretrained(lab.model if method != "full_ft" else folder.path / "model")
+    if method != "full_ft":
+        mixed = PeftModel.from_pretrained(mixed, str(out / "model")).merge_and_unload()
+        tuned = PeftModel.from_pretrained(tuned, str(folder.path / "model")).merge_and_unload()
+    ends = base.state_dict(), tuned.state_dict()
+    moved = {name for name, weight in ends[0].items() if not torch.equal(weight, ends[1][name])}
+    assert {name.split(".")[0] for name in moved} >= IMAGE | TEXT
+    for name, weight in mixed.state_dict().items():
+        torch.testing.assert_close(weight, (ends[0][name] + ends[1][name]) / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_blocks_are_rewound_and_adapters_softened(lab: Lab, captioned: Path) -> None:
+    """The text tower stays the run's; what is tested is retrieval."""
+    record, folder = done(lab, config_for(lab.model, captioned, "lora", optim={"learning_rate": 3e-3}))
+    assert record.best is not None
+    rewound = rewind(folder.path, blocks="2", cache=lab.cache, device="cpu")
+    softened = soften(folder.path, scale=0.5, cache=lab.cache, device="cpu")
+    for found in (rewound, softened):
+        assert found.steps[0].accuracy == pytest.approx(record.best.validation_accuracy)
+    moved = rewound.steps[1].measures["weight_drift"].value_blocks
+    assert moved[0] > 0 == moved[1]
 
 
 @pytest.mark.parametrize(("change", "message"), [
