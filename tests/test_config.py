@@ -160,7 +160,10 @@ def test_no_file_and_an_empty_file_are_the_defaults(tmp_path: Path) -> None:
         (["penalty=3"], ["penalty = 3: "]),
         (
             ["penalty=[{name='apr', wieght=1}]"],
-            ["penalty.apr.wieght = 1: unknown key (did you mean weight?); legal keys of apr: blocks, weight"],
+            [
+                "penalty.apr.wieght = 1: unknown key (did you mean weight?); "
+                "legal keys of apr: blocks, towers, weight"
+            ],
         ),
         (["penalty=['apr', 'l2_sp', 'apr']"], ["penalty names 'apr' twice"]),
         (["penalty=apr", "penalty.weight=0"], ["penalty.apr.weight = 0: should be greater than 0"]),

@@ -43,7 +43,7 @@ def epoch(clip: Clip, deck: Deck, config: RunConfig, bf16: bool = False) -> floa
 
 
 @pytest.mark.parametrize("penalty", NAMES, ids=str)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "logit_scale"])  # of captions
 def test_one_epoch(tiny_clip: Clip, make_deck: Callable[..., Deck], method: str, penalty: str | None) -> None:
     """Finite loss, finite weights; or refused, for the one method that leaves the tower alone."""
     data: dict[str, Any] = {"method": method, **({"penalty": penalty} if penalty else {})}
@@ -54,7 +54,7 @@ def test_one_epoch(tiny_clip: Clip, make_deck: Callable[..., Deck], method: str,
     assert math.isfinite(epoch(tiny_clip, make_deck(4), parse_config(data, RunConfig)))
 
 
-@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"linear_probe"}))
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"linear_probe", "logit_scale"}))
 def test_all_penalties_at_once_in_bf16(tiny_clip: Clip, make_deck: Callable[..., Deck], method: str) -> None:
     """As on a GPU; frozen blocks where the method knows them."""
     options: dict[str, Any] = {"name": method}

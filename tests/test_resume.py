@@ -64,7 +64,7 @@ def seen_by(moments: list[Moment], adapted: Adapted) -> tuple[list[Moment], dict
     return moments, adapted.snapshot()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "logit_scale"])  # of captions
 def test_training_goes_on_to_the_bit(
     tiny_clip_dir: Path, make_deck: MakeDeck, tmp_path: Path, method: str
 ) -> None:

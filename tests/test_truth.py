@@ -120,7 +120,7 @@ def test_adapters_that_took_no_part_in_training_are_an_error(
         return adapted
 
     monkeypatch.setattr(adapting, "adapt", inert)
-    with pytest.raises(InactiveAdapterError, match=r"no weight of the image tower took part"):
+    with pytest.raises(InactiveAdapterError, match=r"no weight of the model took part"):
         lab.run(lab.config("lora"))
 
 

@@ -108,8 +108,8 @@ def trained(
 
 
 def test_every_method_of_the_table_is_tested() -> None:
-    """A method added to the table must be added to these tests."""
-    assert {options.name for options in EVERY} == METHODS.keys()
+    """A method added to the table must be added to these tests, or to those of captions."""
+    assert {options.name for options in EVERY} == METHODS.keys() - {"logit_scale"}
 
 
 @every_choice

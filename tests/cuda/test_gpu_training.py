@@ -55,7 +55,7 @@ def test_a_few_steps_as_on_the_processor(lab: Lab, device: torch.device, record_
     assert other.environment["device"] == accelerator.name_of(device)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "logit_scale"])  # of captions
 def test_one_epoch_of_each_method(lab: Lab, device: torch.device, method: str) -> None:
     record, folder = done(lab, lab.config(method, optim={"epochs": 1}), device)
     assert record.status == "done"

@@ -89,12 +89,13 @@ def gradients(
     folder: Any, deck: Deck, captions: CaptionSource, micro: int | None, **options: Any
 ) -> tuple[dict[str, NDArray[np.float32]], float]:
     """What one step of SGD-like size would use: the change of every weight by AdamW, and the loss."""
-    penalty = options.pop("penalty", ())
+    penalty, asked = options.pop("penalty", ()), options.pop("asked", ())
+    setting = options.pop("setting", None)
     clip = load(folder)
     adapted = adapted_on(clip, captions, **options)
     loss = adapted.objective
     assert isinstance(loss, PairLoss)
-    penalties: Penalties | None = None
+    penalties: Penalties | None = build(asked, setting(adapted)) if asked else None
     if penalty:
         wanted = parse_config({"penalty": list(penalty)}, RunConfig).penalty
         features = normalize(clip.texts(["a circle", "a square"]).float(), dim=-1)

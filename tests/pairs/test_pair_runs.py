@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 
 from clipdrift.cli import app
 from clipdrift.config import ConfigError, RunConfig
-from clipdrift.repair import RepairError
 from clipdrift.repair.interpolating import interpolate
+from clipdrift.repair.rewinding import rewind
+from clipdrift.repair.softening import soften
 from clipdrift.runs.record import Record
 from clipdrift.runs.store import RunFolder
 from clipdrift.study.frames import records_in, runs_frame
@@ -65,6 +66,7 @@ SCALE = {"logit_scale"}
     ("projections", "both", {"visual_projection", "text_projection"} | SCALE),
     ("last_blocks", "both", IMAGE | TEXT | SCALE),
     ("norm_only", "both", {"vision_model", "text_model"} | SCALE),
+    ("logit_scale", "both", SCALE),
 ])  # fmt: skip
 def test_what_is_trained_is_what_is_saved(
     lab: Lab, captioned: Path, method: str, towers: str, changed: set[str]
@@ -76,14 +78,34 @@ def test_what_is_trained_is_what_is_saved(
     assert changed_parts(lab, record, folder) == changed
     assert record.best is not None
     assert set(record.best.retrieval) == {"validation", "test"}
-    assert set(record.best.crossed) == ({"test", "objects-100"} if towers == "both" else set())
+    moves = {"image", "text"} if towers == "both" else {towers}
+    moves = set() if method == "logit_scale" else moves
+    assert set(record.best.crossed) == ({"test", "objects-100"} if len(moves) == 2 else set())
     assert "head" not in record.artefacts
     texts = {name for name in record.best.measures if name.startswith("text_")}
-    assert ("text_cka" in texts) == (towers != "image")
+    assert ("text_cka" in texts) == ("text" in moves)
     for name in ("", "text_"):
-        moved = towers == "both" or towers == ("text" if name else "image")
+        moved = ("text" if name else "image") in moves
         weights = [v.mean for key, v in record.best.measures.items() if key.startswith(f"{name}weight_drift")]
         assert any(value > 0 for value in weights) == moved
+
+
+def test_the_scale_alone_is_learnt(lab: Lab, captioned: Path) -> None:
+    """Towards the one at which the loss is least, and no ranking changes."""
+    config = config_for(
+        lab.model, captioned, "logit_scale", optim={"learning_rate": 0.1, "weight_decay": 0.0, "epochs": 4}
+    )
+    record, folder = done(lab, config)
+    assert record.model.trained == 1
+    scales = [point.logit_scale for point in record.history]
+    saved = CLIPModel.from_pretrained(folder.path / "model").logit_scale.exp().item()
+    assert record.best is not None
+    assert saved in [pytest.approx(scale) for scale in scales]
+    losses = [point.train_loss for point in record.history]
+    assert min(losses[1:]) < losses[0]
+    assert len(set(scales)) == 4
+    assert record.best.retrieval["test"] == record.backbone.retrieval["test"]
+    assert record.best.transfer["objects-100"].retention in (100.0, None)
 
 
 def test_retrieval_is_that_of_the_saved_model(lab: Lab, captioned: Path) -> None:
@@ -141,6 +163,10 @@ def held_out(lab: Lab, captioned: Path) -> list[str]:
     {"objective": {"loss": "sigmoid"}, "penalty": ["ldifs", "l2_sp"]},
     {"method": {"name": "lora", "dropout": 0.3}, "optim": {"micro_batch": 3}},
     {"objective": {"towers": "image"}, "penalty": ["apr"]},
+    {"method": "logit_scale", "objective": {"loss": "sigmoid"}, "optim": {"micro_batch": 3}},
+    {"penalty": [{"name": name, "towers": "both"} for name in ("apr", "ldifs", "zero_shot_kl")]},
+    {"method": {"name": "lora", "dropout": 0.3}, "optim": {"micro_batch": 3}, "objective": {"towers": "text"},
+     "penalty": ["entropy_floor", "ldifs", {"name": "zero_shot_kl", "over": "cifar100"}]},
 ], ids=str)  # fmt: skip
 def test_an_interrupted_run_ends_as_it_would_have(lab: Lab, captioned: Path, change: dict[str, Any]) -> None:
     """To the bit."""
@@ -211,18 +237,57 @@ def test_the_epoch_that_keeps_enough_is_chosen(lab: Lab, captioned: Path) -> Non
             assert any("no epoch keeps" in warning for warning in reporter.warnings)
 
 
-def test_repair_asks_for_two_models(lab: Lab, captioned: Path) -> None:
-    _, folder = done(lab, config_for(lab.model, captioned, optim={"epochs": 1}))
-    with pytest.raises(RepairError, match=r"a run on captions .* give the two models, tiny and .*model"):
-        interpolate(folder.path)
+@pytest.mark.parametrize("method", ["full_ft", {"name": "lora", "dropout": 0.0}], ids=str)
+def test_interpolation_moves_both_towers(lab: Lab, captioned: Path, tmp_path: Path, method: Any) -> None:
+    """At both ends what the run itself measured; between them a model that neither end is."""
+    record, folder = done(lab, config_for(lab.model, captioned, method, optim={"learning_rate": 3e-3}))
+    out = tmp_path / "out"
+    found = interpolate(folder.path, alphas=[0, 0.5, 1], save_at=0.5, out=out, cache=lab.cache, device="cpu")
+    assert found.accuracy_of == "9 validation images of captioned, mean recall at 1 both ways"
+    best = record.best
+    assert best is not None
+    first, middle, last = found.steps
+    assert first.accuracy == pytest.approx(record.backbone.retrieval["validation"].recall)
+    assert last.accuracy == pytest.approx(best.validation_accuracy)
+    for step, kept in ((first, record.backbone.zero_shot), (last, None)):
+        accuracy = kept["objects-100"] if kept else best.transfer["objects-100"].accuracy
+        assert step.transfer["objects-100"].accuracy == pytest.approx(accuracy)
+    assert middle.test_accuracy is not None
+    base = CLIPModel.from_pretrained(lab.model)
+    mixed: Any = CLIPModel.from_pretrained(lab.model if method != "full_ft" else out / "model")
+    tuned: Any = CLIPModel.from_pretrained(lab.model if method != "full_ft" else folder.path / "model")
+    if method != "full_ft":
+        mixed = PeftModel.from_pretrained(mixed, str(out / "model")).merge_and_unload()
+        tuned = PeftModel.from_pretrained(tuned, str(folder.path / "model")).merge_and_unload()
+    ends = base.state_dict(), tuned.state_dict()
+    moved = {name for name, weight in ends[0].items() if not torch.equal(weight, ends[1][name])}
+    assert {name.split(".")[0] for name in moved} >= IMAGE | TEXT
+    for name, weight in mixed.state_dict().items():
+        torch.testing.assert_close(weight, (ends[0][name] + ends[1][name]) / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_blocks_are_rewound_and_adapters_softened(lab: Lab, captioned: Path) -> None:
+    """The text tower stays the run's; what is tested is retrieval."""
+    record, folder = done(lab, config_for(lab.model, captioned, "lora", optim={"learning_rate": 3e-3}))
+    assert record.best is not None
+    rewound = rewind(folder.path, blocks="2", cache=lab.cache, device="cpu")
+    softened = soften(folder.path, scale=0.5, cache=lab.cache, device="cpu")
+    for found in (rewound, softened):
+        assert found.steps[0].accuracy == pytest.approx(record.best.validation_accuracy)
+    moved = rewound.steps[1].measures["weight_drift"].value_blocks
+    assert moved[0] > 0 == moved[1]
 
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"method": "linear_probe"}, "captions have not; method projections"),
     ({"method": "flyp"}, "for captions take method full_ft"),
     ({"method": "lora", "objective": {"logit_scale": "trained"}}, "no place to keep the scale"),
+    ({"method": "logit_scale", "objective": {"logit_scale": "fixed"}}, "then nothing is trained"),
+    ({"method": "logit_scale", "objective": {"towers": "text"}}, "trains neither tower; leave it out"),
+    ({"method": "logit_scale", "penalty": ["l2_sp"]}, "neither tower moves"),
+    ({"method": "logit_scale", "objective": {"name": "classification"}}, "loss on labels has no logit scale"),
     ({"data": {"train_per_class": 5}}, "set data.train_images"),
-    ({"objective": {"towers": "text"}, "penalty": ["apr"]}, "which does not move"),
+    ({"objective": {"towers": "image"}, "penalty": [{"name": "apr", "towers": "both"}]}, "does not move"),
     ({"objective": {"loss": "sigmoid", "label_smoothing": 0.1}}, "belongs to the softmax loss"),
     ({"data": {"protocol": "published"}}, "published studies trained on classes"),
     ({"data": {"transfer": [{"name": "test", "path": "x"}]}}, "taken for the target's"),

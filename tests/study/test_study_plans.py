@@ -183,6 +183,22 @@ def test_keys_that_change_together() -> None:
     assert study.runs[0].label == "terrain-10"
 
 
+def test_as_many_keys_are_shown_as_tell_runs_apart() -> None:
+    """Where the first alone does, it alone; one value is told by its first."""
+    bundles = [
+        {"method": "full_ft", "objective.towers": "both", "optim.epochs": 2},
+        {"method": "full_ft", "objective.towers": "image", "optim.epochs": 2},
+        {"method": {"name": "lora", "rank": 2}, "objective.towers": "both"},
+    ]
+    study = study_of({"name": "m", "base": {"objective": "contrastive"}, "axes": {"what": bundles}})
+    assert [run.label for run in study.runs] == ["full_ft both", "full_ft image", "lora rank=2 both"]
+    study = study_of({"name": "m", "base": {"objective": "contrastive"}, "axes": {"what": bundles[1:]}})
+    assert [run.label for run in study.runs] == ["full_ft", "lora rank=2"]
+    late = [{"method": "full_ft", "optim.epochs": 2, "optim.warmup": w} for w in (0.0, 0.1)]
+    study = study_of({"name": "m", "axes": {"what": late}})
+    assert [run.label for run in study.runs] == ["full_ft 2 0", "full_ft 2 0.1"]
+
+
 def test_a_named_table_replaces_and_a_plain_one_adds() -> None:
     """The options of one method do not go over into another; those of optim stay."""
     base = {"method": {"name": "lora", "rank": 2}, "optim": {"epochs": 3, "batch_size": 8}}

@@ -2,7 +2,7 @@
 
 from clipdrift.adapt.adapted import Adapted
 from clipdrift.adapt.methods import METHODS, adapt, check_method
-from clipdrift.adapt.penalties import PENALTIES, Penalties, Setting, build, check_penalties
+from clipdrift.adapt.penalties import PENALTIES, FixedTexts, Penalties, Setting, build, check_penalties
 from clipdrift.adapt.saved import load_adapted, load_head
 from clipdrift.model.weights import effective_weights
 
@@ -10,6 +10,7 @@ __all__ = [
     "METHODS",
     "PENALTIES",
     "Adapted",
+    "FixedTexts",
     "Penalties",
     "Setting",
     "adapt",

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clipdrift.adapt.objective import CrossEntropy, Objective
-from clipdrift.adapt.tower_parts import Towers
+from clipdrift.adapt.tower_parts import TowerParts, Towers
 from clipdrift.model.clip import Clip
 from clipdrift.model.quiet import quiet
 from clipdrift.model.towers import tower_of
@@ -80,19 +80,8 @@ class Adapted:
         return any(name.startswith(("text_model.", "text_projection.")) for name, _ in self.parameters())
 
     def constant_blocks(self) -> int | None:
-        """Number of first blocks whose output for an image stays the same whatever is trained.
-
-        None where the embeddings are trained; the number of all blocks where nothing before the final layer
-        norm is.
-        """
-        tower = tower_of(self.clip.model)
-        before = [p for part in tower.stem() for p in part.parameters()]
-        if any(p.requires_grad for p in before):
-            return None
-        for number, block in enumerate(tower.blocks):
-            if any(p.requires_grad for p in block.parameters()):
-                return number
-        return len(tower.blocks)
+        """Number of first blocks whose output for an image stays the same, as in :class:`TowerParts`."""
+        return TowerParts.of(self.clip, "image").constant_blocks()
 
     @property
     def constant_embedding(self) -> bool:

@@ -20,6 +20,7 @@ from clipdrift.config import (
     FullFineTuning,
     LastBlocks,
     LinearProbe,
+    LogitScale,
     LoraOptions,
     LoraPlus,
     LpFt,
@@ -176,6 +177,10 @@ def _flyp(clip: Clip, options: Flyp, texts: Sequence[str], towers: Towers) -> Me
     return MethodPlan(objective=Contrastive(clip, tuple(texts), options.train_texts))
 
 
+def _logit_scale(clip: Clip, options: LogitScale, texts: Sequence[str], towers: Towers) -> MethodPlan:
+    return MethodPlan()  # the loss has it trained
+
+
 METHODS: dict[str, Callable[[Clip, Any, Sequence[str], Towers], MethodPlan]] = {
     "full_ft": _full_ft,
     "lora": _lora,
@@ -189,6 +194,7 @@ METHODS: dict[str, Callable[[Clip, Any, Sequence[str], Towers], MethodPlan]] = {
     "norm_only": _norm_only,
     "lp_ft": _lp_ft,
     "flyp": _flyp,
+    "logit_scale": _logit_scale,
 }
 """What prepares the model, by name; options and words are in ``config/methods.py``. All is frozen before."""
 
@@ -255,6 +261,8 @@ def check_method(clip: Clip, options: Method, towers: Towers = ("image",)) -> No
         raise ModelError(
             f"{clip.name}: training works on Hugging Face CLIP models; this one can be measured and compared"
         )
+    if not towers:
+        return
     fewest = min((TowerParts.of(clip, name) for name in towers), key=lambda tower: len(tower.blocks))
     blocks, where = len(fewest.blocks), " in its text tower" if fewest.name == "text_model" else ""
     for key, least in (("frozen_blocks", 0), ("blocks", 1)):

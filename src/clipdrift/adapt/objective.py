@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from clipdrift import formulas
 from clipdrift.model.clip import Clip
+from clipdrift.model.towers.text import Prompt
 
 
 @runtime_checkable
@@ -44,6 +45,10 @@ class Coupled(Objective, Protocol):
 
     def texts(self, target: Tensor) -> Tensor:
         """(B, E) embeddings of the texts of some images, with their gradient if they have one."""
+        ...
+
+    def prompts(self, target: Tensor) -> list[Prompt]:
+        """The same texts as the text tower takes them, for what is read inside it."""
         ...
 
     def couple(self, head: Any, embedding: Tensor, texts: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

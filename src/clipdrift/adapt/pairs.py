@@ -20,6 +20,8 @@ from clipdrift.adapt.methods import check_method, prepared
 from clipdrift.config import ContrastiveObjective, Method
 from clipdrift.data.caption_store import CaptionSource
 from clipdrift.model.clip import Clip
+from clipdrift.model.towers import text_tower_of
+from clipdrift.model.towers.text import Prompt
 
 MOST_SCALE = 100.0
 """Cosines are never multiplied by more (Radford et al. 2021)."""
@@ -94,8 +96,12 @@ class PairLoss:
             return torch.from_numpy(self._kept[target.cpu().numpy()]).to(target.device)
         encoder: Any = self.clip.texts
         words = self._words(target)
-        found: Tensor = encoder.embed(words) if "text" in self.options.trained_towers else encoder(words)
+        found: Tensor = encoder.embed(words) if self.options.towers != "image" else encoder(words)
         return found
+
+    def prompts(self, target: Tensor) -> list[Prompt]:
+        """Captions by their numbers (B,), as the text tower takes them."""
+        return text_tower_of(self.clip.model).prompts(self.clip.tokenizer, self._words(target))
 
     def positive(self, target: Tensor) -> Tensor:
         """:func:`pairs_among` captions by their numbers (B,)."""
@@ -163,10 +169,10 @@ def adapt_pairs(
     """
     if (objective.loss == "sigmoid") != (bias is not None):
         raise ValueError("the sigmoid loss, and it alone, begins with a bias")
-    check_method(clip, method, objective.trained_towers)
-    plan = prepared(clip, method, seed, towers=objective.trained_towers)
+    towers = objective.trained_towers(method)
+    check_method(clip, method, towers)
+    plan = prepared(clip, method, seed, towers=towers)
     clip.model.logit_scale.requires_grad_(objective.trains_scale(method))
     loss = PairLoss(clip, captions, groups, objective)
     head = PairHead(bias).to(clip.model.device)
-    rates, towers = dict(plan.rates), objective.trained_towers
-    return Adapted(clip, head, plan.artefact, plan.peft, loss, rates, towers=towers)
+    return Adapted(clip, head, plan.artefact, plan.peft, loss, dict(plan.rates), towers=towers)

@@ -1,6 +1,7 @@
 """The penalties' table. To add one: options in ``config/penalties.py``, a class and a line here.
 
-Each is computed in float32 on the CLS rows, states, embedding or weights of the batch's own forward pass.
+Each is computed in float32 on the CLS rows, states, embedding or weights of the batch's own forward pass;
+those on the text tower are in ``text_penalties.py``.
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ from torch.nn.functional import log_softmax, normalize
 from clipdrift import formulas
 from clipdrift.adapt.adapted import Adapted
 from clipdrift.adapt.reference import BackboneBatch, Wants
-from clipdrift.adapt.tower_parts import TowerParts
+from clipdrift.adapt.text_penalties import TextApr, TextEntropyFloor, TextLdifs, TextTerm
+from clipdrift.adapt.tower_parts import TowerParts, Towers
 from clipdrift.config import Apr, ConfigError, EntropyFloor, Ldifs, Penalty
-from clipdrift.config.penalties import EXTENSIONS
+from clipdrift.config.penalties import EXTENSIONS, held
 from clipdrift.extensions import ExtensionError, loaded
+from clipdrift.model.text_trace import TracedCaptions
 from clipdrift.model.trace import Traced
+
+_TEXTS = 256
+"""Texts that go through the text tower together."""
 
 
 @runtime_checkable
@@ -46,17 +52,30 @@ class Term(Protocol):
 
 
 @dataclass(frozen=True)
+class FixedTexts:
+    """Texts that images are compared with, and their unit features (C, E) by the backbone."""
+
+    words: Sequence[str]
+    features: Tensor
+
+
+@dataclass(frozen=True)
 class Setting:
     """Inputs from which penalties are made.
 
     Attributes:
         entropies: (L) the backbone's mean entropy in each block on the probe set.
         class_features: (C, E) unit text features of the target's classes by the backbone.
+        compared: what a zero-shot distribution is over; none: the target's classes, which stay as they are.
+        text_entropies: (L) the backbone's mean normalised entropy over words in each block of its text tower
+            on the probe set's captions, where there are any.
     """
 
     adapted: Adapted
     entropies: Sequence[float]
     class_features: Tensor
+    compared: FixedTexts | None = None
+    text_entropies: Sequence[float] = ()
 
 
 def _over(blocks: tuple[int, ...] | None, first: int, count: int) -> tuple[list[int], int]:
@@ -120,28 +139,42 @@ class _Ldifs:
         return total
 
 
-@dataclass(frozen=True)
 class _ZeroShotKl:
-    features: Tensor
-    scale: float
-    wants = Wants(embedding=True)
+    def __init__(self, setting: Setting, towers: Towers) -> None:
+        """Compare over fixed texts; those that the text tower is held by are embedded anew at each step."""
+        self._texts = setting.compared or FixedTexts((), setting.class_features)
+        self._scale = float(setting.adapted.clip.model.logit_scale.detach().exp())
+        self._towers = towers
+        self._encoder: Any = setting.adapted.clip.texts
+        if "text" in towers and not self._texts.words:
+            raise ValueError("to hold the text tower the texts behind the features are needed")
+        # an image tower that is not trained is its own backbone
+        self.wants = Wants(embedding="image" in setting.adapted.towers)
 
     def __call__(self, seen: Traced, first_block: int, backbone: BackboneBatch) -> Tensor:
-        assert backbone.embedding is not None
-        before, now = (
-            log_softmax(self.scale * normalize(z.float(), dim=-1) @ self.features.T, dim=-1)
-            for z in (backbone.embedding, seen.embedding)
-        )
+        known = seen.embedding.detach() if backbone.embedding is None else backbone.embedding
+        before = self._log_shares(known, self._texts.features)
+        now = self._log_shares(seen.embedding if "image" in self._towers else known, self._features())
         return (before.exp() * (before - now)).sum(-1).mean()
+
+    def _log_shares(self, images: Tensor, features: Tensor) -> Tensor:
+        return log_softmax(self._scale * normalize(images.float(), dim=-1) @ features.T, dim=-1)
+
+    def _features(self) -> Tensor:
+        if "text" not in self._towers:
+            return self._texts.features
+        words = list(self._texts.words)
+        parts = [self._encoder.embed(words[i : i + _TEXTS]) for i in range(0, len(words), _TEXTS)]
+        return normalize(torch.cat(parts).float(), dim=-1)
 
 
 class _L2Sp:
     wants = Wants()
 
-    def __init__(self, adapted: Adapted) -> None:
+    def __init__(self, adapted: Adapted, towers: Towers) -> None:
         """Remember where the weights were; adapters say themselves what they add."""
         self._layers: list[Callable[[], Tensor]] = []
-        for name in adapted.towers:
+        for name in towers:
             for part in TowerParts.of(adapted.clip, name).parts:
                 self._add(part)
 
@@ -189,13 +222,26 @@ PENALTIES: dict[str, Callable[[Any, Setting], Term]] = {
         tuple(options.ratio * value for value in setting.entropies),
         setting.adapted.constant_blocks() or 0,
     ),
-    "l2_sp": lambda options, setting: _L2Sp(setting.adapted),
+    "l2_sp": lambda options, setting: _L2Sp(setting.adapted, held(options, setting.adapted.towers)),
     "ldifs": lambda options, setting: _Ldifs(options, len(setting.entropies)),
-    "zero_shot_kl": lambda options, setting: _ZeroShotKl(
-        setting.class_features, float(setting.adapted.clip.model.logit_scale.detach().exp())
-    ),
+    "zero_shot_kl": lambda options, setting: _ZeroShotKl(setting, held(options, setting.adapted.towers)),
 }
 """What makes a term of its options, by name; options and words are in ``clipdrift.config.penalties``."""
+
+ON_TEXTS: dict[str, Callable[[Any, Setting], TextTerm]] = {
+    "apr": lambda options, setting: TextApr(options, _text_tower(setting).count),
+    "entropy_floor": lambda options, setting: TextEntropyFloor(
+        options,
+        tuple(options.ratio * value for value in setting.text_entropies),
+        _text_tower(setting).constant_blocks() or 0,
+    ),
+    "ldifs": lambda options, setting: TextLdifs(options, _text_tower(setting).count),
+}
+"""The same for a text tower, over the batch's captions; those not named here are one term for all towers."""
+
+
+def _text_tower(setting: Setting) -> TowerParts:
+    return TowerParts.of(setting.adapted.clip, "text")
 
 
 def _term(options: Penalty, setting: Setting) -> Term:
@@ -215,9 +261,14 @@ def _term(options: Penalty, setting: Setting) -> Term:
 
 @dataclass(frozen=True, eq=False)
 class Penalties:
-    """The weighted sum of a run's penalties."""
+    """The weighted sum of a run's penalties.
+
+    Attributes:
+        on_texts: those on the batch's captions.
+    """
 
     terms: tuple[tuple[float, Term], ...]
+    on_texts: tuple[tuple[float, TextTerm], ...] = ()
 
     @property
     def wants(self) -> Wants:
@@ -233,6 +284,24 @@ class Penalties:
                 total = total + weight * term(seen, first_block, backbone)
             return total
 
+    @property
+    def text_rows(self) -> bool:
+        """Whether attention over the captions' words is needed."""
+        return any(term.wants.rows for _, term in self.on_texts)
+
+    @property
+    def compares_texts(self) -> bool:
+        """Whether the backbone's text tower is needed."""
+        return any(term.compares for _, term in self.on_texts)
+
+    def of_texts(self, seen: TracedCaptions, backbone: TracedCaptions | None) -> Tensor:
+        """The weighted sum of those on a batch's captions."""
+        with torch.autocast(seen.embedding.device.type, enabled=False):
+            total = seen.embedding.new_zeros((), dtype=torch.float32)
+            for weight, term in self.on_texts:
+                total = total + weight * term(seen, backbone)
+            return total
+
 
 def build(options: Sequence[Penalty], setting: Setting) -> Penalties:
     """Make a run's penalties; to be called after ``adapt`` and before training.
@@ -240,13 +309,30 @@ def build(options: Sequence[Penalty], setting: Setting) -> Penalties:
     Raises:
         ConfigError: a block that the model does not have.
     """
-    check_penalties(options, len(setting.entropies))
-    return Penalties(tuple((one.weight, _term(one, setting)) for one in options))
+    trained = setting.adapted.towers
+    check_penalties(options, len(setting.entropies), _text_tower(setting).count, trained)
+    terms, on_texts = [], []
+    for one in options:
+        towers = held(one, trained)
+        if "image" in towers or one.name not in ON_TEXTS:
+            terms.append((one.weight, _term(one, setting)))
+        if "text" in towers and one.name in ON_TEXTS:
+            on_texts.append((one.weight, ON_TEXTS[one.name](one, setting)))
+    return Penalties(tuple(terms), tuple(on_texts))
 
 
-def check_penalties(options: Sequence[Penalty], blocks: int) -> None:
-    """Raises ConfigError for a block that the model does not have."""
+def check_penalties(
+    options: Sequence[Penalty], blocks: int, text_blocks: int = 0, trained: Towers = ("image",)
+) -> None:
+    """Raises ConfigError for a block that the model does not have.
+
+    Args:
+        blocks, text_blocks: of the image tower and of the text tower.
+        trained: the towers that are trained.
+    """
     for one in options:
         chosen = dict(one).get("blocks")
-        if chosen and max(chosen) > blocks:
-            raise ConfigError(f"penalty {one.name}: block {max(chosen)}; the model has {blocks}, from 1")
+        for tower, count in (("image", blocks), ("text", text_blocks)):
+            if chosen and tower in held(one, trained) and max(chosen) > count:
+                what = "the model" if tower == "image" else "its text tower"
+                raise ConfigError(f"penalty {one.name}: block {max(chosen)}; {what} has {count}, from 1")

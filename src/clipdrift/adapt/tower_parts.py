@@ -8,10 +8,11 @@ from typing import Literal
 
 from torch import nn
 
+from clipdrift.config.base import Towers
 from clipdrift.model.clip import Clip
 from clipdrift.model.towers import text_tower_of, tower_of
 
-Towers = tuple[Literal["image", "text"], ...]
+__all__ = ["TowerParts", "Towers"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,3 +41,21 @@ class TowerParts:
         view = tower_of(clip.model) if tower == "image" else text_tower_of(clip.model)
         (name, inner), (projected_by, projection) = view.parts()
         return cls(name, [inner, projection], view.stem(), view.blocks, projection, projected_by)
+
+    @property
+    def count(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    def constant_blocks(self) -> int | None:
+        """Number of first blocks whose output stays the same whatever is trained.
+
+        None where what comes before the blocks is trained; the number of all blocks where nothing before the
+        final layer norm is.
+        """
+        if any(p.requires_grad for part in self.stem for p in part.parameters()):
+            return None
+        for number, block in enumerate(self.blocks):
+            if any(p.requires_grad for p in block.parameters()):
+                return number
+        return len(self.blocks)

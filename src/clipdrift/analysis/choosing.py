@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from clipdrift.analysis.rows import Row
-from clipdrift.analysis.runs import accuracy, retentions
-from clipdrift.outcomes.columns import DIRECTIONS
+from clipdrift.analysis.runs import accuracy, retentions, text_signals
+from clipdrift.outcomes.columns import DIRECTIONS, TEXT_SIGNALS
 from clipdrift.outcomes.keys import Estimand, Group
 from clipdrift.outcomes.places import places_of
 
@@ -39,15 +39,19 @@ def choosing(runs: pd.DataFrame) -> Iterator[Row]:
                 name = Estimand("regret in", kept)
                 yield Row("choosing", group, name, "run", str(len(whole)), "none", note=why)
                 continue
-            yield from _regrets(group, whole, kept, judge, note)
+            yield from _regrets(group, whole, kept, judge, note, text_signals(runs))
             yield from _front(group, whole, kept, gained)
 
 
-def _regrets(group: Group, runs: pd.DataFrame, kept: str, judge: str, note: str) -> Iterator[Row]:
+def _regrets(
+    group: Group, runs: pd.DataFrame, kept: str, judge: str, note: str, texts: list[str]
+) -> Iterator[Row]:
     """Oracle's retention minus that of the pick; as effect, what a pick at random loses on average."""
     near = runs[runs[judge] >= runs[judge].max() - MARGIN]
     oracle, random = float(near[kept].max()), float(near[kept].max() - near[kept].mean())
-    signs = {judge: -1} | DIRECTIONS
+    # the text tower's are asked for where some run has them: most studies train the image tower alone
+    asked = [name for name in DIRECTIONS if name not in TEXT_SIGNALS] + texts
+    signs = {judge: -1} | {name: DIRECTIONS[name] for name in asked if name in DIRECTIONS}
     for signal, sign in signs.items():
         name = Estimand("regret", kept, signal)
         row: dict[str, Any] = {"unit": "run", "n": str(len(near)), "test": "description"}

@@ -25,12 +25,14 @@ from clipdrift.analysis.runs import (
     outcomes,
     retentions,
     signals,
+    text_signals,
 )
 from clipdrift.outcomes.columns import (
     DIRECTIONS,
     MAGNITUDE_OF,
     MAGNITUDES,
     RISES_WITH_LOSS,
+    TEXT_SIGNALS,
     ReadAt,
     columns_of,
 )
@@ -75,14 +77,32 @@ def rate(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
 def predictors(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
     """Signals with retention, with accuracy, and which of them orders retention better.
 
-    Magnitudes come last and in families of their own, so that they move no p-value of the others.
+    Magnitudes, then signals of the text tower, come last and in families of their own, so that they move no
+    p-value of the others.
     """
+    for row in _asked(runs, draws):
+        yield _told(row, runs)
+
+
+def _told(row: Row, runs: pd.DataFrame) -> Row:
+    """Say how many runs a row about the text tower leaves out because they do not train it."""
+    if row.statistic.signal not in TEXT_SIGNALS:
+        return row
+    without, total = int(runs[row.statistic.signal].isna().sum()), len(runs)
+    if not without:
+        return row
+    note = f"{without} of {total} runs leave the text tower as it is and are left out"
+    return replace(row, note="; ".join(filter(None, [row.note, note])))
+
+
+def _asked(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
     yield from _with_retention(runs, draws)
     yield from _with_accuracy(runs, draws)
     known = [name for name in signals(runs) if name in RISES_WITH_LOSS and name not in (COMPARED, FOREMOST)]
     yield from _orderings(runs, [FOREMOST, *known], draws)
     yield from _magnitudes(runs, draws)
     yield from _over_runs(runs)
+    yield from _texts(runs, draws)
 
 
 def _with_retention(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
@@ -94,7 +114,8 @@ def _with_retention(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
         note = f"the table has no {missing[0]}"
         yield Row("predictors", Group(), Estimand("correlation"), "cell", "0", "none", note=note)
     places = places_of(runs)
-    for kept, signal, moment in itertools.product(retentions(runs), signals(runs), MOMENTS):
+    of_images = [name for name in signals(runs) if name not in TEXT_SIGNALS]
+    for kept, signal, moment in itertools.product(retentions(runs), of_images, MOMENTS):
         yield from _one_signal(runs, Estimand("with", kept, signal, moment), places, draws)
 
 
@@ -131,6 +152,15 @@ def _magnitudes(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
         families = "magnitudes" + (", further signals" if moment else "")
         yield from _one_signal(runs, Estimand("with", kept, signal, moment), places, draws, families)
     yield from _orderings(runs, list(MAGNITUDES), draws)
+
+
+def _texts(runs: pd.DataFrame, draws: Draws) -> Iterator[Row]:
+    """The text tower's signals, where some run trains it: as for the other signals."""
+    places = places_of(runs)
+    for kept, signal, moment in itertools.product(retentions(runs), text_signals(runs), MOMENTS):
+        families = "text tower" + (", further signals" if moment else "")
+        yield from _one_signal(runs, Estimand("with", kept, signal, moment), places, draws, families)
+    yield from _orderings(runs, text_signals(runs), draws)
 
 
 def _over_runs(runs: pd.DataFrame) -> Iterator[Row]:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from clipdrift.errors import ClipdriftError
-from clipdrift.outcomes.columns import MAGNITUDE_OF, columns_of
+from clipdrift.outcomes.columns import MAGNITUDE_OF, TEXT_SIGNALS, columns_of
 from clipdrift.outcomes.keys import Group
 from clipdrift.outcomes.places import Place, place_names
 from clipdrift.outcomes.statuses import DONE, status_of
@@ -36,7 +36,8 @@ def prepared(frame: pd.DataFrame) -> pd.DataFrame:
     status, in ``attrs["left_out"]``; a table without ``status`` is one of finished runs. Infinite values
     count as missing. Adds ``arm`` and ``cell`` where missing, ``place`` (the target, and the backbone where
     there are several), ``changed`` (the options that tell a run apart), ``variant`` (the method and these, in
-    words), ``log_rate`` (log10), and at every moment ``representation_drift`` (1 - cka) and magnitudes.
+    words), ``log_rate`` (log10), and at every moment ``representation_drift`` (1 - cka), that of texts and
+    magnitudes.
 
     Raises:
         AnalyseError: a needed column is missing, a learning rate is no number, or a run stands twice.
@@ -75,6 +76,8 @@ def prepared(frame: pd.DataFrame) -> pd.DataFrame:
     for moment in ("", "epoch1_", "last_"):
         if f"{moment}cka" in runs:
             new[f"{moment}representation_drift"] = 1 - pd.to_numeric(runs[f"{moment}cka"])
+        if f"{moment}text_cka" in runs:
+            new[f"{moment}text_representation_drift"] = 1 - pd.to_numeric(runs[f"{moment}text_cka"])
         for name, signed in MAGNITUDE_OF.items():
             if f"{moment}{signed}" in runs:
                 new[f"{moment}{name}"] = pd.to_numeric(runs[f"{moment}{signed}"]).abs()
@@ -149,6 +152,11 @@ def plain(runs: pd.DataFrame) -> pd.Series:
 def signals(runs: pd.DataFrame) -> list[str]:
     """Columns of signals without a moment: representation drift, agreement and every measure's drift."""
     return columns_of("drift", runs.select_dtypes("number").columns)
+
+
+def text_signals(runs: pd.DataFrame) -> list[str]:
+    """The declared signals of the text tower that some run has, at the chosen epoch."""
+    return [name for name in TEXT_SIGNALS if name in runs and runs[name].notna().any()]
 
 
 def retentions(runs: pd.DataFrame) -> list[str]:

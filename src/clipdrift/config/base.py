@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 MACHINE: dict[str, Any] = {"machine": True}
 """Marks fields that name places or speed on one machine, and so never change a result."""
+
+
+Towers = tuple[Literal["image", "text"], ...]
+"""Some of the two towers, the image tower first."""
 
 
 class Frozen(BaseModel):

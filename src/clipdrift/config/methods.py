@@ -154,6 +154,14 @@ class Flyp(MethodOptions):
     freeze_embeddings: bool = FREEZE_EMBEDDINGS
 
 
+class LogitScale(MethodOptions):
+    """Only the scale that multiplies cosines is trained, on captions; both towers stay as they are."""
+
+    name: Literal["logit_scale"]
+    summary: ClassVar[str] = "train the logit scale alone, on captions"
+    reference: ClassVar[str] = "Radford et al. 2021"
+
+
 BUILT_IN: tuple[type[MethodOptions], ...] = (
     FullFineTuning,
     Lora,
@@ -167,6 +175,7 @@ BUILT_IN: tuple[type[MethodOptions], ...] = (
     NormOnly,
     LpFt,
     Flyp,
+    LogitScale,
 )
 """Every method of this package, in the order of listings."""
 

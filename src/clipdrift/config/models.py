@@ -13,10 +13,10 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from clipdrift.config.base import MACHINE, Frozen
-from clipdrift.config.methods import FullFineTuning, Method
+from clipdrift.config.methods import FullFineTuning, LogitScale, Method
 from clipdrift.config.named import DataSet, ModelConfig
 from clipdrift.config.objectives import Classification, ContrastiveObjective, Objective, why_not_contrastive
-from clipdrift.config.penalties import Penalty
+from clipdrift.config.penalties import Penalty, held
 
 SCHEMA = 1
 """Raised when the meaning of a key or a default changes; part of every run key."""
@@ -224,7 +224,7 @@ class RunConfig(Frozen):
         if isinstance(self.objective, ContrastiveObjective):
             target = {key for key, value in self.data.target if value is not None}
             why = why_not_contrastive(
-                self.objective, self.method, names, target, data, self.data.protocol == "published"
+                self.objective, self.method, self.penalty, target, data, self.data.protocol == "published"
             )
             if why is not None:
                 raise ValueError(why)
@@ -233,11 +233,24 @@ class RunConfig(Frozen):
                     f"a transfer set called {min(clash)!r} would be taken for the target's; "
                     "give it another name beside its path"
                 )
-        elif counted := sorted(key for key in data if key.endswith("_images") and key != "skip_bad_images"):
-            raise ValueError(
-                f"data.{counted[0]} is of images with captions (objective = 'contrastive'); with classes, "
-                f"set data.{counted[0].removesuffix('_images')}_per_class"
-            )
+        else:
+            if isinstance(self.method, LogitScale):
+                raise ValueError(
+                    f"method {self.method.name} with objective classification: the loss on labels has no "
+                    "logit scale; the one on captions has (objective = 'contrastive')"
+                )
+            for penalty in self.penalty:
+                if "text" in held(penalty, ("image",)):
+                    raise ValueError(
+                        f"penalty {penalty.name} on the text tower: it is held over captions (objective = "
+                        "'contrastive'); with classes penalties hold the image tower"
+                    )
+            counted = sorted(key for key in data if key.endswith("_images") and key != "skip_bad_images")
+            if counted:
+                raise ValueError(
+                    f"data.{counted[0]} is of images with captions (objective = 'contrastive'); with "
+                    f"classes, set data.{counted[0].removesuffix('_images')}_per_class"
+                )
         if self.model.name.startswith(("open_clip:", "hf-hub:")):
             what = "dora on OpenCLIP attention" if self.method.name == "dora" else self.method.name
             raise ValueError(

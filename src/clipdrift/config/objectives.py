@@ -7,9 +7,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from clipdrift.config.base import MethodOptions, ObjectiveOptions, name_of
-from clipdrift.config.methods import BUILT_IN, LoraOptions
+from clipdrift.config.base import MethodOptions, ObjectiveOptions, PenaltyOptions, Towers, name_of
+from clipdrift.config.methods import BUILT_IN, LogitScale, LoraOptions
 from clipdrift.config.named import DataSet
+from clipdrift.config.penalties import why_not_held
 
 
 class Classification(ObjectiveOptions):
@@ -44,9 +45,10 @@ class ContrastiveObjective(ObjectiveOptions):
     )
     replay_share: float = Field(0.2, gt=0, lt=1, description="That share.")
 
-    @property
-    def trained_towers(self) -> tuple[Literal["image", "text"], ...]:
-        """The towers that the method is applied to."""
+    def trained_towers(self, method: MethodOptions) -> Towers:
+        """The towers that a method is applied to; none by one that trains the logit scale alone."""
+        if isinstance(method, LogitScale):
+            return ()
         return ("image", "text") if self.towers == "both" else (self.towers,)
 
     def trains_scale(self, method: MethodOptions) -> bool:
@@ -68,8 +70,6 @@ _OWN = {
     "flyp": "it is the contrastive loss on texts of classes; for captions take method full_ft",
 }
 """Methods without a meaning for captions, and why."""
-_ON_TEXTS = ("l2_sp",)
-"""Penalties that hold a text tower too."""
 _NO_MEANING = ("label_column", "classes", "prompts", "per_class")
 """Keys of a target that captions have no use for."""
 
@@ -77,7 +77,7 @@ _NO_MEANING = ("label_column", "classes", "prompts", "per_class")
 def why_not_contrastive(
     objective: ContrastiveObjective,
     method: MethodOptions,
-    penalties: Iterable[str],
+    penalties: Iterable[PenaltyOptions],
     target: Collection[str],
     data: Collection[str],
     published: bool,
@@ -85,7 +85,7 @@ def why_not_contrastive(
     """Say why a run on captions is not possible; None: it is.
 
     Args:
-        penalties: Names of the run's penalties.
+        penalties: The run's.
         target, data: Keys of ``data.target`` and of ``data`` that are set.
     """
     name = method.name
@@ -93,6 +93,13 @@ def why_not_contrastive(
         return f"method {name} with objective contrastive: {_OWN[name]}"
     if name not in {name_of(options) for options in BUILT_IN} and objective.towers != "image":
         return f"method {name} prepares the image tower alone: set objective.towers = 'image'"
+    if isinstance(method, LogitScale):
+        if objective.logit_scale == "fixed":
+            return f"objective.logit_scale = 'fixed' with method {name}: then nothing is trained"
+        if objective.towers != "both":
+            return f"objective.towers with method {name}: it trains neither tower; leave it out"
+        if penalty := next(iter(penalties), None):
+            return f"penalty {penalty.name} with method {name}: neither tower moves; leave one of them out"
     if objective.logit_scale == "trained" and isinstance(method, LoraOptions):
         return (
             f"objective.logit_scale = 'trained' with method {name}: an adapter has no place to keep the "
@@ -101,11 +108,9 @@ def why_not_contrastive(
     if objective.label_smoothing and objective.loss == "sigmoid":
         return "objective.label_smoothing belongs to the softmax loss; leave it out with loss = 'sigmoid'"
     for penalty in penalties:
-        if objective.towers == "text" and penalty not in _ON_TEXTS:
-            return (
-                f"penalty {penalty} with objective.towers = 'text': it holds the image tower, which does not "
-                "move"
-            )
+        where = f"objective.towers = {objective.towers!r}"
+        if why := why_not_held(penalty, objective.trained_towers(method), where):
+            return why
     if published:
         return (
             "data.protocol = 'published' with objective contrastive: the published studies trained on classes"

@@ -8,13 +8,24 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from clipdrift.config.base import PenaltyOptions, name_of
+from clipdrift.config.base import PenaltyOptions, Towers, name_of
+from clipdrift.config.named import DataSet
 from clipdrift.extensions import extensions
 
+REFERENCE_CAPTIONS = 256
+"""That stand for classes where a penalty does not say how many."""
 BLOCKS = Field(None, description="Blocks, from 1, that it is taken over; none: all.")
 
 
-class _OverBlocks(PenaltyOptions):
+class _OnTowers(PenaltyOptions):
+    towers: Literal["auto", "image", "text", "both"] = Field(
+        "auto",
+        description="What it holds, where captions train both. auto: the image tower where it is "
+        "trained, else the text tower.",
+    )
+
+
+class _OverBlocks(_OnTowers):
     blocks: tuple[int, ...] | None = BLOCKS
 
     @model_validator(mode="after")
@@ -28,7 +39,8 @@ class _OverBlocks(PenaltyOptions):
 
 class Apr(_OverBlocks):
     """Attention preservation: KL of the current CLS-to-patch attention from the backbone's on the same
-    images, mean over blocks, heads and images."""
+    images, mean over blocks, heads and images. In a text tower, of the pooled token's attention over the
+    words of the batch's captions."""
 
     name: Literal["apr"]
     summary: ClassVar[str] = "KL of CLS-to-patch attention from the backbone's"
@@ -36,7 +48,9 @@ class Apr(_OverBlocks):
 
 
 class EntropyFloor(_OverBlocks):
-    """Hinge on CLS-to-patch entropy below a share of the backbone's mean, summed over blocks."""
+    """Hinge on CLS-to-patch entropy below a share of the backbone's mean, summed over blocks. In a text
+    tower, on the entropy over a caption's n words, below that share of the backbone's mean normalised entropy
+    times ln n, as captions differ in length."""
 
     name: Literal["entropy_floor"]
     summary: ClassVar[str] = "hinge on attention entropy below a share of the backbone's"
@@ -45,29 +59,76 @@ class EntropyFloor(_OverBlocks):
     )
 
 
-class L2Sp(PenaltyOptions):
+class L2Sp(_OnTowers):
     """Squared distance of the image tower's effective weights from the backbone's; on captions, of the
     weights of each tower that is trained."""
 
     name: Literal["l2_sp"]
+    towers: Literal["auto", "image", "text", "both"] = Field(
+        "auto", description="What it holds, where captions train several towers. auto: each trained one."
+    )
     summary: ClassVar[str] = "squared distance of the weights from the backbone's"
     reference: ClassVar[str] = "Li et al. 2018"
 
 
 class Ldifs(_OverBlocks):
-    """Squared distance of the CLS states after several blocks, and of the embedding, from the backbone's."""
+    """Squared distance of the CLS states after several blocks, and of the embedding, from the backbone's; in
+    a text tower, of the pooled token's states and the text embedding of the batch's captions."""
 
     name: Literal["ldifs"]
     summary: ClassVar[str] = "squared distance of CLS states and embedding from the backbone's"
     reference: ClassVar[str] = "Mukhoti et al. 2023"
 
 
-class ZeroShotKl(PenaltyOptions):
-    """KL of the zero-shot distribution over the target's classes from the backbone's, on the batch."""
+class ZeroShotKl(_OnTowers):
+    """KL of the zero-shot distribution over the target's classes from the backbone's, on the batch. A text
+    tower that it holds embeds the texts of the classes anew at each step; a tower that it does not hold is
+    the backbone's in both distributions."""
 
     name: Literal["zero_shot_kl"]
+    over: DataSet | None = Field(
+        None,
+        description="A set whose classes are taken instead; with retrieval = true, its captions. `classes` "
+        "and `prompts` in it are a list of your own. none: the target's classes, or its training captions.",
+    )
+    captions: int = Field(
+        REFERENCE_CAPTIONS, ge=2, description="So many captions, of evenly spaced images, stand for classes."
+    )
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        if self.over is None or not self.over.retrieval:
+            if self.over is not None and self.captions != REFERENCE_CAPTIONS:
+                raise ValueError("captions are counted where over.retrieval = true; classes are all taken")
+        elif self.over.classes or self.over.prompts:
+            raise ValueError("over.retrieval = true takes captions; leave out over.classes and over.prompts")
+        return self
+
     summary: ClassVar[str] = "KL of the zero-shot distribution over the target's classes from the backbone's"
     reference: ClassVar[str] = "Li and Hoiem 2016"
+
+
+def held(options: PenaltyOptions, trained: Towers) -> Towers:
+    """The towers that a penalty holds, of those that are trained; whether it may is for the run to say."""
+    asked = dict(options).get("towers", "image")  # another package's penalty knows the image tower alone
+    if asked == "both":
+        return ("image", "text")
+    if asked != "auto":
+        return (asked,)
+    return trained if isinstance(options, L2Sp) or len(trained) == 1 else ("image",)
+
+
+def why_not_held(options: PenaltyOptions, trained: Towers, where: str) -> str | None:
+    """Say why a run cannot have a penalty; None: it can.
+
+    Args:
+        trained: the towers that the run trains.
+        where: what trains no other, in words.
+    """
+    still = [tower for tower in held(options, trained) if tower not in trained]
+    if not still:
+        return None
+    return f"penalty {options.name} with {where}: it would hold the {still[0]} tower, which does not move"
 
 
 BUILT_IN: tuple[type[PenaltyOptions], ...] = (Apr, EntropyFloor, L2Sp, Ldifs, ZeroShotKl)

@@ -22,6 +22,8 @@ from clipdrift.outcomes.keys import select
 from clipdrift.texts import typeset
 
 DRIFTS = ("entropy_drift", "cka", "embedding_drift", "weight_drift")
+TEXT_DRIFTS = ("text_cka", "text_embedding_drift")
+"""Shown beside them where some run trains the text tower."""
 SIGNS = LinearSegmentedColormap.from_list("clipdrift_signs", ["#0072B2", "#F7F7F7", "#D55E00"])
 LISTED = 16
 """Most signals that a ranking shows."""
@@ -31,7 +33,7 @@ def drift_zero_shot(tables: StudySource, canvas: Canvas) -> Figure:
     """Retention over drift, a point for each run: which drift goes with the loss."""
     runs = done(tables)
     kept = retentions(runs)
-    columns = [c for c in DRIFTS if c in runs and runs[c].notna().any()]
+    columns = [c for c in (*DRIFTS, *TEXT_DRIFTS) if c in runs and runs[c].notna().any()]
     if not columns:
         raise NotDrawnError(f"no run has {' or '.join(DRIFTS)}")
     rows = [(place, part, name) for place, part in places(runs) for name in kept]
@@ -45,10 +47,16 @@ def drift_zero_shot(tables: StudySource, canvas: Canvas) -> Figure:
         row[0].set_title(place)
     for axis, column in zip(axes[-1], columns, strict=True):
         axis.set_xlabel(label(column))
-        if column == "cka":
+        if column.endswith("cka"):
             axis.invert_xaxis()
     method_key(figure, in_order(runs["method"]))
-    points_note(figure, tables, "CKA falls to the right.")
+    reading = "CKA falls to the right."
+    if texts := set(columns).intersection(TEXT_DRIFTS):
+        without = int(runs[min(texts)].isna().sum())
+        reading += f" {without} runs leave the text tower as it is; they have no drift of texts." * bool(
+            without
+        )
+    points_note(figure, tables, reading)
     return figure
 
 

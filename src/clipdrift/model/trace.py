@@ -130,8 +130,12 @@ def _row(attended: list[Tensor], heads: int, queries: Tensor, keys: Tensor) -> N
     attended.append(attention_maps(queries[:, :1], keys, heads)[:, :, 0])
 
 
-def attention_maps(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
-    """Post-softmax attention in float32: queries (B, Q, D), keys (B, T, D) -> (B, H, Q, T)."""
+def attention_maps(queries: Tensor, keys: Tensor, heads: int, hidden: Tensor | None = None) -> Tensor:
+    """Post-softmax attention in float32: queries (B, Q, D), keys (B, T, D) -> (B, H, Q, T).
+
+    Args:
+        hidden: (B, T) keys that no query sees.
+    """
     width = queries.shape[-1] // heads
     with torch.autocast(queries.device.type, enabled=False):  # autocast would lower the product again
         q = queries.float() * width**-0.5
@@ -145,6 +149,8 @@ def attention_maps(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
         else:
             k = keys.float().unflatten(-1, (heads, width)).transpose(1, 2)
             scores = q.unflatten(-1, (heads, width)).transpose(1, 2) @ k.transpose(-1, -2)
+        if hidden is not None:
+            scores = scores.masked_fill(hidden[:, None, None], -torch.inf)
         return scores.softmax(-1)
 
 

@@ -35,13 +35,18 @@ MAGNITUDE_OF = {
     "entropy_magnitude_of_last_block": "entropy_drift_of_last_block",
 }  # fmt: skip
 """Magnitude -> the column whose absolute value it is."""
-DIRECTIONS = RISES_WITH_LOSS | MAGNITUDES
+TEXT_SIGNALS = {
+    "text_representation_drift": 1, "text_embedding_drift": 1, "text_weight_drift": 1,
+    "text_entropy_drift": -1, "text_erf95_drift": -1, "text_gini_drift": 1,
+}  # fmt: skip
+"""The same of the text tower, of runs that train it. Declared last: their tests are a family of their own."""
+DIRECTIONS = RISES_WITH_LOSS | MAGNITUDES | TEXT_SIGNALS
 """Of all signals whose direction was fixed beforehand."""
 
 _ACCURACIES = ("accuracy", "validation_accuracy", "train_accuracy")
 _UNITLESS = (
     "representation_drift", "embedding_drift", "weight_drift", "zero_shot_agreement", "zero_shot_kl",
-    "cka_of_last_block",
+    "cka_of_last_block", "text_representation_drift", "text_embedding_drift", "text_weight_drift",
 )  # fmt: skip
 _PREFIXES: tuple[tuple[str, ReadAt], ...] = (
     ("epoch1_", "epoch1"), ("best_", "best"), ("last_", "last"), ("backbone_", "backbone"),
@@ -83,7 +88,7 @@ def outcome(column: str) -> Outcome:
     if column in _ACCURACIES:
         return Outcome(column, "accuracy", unit="%", direction=1)
     if column in DIRECTIONS:
-        kind: Kind = "drift" if column in RISES_WITH_LOSS else "magnitude"
+        kind: Kind = "magnitude" if column in MAGNITUDES else "drift"
         unit = "" if column in _UNITLESS else "%"
         return Outcome(column, kind, unit=unit, direction=-DIRECTIONS[column])
     for start, kind in (("retention_", "retention"), ("zero_shot_", "zero-shot")):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clipdrift.model.clip import Clip
 from clipdrift.model.towers import tower_of, unwrapped
-from clipdrift.model.weights import effective_weights
+from clipdrift.model.weights import effective_weights, text_weights
 from clipdrift.repair.arguments import blocks_text
 from clipdrift.repair.merging import has_adapters, plain_copy
 from clipdrift.repair.scaling import scaled
@@ -158,6 +158,8 @@ def adapter_ends(base: Any, clip: Clip) -> Endpoints | None:
     endpoints = Endpoints(clip.model, clip, _differing(found), "adapter")
     endpoints.put(0)
     right = _alike(effective_weights(base), effective_weights(clip.model))
+    if endpoints.moves_texts:
+        right = right and _alike(text_weights(base), text_weights(clip.model))
     endpoints.put(1)
     return endpoints if right else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from clipdrift.adapt.saved import load_head
@@ -10,6 +11,9 @@ from clipdrift.comparison.measuring import settle
 from clipdrift.comparison.models import ModelLike
 from clipdrift.comparison.pairs import open_pair
 from clipdrift.config import ContrastiveObjective
+from clipdrift.data.deck import Deck
+from clipdrift.measures import embed, embed_texts, retrieval
+from clipdrift.model.clip import Clip
 from clipdrift.repair import RepairError
 from clipdrift.repair.context import RepairContext, ends_of, side_of
 from clipdrift.repair.heads import follows_texts, reading
@@ -18,7 +22,7 @@ from clipdrift.repair.step_measurer import StepMeasurer, ZeroShot
 from clipdrift.runs.layout import HEAD, METRICS, RECORD, WEIGHTS
 from clipdrift.runs.record import Record
 from clipdrift.runs.store import RunFolder
-from clipdrift.training.preparation import pick_device, prepare, resolve
+from clipdrift.training.preparation import RunInputs, pick_device, prepare, resolve
 
 
 def open_run(given: ModelLike, merged: bool, options: Options) -> RepairContext:
@@ -56,6 +60,8 @@ def open_run(given: ModelLike, merged: bool, options: Options) -> RepairContext:
     target = config.data.target.name
     captioned = [name for name, found in inputs.transfer.items() if found.captions is not None]
     notes = [*notes, *(f"{name} has captions and no classes; it is not tested here." for name in captioned)]
+    batch_size = options.get("batch_size") or config.evaluation.batch_size
+    said = "" if inputs.pairs is None else ", mean recall at 1 both ways"
     measurer = StepMeasurer(
         endpoints=endpoints,
         probe=inputs.probe,
@@ -65,12 +71,13 @@ def open_run(given: ModelLike, merged: bool, options: Options) -> RepairContext:
             for name, found in inputs.transfer.items()
             if found.captions is None
         },
-        head=load_head(folder / WEIGHTS).to(place),
+        head=None if inputs.pairs is not None else load_head(folder / WEIGHTS).to(place),
         labelled=inputs.validation,
         test=inputs.test,
         reporter=reporter,
         refresh=follows_texts(record, endpoints),
-        batch_size=options.get("batch_size") or config.evaluation.batch_size,
+        recall=_recall(inputs, reading(endpoints, pair.tuned, pair.base), batch_size),
+        batch_size=batch_size,
         flow=options.get("flow", False),
     )
     probe = inputs.target.images["probe"]
@@ -91,10 +98,25 @@ def open_run(given: ModelLike, merged: bool, options: Options) -> RepairContext:
             classes=len(inputs.target.classes),
             bad=probe.bad,
         ),
-        accuracy_of=f"{len(inputs.validation)} validation images of {target}",
-        test_of=f"{len(inputs.test)} test images of {target}",
+        accuracy_of=f"{len(inputs.validation)} validation images of {target}{said}",
+        test_of=f"{len(inputs.test)} test images of {target}{said}",
         notes=tuple(notes),
     )
+
+
+def _recall(inputs: RunInputs, clip: Clip, batch_size: int | None) -> Callable[[Deck], float] | None:
+    """Mean recall at 1, both ways, on validation or test images by a live model and its own texts; None for a
+    run on classes."""
+    pairs = inputs.pairs
+    if pairs is None:
+        return None
+
+    def recall(deck: Deck) -> float:
+        words = list(pairs.validation if deck is inputs.validation else pairs.test)
+        texts = embed_texts(clip, [text for own in words for text in own])
+        return retrieval(embed(clip.model, deck, batch_size).cpu(), texts, words).recall
+
+    return recall
 
 
 def _run_folder(given: ModelLike) -> Path:
@@ -116,16 +138,13 @@ def _finished(folder: Path) -> Record:
     record = run.record()
     if record.status != "done":
         raise RepairError(f"{folder}: the run ended as {record.status}; there is nothing to repair")
-    if isinstance(record.config.objective, ContrastiveObjective):
-        raise RepairError(
-            f"{folder}: a run on captions has no classes of its own to choose by; give the two models, "
-            f"{record.config.model.name} and {folder / WEIGHTS}, with --images and --transfer"
-        )
     if record.artefacts.get("kind") == "head":
         raise RepairError(
             f"{folder}: {record.config.method.name} trains the head alone, so nothing lies between backbone "
             "and adapted model, and all of the zero-shot ability is there"
         )
-    if not (folder / WEIGHTS / HEAD).is_file():
+    captioned = isinstance(record.config.objective, ContrastiveObjective)
+    saved = ("config.json", "adapter_config.json") if captioned else (HEAD,)
+    if not any((folder / WEIGHTS / name).is_file() for name in saved):
         raise RepairError(f"{folder}: the run saved no weights; run it again")
     return record

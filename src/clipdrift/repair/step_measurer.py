@@ -53,6 +53,7 @@ class StepMeasurer:
         labelled: images on which the head is tested.
         test: images on which it is tested once, at the setting that is saved.
         refresh: makes a head anew that follows the text tower, as flyp's does.
+        recall: of a run on captions, which has no head: mean recall at 1 on such images, percent.
         batch_size: images per pass; none: by the number of tokens.
         flow: rollout and patch entropy too, which need whole attention maps.
     """
@@ -66,6 +67,7 @@ class StepMeasurer:
     test: Deck | None
     reporter: Reporter
     refresh: Callable[[nn.Linear], None] | None = None
+    recall: Callable[[Deck], float] | None = None
     batch_size: int | None = None
     flow: bool = False
 
@@ -80,7 +82,9 @@ class StepMeasurer:
         )
 
     def accuracy(self, deck: Deck | None) -> float | None:
-        """Percent, by the head; None where there is no head or nothing to test it on."""
+        """Percent, by the head or by retrieval; None where there is neither or nothing to test on."""
+        if self.recall is not None and deck is not None:
+            return self.recall(deck)
         if self.head is None or deck is None:
             return None
         if self.refresh is not None:

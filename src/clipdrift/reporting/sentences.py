@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clipdrift.outcomes.columns import outcome
+from clipdrift.outcomes.columns import TEXT_SIGNALS, outcome
 from clipdrift.outcomes.keys import Name, select
 from clipdrift.pages.cells import PageCell
 from clipdrift.reporting.printed import KEY, Printed
@@ -55,6 +55,8 @@ def named(column: str) -> str:
     """A column in words."""
     if outcome(column).kind == "retention":
         return f"of the backbone's zero-shot accuracy on {outcome(column).transfer}"
+    if column in TEXT_SIGNALS:
+        return f"{named(column.removeprefix('text_'))} of the text tower"
     return {
         "representation_drift": "representation drift (1 − CKA)",
         "accuracy": "accuracy",

@@ -14,7 +14,7 @@ import pandas as pd
 
 from clipdrift.analysis.runs import PRIMARY, accuracy, retentions
 from clipdrift.outcomes.chance import measurable
-from clipdrift.outcomes.columns import chance_p_of, columns_of, outcome
+from clipdrift.outcomes.columns import TEXT_SIGNALS, chance_p_of, columns_of, outcome
 from clipdrift.outcomes.keys import Matching, key_of
 from clipdrift.outcomes.statuses import DONE
 from clipdrift.reporting.printed import Printed, p_value
@@ -224,6 +224,21 @@ def _predictors(tables: Tables, printed: Printed) -> Iterator[Sentence]:
             names = ", ".join(signal_of(row) for row in near)
             parts += [f". The interval of {first} overlaps with that of {names}: which goes closest is open"]
         yield Sentence((*parts, "."), resolved)
+        yield from _of_texts(printed, kept, by)
+
+
+def _of_texts(printed: Printed, kept: str, by: dict[str, dict[str, Any]]) -> Iterator[Sentence]:
+    """Say the same of the text tower, where some run trains it, and how many do not."""
+    rows = [by[name] for name in TEXT_SIGNALS if name in by and pd.notna(by[name]["value"])]
+    if not rows:
+        return
+    best = max(rows, key=lambda row: abs(row["value"]))
+    resolved = bool(best["p_corrected"] < LEVEL)
+    what = f"with what is kept {named(kept)}"
+    said = f"goes closest {what}" if resolved else f"is the closest, which is not resolved to go {what}"
+    start = f"Of the text tower's {len(rows)} declared signals {signal_of(best)} {said} ("
+    rest = f"; {best['note']}" if best["note"] else ""
+    yield Sentence((start, *_rho(printed, best), f"){rest}."), resolved)
 
 
 def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:

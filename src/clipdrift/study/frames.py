@@ -167,7 +167,7 @@ def _unusual(part: Mapping[str, Any], own: frozenset[str]) -> Iterator[tuple[str
     usual = _DEFAULTS.get(part["name"], {})
     for name, value in part.items():
         if name not in own and (name not in usual or value not in (usual[name], _listed(usual[name]))):
-            yield name, value
+            yield name, value["name"] if isinstance(value, Mapping) and "name" in value else value
 
 
 def _listed(value: Any) -> Any:

@@ -220,8 +220,8 @@ def _cell_runs(
             try:
                 config = parse_config(data, RunConfig)
             except ConfigError as error:
-                raise ConfigError(f"{where} with {_shown(chosen) or 'no axes'}: {error}") from None
-            label = ", ".join(part for part in (cell.label, _shown(chosen)) if part) or plan.name
+                raise ConfigError(f"{where} with {_shown(chosen, cell) or 'no axes'}: {error}") from None
+            label = ", ".join(part for part in (cell.label, _shown(chosen, cell)) if part) or plan.name
             together.append(Planned(config, label, where))
         yield together
 
@@ -243,18 +243,26 @@ def _check_axis(where: str, name: str, values: tuple[Any, ...]) -> None:
         )
 
 
-def _shown(chosen: Mapping[str, Any]) -> str:
+def _shown(chosen: Mapping[str, Any], cell: StudyCell) -> str:
     """The values of a run's axes for people."""
-    return ", ".join(_short(value) for value in chosen.values())
+    return ", ".join(_short(value, _telling(cell.axes[name])) for name, value in chosen.items())
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, telling: int = 1) -> str:
+    """One value; of keys that change together so many, from the first."""
     if not isinstance(value, Mapping):
         return f"{value:g}" if isinstance(value, float) else str(value)
-    if "name" not in value:  # keys that change together are told apart by the first
-        return _short(next(iter(value.values()), ""))
+    if "name" not in value:
+        return " ".join(_short(part) for part in list(value.values())[:telling])
     options = [f"{k}={_short(v)}" for k, v in value.items() if k != "name"]
     return " ".join([str(value["name"]), *options])
+
+
+def _telling(values: tuple[Any, ...]) -> int:
+    """How many of the keys that change together, from the first, tell an axis's values apart."""
+    most = max((len(value) for value in values if isinstance(value, Mapping)), default=1)
+    told = (n for n in range(1, most) if len({_short(value, n) for value in values}) == len(values))
+    return next(told, most)
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

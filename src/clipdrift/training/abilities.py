@@ -155,7 +155,7 @@ class Abilities:
 
 def _changes_both(config: RunConfig) -> bool:
     if isinstance(config.objective, ContrastiveObjective):
-        return config.objective.towers == "both"
+        return len(config.objective.trained_towers(config.method)) == 2
     return isinstance(config.method, Flyp) and config.method.train_texts
 
 

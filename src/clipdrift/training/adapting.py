@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from torch.nn.functional import normalize
 
 from clipdrift import formulas
-from clipdrift.adapt import Adapted, Penalties, Setting, adapt, build
+from clipdrift.adapt import Adapted, FixedTexts, Penalties, Setting, adapt, build
 from clipdrift.adapt.pairs import adapt_pairs, pairs_among
-from clipdrift.config import ContrastiveObjective, RunConfig
-from clipdrift.measures import embed, embed_texts
+from clipdrift.config import ConfigError, ContrastiveObjective, EntropyFloor, RunConfig, ZeroShotKl
+from clipdrift.config.penalties import REFERENCE_CAPTIONS, held
+from clipdrift.measures import embed, embed_texts, read_texts
 from clipdrift.model.zero_shot import class_features
+from clipdrift.training.compared_texts import some_captions
 from clipdrift.training.decks import PairInputs
 from clipdrift.training.preparation import RunInputs
-
-REFERENCE_CAPTIONS = 256
-"""Training captions that stand for classes where a penalty asks for them."""
 
 
 def adapted_for(
@@ -28,30 +25,59 @@ def adapted_for(
     Args:
         entropies: (L,) the backbone's mean attention entropy in each block on the probe set.
     """
+    text_entropies: tuple[float, ...] = ()
     if inputs.pairs is None:
         classes, prompts = inputs.target.classes, inputs.target.prompts[:1]
+        words = tuple(prompts[0].format(name) for name in classes)
         features = class_features(inputs.clip, classes, prompts) if config.penalty else None
-        texts = tuple(prompts[0].format(name) for name in classes)
-        adapted = adapt(inputs.clip, config.method, len(classes), config.seed, texts)
+        compared = _compared(inputs) if config.penalty else None
+        adapted = adapt(inputs.clip, config.method, len(classes), config.seed, words)
     else:
         assert isinstance(config.objective, ContrastiveObjective)
         pairs = inputs.pairs
-        words = _some_captions(pairs, REFERENCE_CAPTIONS)
+        asked = (one.captions for one in config.penalty if isinstance(one, ZeroShotKl))
+        words = some_captions(pairs.train, next(asked, REFERENCE_CAPTIONS))
         features = normalize(embed_texts(inputs.clip, words), dim=-1) if config.penalty else None
+        compared = _compared(inputs) if config.penalty else None
+        text_entropies = _text_entropies(inputs, pairs, config)
         bias = _first_bias(inputs, pairs, config) if config.objective.loss == "sigmoid" else None
         adapted = adapt_pairs(
             inputs.clip, config.method, config.objective, pairs.train, pairs.groups, config.seed, bias
         )
     if features is None:
         return adapted, None
-    return adapted, build(config.penalty, Setting(adapted, entropies, features.to(inputs.device)))
+    features = features.to(inputs.device)
+    setting = Setting(adapted, entropies, features, compared or FixedTexts(words, features), text_entropies)
+    return adapted, build(config.penalty, setting)
 
 
-def _some_captions(pairs: PairInputs, most: int) -> Sequence[str]:
-    """The first caption of evenly spaced training images, each text once."""
-    count = len(pairs.train)
-    chosen = np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64))
-    return list(dict.fromkeys(pairs.train.text(int(image), 0) for image in chosen))
+def _compared(inputs: RunInputs) -> FixedTexts | None:
+    """Texts of another set than the target, where a penalty is taken over one."""
+    if inputs.compared is None:
+        return None
+    features = normalize(embed_texts(inputs.clip, inputs.compared), dim=-1)
+    return FixedTexts(inputs.compared, features.to(inputs.device))
+
+
+def _text_entropies(inputs: RunInputs, pairs: PairInputs, config: RunConfig) -> tuple[float, ...]:
+    """The text tower's mean normalised entropy in each block on the probe captions, where a penalty needs it.
+
+    Raises:
+        ConfigError: no probe caption has two words.
+    """
+    assert isinstance(config.objective, ContrastiveObjective)
+    trained = config.objective.trained_towers(config.method)
+    if not any(isinstance(one, EntropyFloor) and "text" in held(one, trained) for one in config.penalty):
+        return ()
+    probe = pairs.probe
+    texts = list(dict.fromkeys(probe.text(image, 0) for image in range(len(probe))))
+    found = read_texts(inputs.clip, texts, config.evaluation.batch_size)
+    if found.short == found.texts:
+        raise ConfigError(
+            "penalty entropy_floor on the text tower: no probe image has a caption of two words or more, so "
+            "attention over words has no entropy"
+        )
+    return tuple(found.blocks("text_normalised_entropy").tolist())
 
 
 def _first_bias(inputs: RunInputs, pairs: PairInputs, config: RunConfig) -> float:

@@ -15,6 +15,7 @@ from clipdrift.adapt.feed import Feed
 from clipdrift.adapt.objective import Coupled
 from clipdrift.adapt.penalties import Penalties
 from clipdrift.adapt.reference import Reference
+from clipdrift.adapt.text_penalties import TextReference
 from clipdrift.config import OptimConfig
 from clipdrift.data.deck import Deck
 from clipdrift.training.order import Order
@@ -103,7 +104,8 @@ def train_model(
     keep = optim.keep_frozen and begins < steps
     feed = Feed.of(adapted, deck, flip=flip, keep=keep, progress=on_keep)
     reference = Reference(adapted, deck, penalties.wants) if penalties else None
-    gradients = Gradients(adapted, feed, penalties, reference, bf16)
+    texts = TextReference(adapted) if penalties and penalties.compares_texts else None
+    gradients = Gradients(adapted, feed, penalties, reference, bf16, texts)
     told: Tensor | None = None
     progress.start(adapted, optimizer)  # now, as the lines above need the model before its first step
     if progress.due:

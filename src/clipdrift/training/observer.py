@@ -169,7 +169,7 @@ def _same_or_not(tower: str, found: Mapping[str, Reading], prefix: str, same: bo
 
 
 def prove_trained(adapted: Adapted, trained: Collection[str]) -> None:
-    """After training: the loss had a gradient in the image tower, unless the method trains the head alone.
+    """After training: the loss had a gradient in the model, unless the method trains the head alone.
 
     Args:
         trained: names of the parameters that have had one.
@@ -178,9 +178,7 @@ def prove_trained(adapted: Adapted, trained: Collection[str]) -> None:
         InactiveAdapterError: the head alone has learnt; the rest was frozen or no part of the forward pass.
     """
     if adapted.artefact != "head" and all(name.startswith("head.") for name in trained):
-        raise InactiveAdapterError(
-            "no weight of the image tower took part in training; only the head has learnt"
-        )
+        raise InactiveAdapterError("no weight of the model took part in training; only the head has learnt")
 
 
 def _values(reading: Reading) -> Values:

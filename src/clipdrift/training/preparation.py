@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from clipdrift import accelerator
 from clipdrift.adapt import check_method, check_penalties
-from clipdrift.config import ConfigError, ContrastiveObjective, DataConfig, DataSet, ModelConfig, RunConfig
+from clipdrift.adapt.tower_parts import TowerParts, Towers
+from clipdrift.config import (
+    ConfigError,
+    ContrastiveObjective,
+    DataConfig,
+    DataSet,
+    ModelConfig,
+    Penalty,
+    RunConfig,
+    ZeroShotKl,
+)
 from clipdrift.data.deck import Deck
 from clipdrift.data.errors import DataError
 from clipdrift.data.images import ImageSet
@@ -22,13 +33,19 @@ from clipdrift.model.clip import SHIPPED, Clip, fingerprint_model, load, on_side
 from clipdrift.runs.record import DataFacts
 from clipdrift.runs.reporter import Reporter
 from clipdrift.training.backbone_cache import BackboneCache
+from clipdrift.training.compared_texts import compared_texts
 from clipdrift.training.decks import DeckFactory, PairInputs, Target, TransferSet, facts_of
 from clipdrift.training.pair_preparation import count_pairs, prepare_pairs, retrieval_set
 
 
 @dataclass(frozen=True, eq=False)
 class RunInputs:
-    """Inputs of a run before anything is adapted; ``pairs`` where images have captions instead of labels."""
+    """Inputs of a run before anything is adapted.
+
+    Attributes:
+        pairs: where images have captions instead of labels.
+        compared: texts of another set, where a penalty is taken over one.
+    """
 
     clip: Clip
     train: Deck
@@ -40,6 +57,7 @@ class RunInputs:
     device: torch.device
     backbone_cache: BackboneCache
     pairs: PairInputs | None = None
+    compared: tuple[str, ...] | None = None
 
 
 class Resolver:
@@ -60,7 +78,7 @@ class Resolver:
         data = config.data
         target = self._set(data.target, "data.target")
         transfer = tuple(self._set(spec, f"data.transfer.{i}") for i, spec in enumerate(data.transfer))
-        found = {
+        found: dict[str, Any] = {
             "model": self._models[config.model],
             "data": data.model_copy(update={"target": target, "transfer": transfer}),
         }
@@ -68,7 +86,15 @@ class Resolver:
         if isinstance(objective, ContrastiveObjective) and objective.replay is not None:
             replay = self._set(objective.replay, "objective.replay")
             found["objective"] = objective.model_copy(update={"replay": replay})
+        if any(isinstance(one, ZeroShotKl) and one.over is not None for one in config.penalty):
+            found["penalty"] = tuple(map(self._penalty, config.penalty))
         return config.model_copy(update=found)
+
+    def _penalty(self, penalty: Penalty) -> Penalty:
+        """Refer to the set that a penalty is taken over by its content."""
+        if not isinstance(penalty, ZeroShotKl) or penalty.over is None:
+            return penalty
+        return penalty.model_copy(update={"over": self._set(penalty.over, "penalty.over")})
 
     def _set(self, spec: DataSet, key: str) -> DataSet:
         if spec not in self._sets:
@@ -128,9 +154,12 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
     for note in clip.notes:
         reporter.note(note)
     objective = config.objective
-    towers = objective.trained_towers if isinstance(objective, ContrastiveObjective) else ("image",)
+    towers: Towers = ("image",)
+    if isinstance(objective, ContrastiveObjective):
+        towers = objective.trained_towers(config.method)
     check_method(clip, config.method, towers)
-    check_penalties(config.penalty, clip.blocks)
+    check_penalties(config.penalty, clip.blocks, TowerParts.of(clip, "text").count, towers)
+    compared = compared_texts(config.penalty, clip.image_size)
     clip.model.to(device)
     backbone_cache = BackboneCache.of(cache, clip, device, reporter)
     factory = DeckFactory(
@@ -159,6 +188,7 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
         target=target.facts,
         transfer=transfer,
         pairs=target.pairs,
+        compared=compared,
         device=device,
         backbone_cache=backbone_cache,
     )

@@ -14,12 +14,25 @@ from clipdrift.adapt.feed import Feed
 from clipdrift.adapt.objective import Coupled
 from clipdrift.adapt.penalties import Penalties
 from clipdrift.adapt.reference import Reference
+from clipdrift.adapt.text_penalties import TextReference
+from clipdrift.model.text_trace import TracedCaptions, trace_captions
+from clipdrift.model.towers import text_tower_of
+from clipdrift.model.towers.text import Prompt
 from clipdrift.model.trace import Traced
 from clipdrift.training.order import Part
 
 
 class NotFiniteLossError(Exception):
     """The loss is nan or inf; no gradient was taken."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Texts:
+    """Captions of a part of a batch: embeddings and, where penalties ask for it, what is behind them."""
+
+    embedding: Tensor
+    seen: TracedCaptions | None = None
+    prompts: Sequence[Prompt] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +48,7 @@ class Gradients:
     penalties: Penalties | None
     reference: Reference | None
     bf16: bool
+    text_reference: TextReference | None = None
 
     def of(self, parts: Sequence[Part], targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Add a batch's gradients to the parameters.
@@ -54,10 +68,17 @@ class Gradients:
             yield self._coupled(objective, parts, targets)
             return
         for part, target in zip(parts, targets.split([len(picked) for picked, _ in parts]), strict=True):
+            texts = None
             with self._cast():
                 traced = self._forward(part)
-                loss, right = objective(self.adapted.head, traced.embedding, target)
-            penalty = self._penalty(traced, part)
+                if isinstance(objective, Coupled):
+                    texts = self._texts(objective, target)
+                    loss, right = objective.couple(
+                        self.adapted.head, traced.embedding, texts.embedding, target
+                    )
+                else:
+                    loss, right = objective(self.adapted.head, traced.embedding, target)
+            penalty = self._penalty(traced, part, texts)
             loss = _finite(loss if penalty is None else loss + penalty)
             (loss * (len(target) / len(targets))).backward()
             yield loss, right
@@ -72,7 +93,7 @@ class Gradients:
             states.append((torch.get_rng_state(), accelerator.random_state(device)))
             with torch.no_grad(), self._cast():
                 images.append(self._forward(part).embedding)
-                words.append(objective.texts(target))
+                words.append(self._texts(objective, target).embedding)
         image, text = (torch.cat(found).detach().requires_grad_() for found in (images, words))
         with self._cast():
             loss, right = objective.couple(self.adapted.head, image, text, targets)
@@ -89,12 +110,12 @@ class Gradients:
             accelerator.set_random_state(device, state[1])
             with self._cast():
                 traced = self._forward(part)
-                texts = objective.texts(target)
+                texts = self._texts(objective, target)
             share = len(target) / len(targets)
-            penalty = self._penalty(traced, part)
+            penalty = self._penalty(traced, part, texts)
             carried = [
                 (found * found_gradient).sum()
-                for found, found_gradient in ((traced.embedding, to_image), (texts, to_text))
+                for found, found_gradient in ((traced.embedding, to_image), (texts.embedding, to_text))
                 if found.requires_grad
             ]
             if penalty is not None:
@@ -108,10 +129,24 @@ class Gradients:
         wants = self.penalties.wants if self.penalties else None
         return self.feed.forward(*part, rows=wants is not None and wants.rows)
 
-    def _penalty(self, traced: Traced, part: Part) -> Tensor | None:
+    def _texts(self, objective: Coupled, target: Tensor) -> _Texts:
+        """Captions of a part, traced where a penalty looks into the text tower."""
+        if not (self.penalties and self.penalties.on_texts):
+            return _Texts(objective.texts(target))
+        prompts = objective.prompts(target)
+        tower = text_tower_of(self.adapted.clip.model)
+        seen = trace_captions(tower, prompts, self.penalties.text_rows)
+        return _Texts(seen.embedding, seen, prompts)
+
+    def _penalty(self, traced: Traced, part: Part, texts: _Texts | None) -> Tensor | None:
         if not (self.penalties and self.reference):
             return None
-        return self.penalties(traced, self.feed.first_block, self.reference.of(*part))
+        found = self.penalties(traced, self.feed.first_block, self.reference.of(*part))
+        if texts is None or texts.seen is None:
+            return found
+        before = self.text_reference
+        backbone = None if before is None else before.of(texts.prompts, self.penalties.text_rows)
+        return found + self.penalties.of_texts(texts.seen, backbone)
 
     def _cast(self) -> torch.autocast:
         return torch.autocast(self.feed.deck.device.type, torch.bfloat16, enabled=self.bf16)

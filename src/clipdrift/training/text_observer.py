@@ -41,7 +41,7 @@ class TextObserver:
             return None
         probe = inputs.pairs.probe
         texts = list(dict.fromkeys(probe.text(image, 0) for image in range(len(probe))))
-        if "text" not in objective.trained_towers:
+        if "text" not in objective.trained_towers(config.method):
             return None
         if len(texts) < LEAST:
             inputs.backbone_cache.reporter.note(

@@ -11,8 +11,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from clipdrift.adapt import Setting, adapt, build
+from clipdrift.adapt import FixedTexts, Setting, adapt, build
 from clipdrift.adapt.pairs import adapt_pairs
+from clipdrift.adapt.tower_parts import TowerParts
 from clipdrift.config import ContrastiveObjective, RunConfig
 from clipdrift.data.caption_store import CaptionPacker
 from clipdrift.data.deck import Deck
@@ -172,7 +173,10 @@ def _time(config: RunConfig, place: torch.device) -> _Kind:
     penalties = None
     if config.penalty:
         entropies = tuple(read_internals(clip.model, deck).blocks("entropy").tolist())
-        penalties = build(config.penalty, Setting(adapted, entropies, class_features(clip, classes, ("{}",))))
+        features = class_features(clip, classes, ("{}",))
+        held = (0.9,) * TowerParts.of(clip, "text").count  # any value: the work is the same
+        setting = Setting(adapted, entropies, features, FixedTexts(classes, features), held)
+        penalties = build(config.penalty, setting)
     optim = config.optim.model_copy(update={"epochs": 2, "warmup": 0.0, "batch_size": len(deck)})
     moments = train_model(
         adapted, deck, optim, seed=0, flip=config.data.flip, targets=targets, penalties=penalties
