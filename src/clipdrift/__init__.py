@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clipdrift.config import RunConfig, load_config
     from clipdrift.model.clip import Clip, load
     from clipdrift.model.trace import Traced, trace
+    from clipdrift.monitoring.frames import frame
     from clipdrift.monitoring.monitor import DriftMonitor
     from clipdrift.monitoring.ruling import Rules
     from clipdrift.repair import Repaired
@@ -48,6 +49,7 @@ __all__ = [
     "analyse",
     "compare",
     "formulas",
+    "frame",
     "interpolate",
     "load",
     "load_config",
@@ -75,6 +77,7 @@ _HOMES = {
     "Traced": "clipdrift.model.trace",
     "analyse": "clipdrift.analysis",
     "compare": "clipdrift.comparison.compare",
+    "frame": "clipdrift.monitoring.frames",
     "interpolate": "clipdrift.repair.interpolating",
     "load": "clipdrift.model.clip",
     "load_config": "clipdrift.config",

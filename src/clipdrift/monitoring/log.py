@@ -90,3 +90,22 @@ def numbers(row: Mapping[str, Any]) -> dict[str, float]:
         for key, value in row.items()
         if key.partition("/")[0] in HEADS and "/block_" not in key
     }
+
+
+def checked_config(config: object) -> dict[str, Any]:
+    """What a caller says of a training, as it can be written beside the log.
+
+    Raises:
+        MonitorError: no dictionary, or with a value that JSON does not have; names it.
+    """
+    if not isinstance(config, Mapping):
+        raise MonitorError(f"config = {config!r}: a dictionary, as in {{'learning_rate': 1e-5}}")
+    for name, value in config.items():
+        try:
+            json.dumps({name: value})
+        except (TypeError, ValueError):
+            what = type(value).__name__
+            raise MonitorError(
+                f"config: {name} is a {what}; numbers, words, lists and tables of them can be kept"
+            ) from None
+    return dict(config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,10 +126,21 @@ def _goes_on(kept: BackboneSide, live: nn.Module, given: Examined, digest: str, 
     )
 
 
-def about(given: Examined, side: BackboneSide, every: int | str, rules: Rules) -> dict[str, Any]:
-    """What is measured, on what and by which rules, as it stands beside the log."""
+def about(
+    given: Examined, side: BackboneSide, every: int | str, rules: Rules, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is measured, on what and by which rules, as it stands beside the log.
+
+    Args:
+        config: what the caller says of the training.
+    """
     sets = {
-        name: {"before": one.accuracy, "images": one.images, "measurable": one.measurable}
+        name: {
+            "before": one.accuracy,
+            "images": one.images,
+            "classes": len(one.classes),
+            "measurable": one.measurable,
+        }
         for name, one in side.sets.items()
     }
     return {
@@ -140,4 +151,5 @@ def about(given: Examined, side: BackboneSide, every: int | str, rules: Rules) -
         "texts": len(side.texts),
         "every": every,
         "rules": rules.described(),
+        "config": dict(config),
     }
