@@ -7,6 +7,7 @@ import json
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -24,6 +25,8 @@ DEFAULT_FOLDER = "drift"
 """A monitor's folder where none was named; it says nothing of the training."""
 _PATIENCE, _GAPS = 60.0, 3.0
 """A training lives while its last row is younger than so many seconds, or so many times the longest gap."""
+_WRITING = 10.0
+"""Seconds after which a line without an end is damage."""
 _BLOCK = re.compile(r"(.+)/block_(\d+)")
 
 KINDS = ("warn_when", "stop_when", "reduce_rate_when", "keep_best_when")
@@ -179,12 +182,20 @@ def read_course(out: str | Path) -> Course:
     """
     place = Path(out)
     place = place.parent if place.name == log.LOG and not place.is_dir() else place
-    rows, damaged = log.read(place)
+    text = log.text_of(place)
+    rows, damaged = log.rows_of(text)
+    damaged -= _being_written(text, place / log.LOG)
     about, problems = _json(place / log.ABOUT)
     good, more = _json(place / GOOD / FACTS) if (place / GOOD).is_dir() else (None, ())
     if about is None and not problems:
         problems = (f"{log.ABOUT} is missing, so neither the rules nor the transfer sets are known",)
     return Course(place, tuple(rows), damaged, about or {}, good, (*problems, *more))
+
+
+def _being_written(text: str, path: Path) -> bool:
+    """Whether the last line is no row because its writer has not ended it yet."""
+    last = text.rpartition("\n")[2]
+    return bool(log.rows_of(last)[1]) and time.time() - path.stat().st_mtime < _WRITING
 
 
 def _json(path: Path) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
@@ -269,3 +280,11 @@ def courses_in(place: str | Path) -> list[Path]:
         return [root.parent if root.name == log.LOG else root]
     found = {path.parent for pattern in ("*", "*/*") for path in root.glob(f"{pattern}/{log.LOG}")}
     return sorted(found)
+
+
+def names_of(courses: Sequence[Course]) -> list[str]:
+    """Names that tell trainings apart: their folders', with those above where two are alike."""
+    counts = Counter(course.name for course in courses)
+    return [
+        course.name if counts[course.name] == 1 else course.out.resolve().as_posix() for course in courses
+    ]

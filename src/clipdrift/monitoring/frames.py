@@ -6,13 +6,13 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
-from clipdrift.monitoring.course import Course, column_of, courses_in, places, read_course, value_of
+from clipdrift.monitoring.course import Course, column_of, courses_in, names_of, places, read_course, value_of
 from clipdrift.monitoring.errors import MonitorError
 from clipdrift.outcomes.chance import accuracy_p
 from clipdrift.outcomes.columns import chance_p_of, zero_shot_of
@@ -75,14 +75,6 @@ def read_all(where: Places) -> dict[str, Course]:
             raise MonitorError(f"{course.out}: its log has no whole row yet")
     names = names_of(courses)
     return dict(zip(names, courses, strict=True))
-
-
-def names_of(courses: Sequence[Course]) -> list[str]:
-    """Names that tell trainings apart: their folders', with those above where two are alike."""
-    counts = Counter(course.name for course in courses)
-    return [
-        course.name if counts[course.name] == 1 else course.out.resolve().as_posix() for course in courses
-    ]
 
 
 def _measured(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,11 +37,25 @@ def read(out: Path) -> tuple[list[dict[str, Any]], int]:
     Raises:
         MonitorError: no log there.
     """
+    return rows_of(text_of(out))
+
+
+def text_of(out: Path) -> str:
+    """The log as it is.
+
+    Raises:
+        MonitorError: no log there.
+    """
     path = out if out.is_file() else out / LOG
     if not path.is_file():
         raise MonitorError(f"{out}: no {LOG}; give the folder that a DriftMonitor writes into")
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def rows_of(text: str) -> tuple[list[dict[str, Any]], int]:
+    """All rows of a log that are whole, and how many lines are not."""
     rows, damaged = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in text.splitlines():
         try:
             row = json.loads(line)
         except ValueError:
