@@ -1,6 +1,6 @@
 """A training loop of one's own with a DriftMonitor in it; makes the log that docs/monitor.md shows.
 
-python examples/watched_training.py drift && clipdrift watch drift --once --html
+python examples/watched_training.py demo && clipdrift watch demo --once
 """
 
 from __future__ import annotations

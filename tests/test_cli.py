@@ -94,6 +94,7 @@ def test_help_names_every_command(say: Say) -> None:
         "compare",
         "study",
         "report",
+        "watch",
         "figure",
         "replicate",
         "interpolate",

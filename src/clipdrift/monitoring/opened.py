@@ -99,6 +99,8 @@ def open_watched(inner: nn.Module, plain: nn.Module, asked: Asked, out: Path) ->
     reader = bound(clip, plain) if lent.model is None and clip is not None else lent.clip
     reporter.stage("reading the backbone")
     name = str(getattr(inner, "name_or_path", "") or type(inner).__name__)
+    if isinstance(asked.processor, Clip) and asked.processor.model is inner:
+        name = asked.processor.name
     side = read_backbone(base, reader, given, name, digest)
     return Opened(given, side, True, clip, lent.projection, lent.notes)
 
