@@ -96,6 +96,7 @@ def test_help_names_every_command(say: Say) -> None:
         "card",
         "study",
         "report",
+        "watch",
         "figure",
         "replicate",
         "interpolate",

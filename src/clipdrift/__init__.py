@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from clipdrift.decision.checking import baseline, check
     from clipdrift.model.clip import Clip, load
     from clipdrift.model.trace import Traced, trace
+    from clipdrift.monitoring.frames import frame
     from clipdrift.monitoring.monitor import DriftMonitor
     from clipdrift.monitoring.ruling import Rules
     from clipdrift.repair import Repaired
@@ -53,6 +54,7 @@ __all__ = [
     "check",
     "compare",
     "formulas",
+    "frame",
     "interpolate",
     "load",
     "load_config",
@@ -83,6 +85,7 @@ _HOMES = {
     "baseline": "clipdrift.decision.checking",
     "check": "clipdrift.decision.checking",
     "compare": "clipdrift.comparison.compare",
+    "frame": "clipdrift.monitoring.frames",
     "interpolate": "clipdrift.repair.interpolating",
     "load": "clipdrift.model.clip",
     "load_config": "clipdrift.config",

@@ -67,6 +67,16 @@ def rate(value: float) -> str:
     return f"{float(exact[0]):g}e{int(exact[2])}" if value < 0.1 else mantissa
 
 
+def age(seconds: float | None) -> str:
+    """A time span for people."""
+    if seconds is None:
+        return ""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 # --- for pages, tables and figures
 
 

@@ -41,7 +41,15 @@ def read_runs(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
         AnalyseError: no table of runs; words where numbers belong; numbers that are no percentages, or may be
             percentages as well as fractions. Says where.
     """
-    frame = _read(path)
+    return tidied(_read(path), path)
+
+
+def tidied(frame: pd.DataFrame, path: str | Path) -> tuple[pd.DataFrame, list[str]]:
+    """:func:`read_runs` of a table in memory.
+
+    Args:
+        path: where it is from, for errors.
+    """
     renamed = _renamed(path, frame)
     frame = frame.rename(columns=renamed)
     ordered = sorted(renamed.items(), key=lambda pair: pair[1])

@@ -21,20 +21,10 @@ from clipdrift.runs.states import StateKind
 from clipdrift.runs.store import Store
 from clipdrift.study.folder import MANIFEST, read_manifest
 from clipdrift.study.frames import cells_frame, records_in, runs_frame, varied
-from clipdrift.texts import option
+from clipdrift.texts import age, option
 from clipdrift.texts import rate as rate_text
 
 _STYLE = {"running": "cyan", "failed": "red", "diverged": "yellow", "interrupted": "magenta"}
-
-
-def age(seconds: float | None) -> str:
-    """A time span for people."""
-    if seconds is None:
-        return ""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def status_table(root: Path, every: bool) -> None:

@@ -14,13 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from clipdrift.cli.light import print_table
-from clipdrift.cli.light_study import age, results
+from clipdrift.cli.light_study import results
 from clipdrift.cli.show import RunDisplay, console
 from clipdrift.runs.reporter import Reporter
 from clipdrift.runs.store import Store
 from clipdrift.study.engines.estimate import Estimate
 from clipdrift.study.engines.jobs import JobOutcome, StudyJob, counted
 from clipdrift.study.plan import Study
+from clipdrift.texts import age
 
 _STYLE = {"done": "green", "diverged": "yellow", "failed": "red", "elsewhere": "cyan"}
 _RECENT = 5

@@ -31,6 +31,8 @@ def frontier(tables: StudySource, canvas: Canvas) -> Figure:
     """Accuracy on the target over retention; the runs that no other run beats in both are ringed."""
     runs = done(tables)
     gained = "accuracy" if "accuracy" in runs else "validation_accuracy"
+    if gained not in runs:
+        raise NotDrawnError("no run has an accuracy on its target")
     kept = retentions(runs)
     names = in_order(runs["place"])
     rows = tables.rows("choosing")

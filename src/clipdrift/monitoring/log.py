@@ -37,11 +37,25 @@ def read(out: Path) -> tuple[list[dict[str, Any]], int]:
     Raises:
         MonitorError: no log there.
     """
+    return rows_of(text_of(out))
+
+
+def text_of(out: Path) -> str:
+    """The log as it is.
+
+    Raises:
+        MonitorError: no log there.
+    """
     path = out if out.is_file() else out / LOG
     if not path.is_file():
         raise MonitorError(f"{out}: no {LOG}; give the folder that a DriftMonitor writes into")
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def rows_of(text: str) -> tuple[list[dict[str, Any]], int]:
+    """All rows of a log that are whole, and how many lines are not."""
     rows, damaged = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in text.splitlines():
         try:
             row = json.loads(line)
         except ValueError:
@@ -90,3 +104,22 @@ def numbers(row: Mapping[str, Any]) -> dict[str, float]:
         for key, value in row.items()
         if key.partition("/")[0] in HEADS and "/block_" not in key
     }
+
+
+def checked_config(config: object) -> dict[str, Any]:
+    """What a caller says of a training, as it can be written beside the log.
+
+    Raises:
+        MonitorError: no dictionary, or with a value that JSON does not have; names it.
+    """
+    if not isinstance(config, Mapping):
+        raise MonitorError(f"config = {config!r}: a dictionary, as in {{'learning_rate': 1e-5}}")
+    for name, value in config.items():
+        try:
+            json.dumps({name: value})
+        except (TypeError, ValueError):
+            what = type(value).__name__
+            raise MonitorError(
+                f"config: {name} is a {what}; numbers, words, lists and tables of them can be kept"
+            ) from None
+    return dict(config)

@@ -93,6 +93,7 @@ class DriftMonitor:
         skip_bad: bool = False,
         on_error: OnError = "warn",
         name: str = "drift",
+        config: Mapping[str, Any] | None = None,
         reporter: Reporter | None = None,
     ) -> None:
         """Read the backbone, and say at once what cannot work.
@@ -123,6 +124,7 @@ class DriftMonitor:
             skip_bad: leave unreadable images out.
             on_error: whether a measurement that fails is said once, or raised.
             name: tells several monitors of one training apart.
+            config: settings of the training, such as its learning rate, for tables of several trainings.
 
         Raises:
             MonitorError, UnsupportedModelError, DataError, ConfigError, ModelError: in a line what is wrong.
@@ -130,6 +132,7 @@ class DriftMonitor:
         self.out, self.name, self.prefix, self.logger = Path(out), name, prefix, logger
         self.on_error: OnError = on_error
         self.optimizer, self.scheduler = optimizer, scheduler
+        self.config = log.checked_config(config or {})
         self.rules = rules or Rules.default()
         self.rows: list[Row] = []
         self.said: list[str] = []
@@ -149,9 +152,7 @@ class DriftMonitor:
             )
         self._ruling = Ruling(self.rules, watch)
         self._pending: list[dict[str, Any]] = []
-        self._writable = True
-        self._begun = False
-        self._resumed = 0
+        self._writable, self._begun, self._resumed = True, False, 0
         self._failed: set[str] = set()
         self._ended = time.perf_counter()
         self._side: BackboneSide | None = None
@@ -322,7 +323,7 @@ class DriftMonitor:
             self._say(Said("note", said))
         assert self._side is not None
         assert self._given is not None
-        facts = about(self._given, self._side, self._cadence.every, self.rules)
+        facts = about(self._given, self._side, self._cadence.every, self.rules, self.config)
         write_text(self.out / log.ABOUT, json.dumps(facts, indent=1) + "\n")
 
     def _act(self) -> None:

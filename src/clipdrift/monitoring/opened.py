@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,8 @@ def open_watched(inner: nn.Module, plain: nn.Module, asked: Asked, out: Path) ->
     reader = bound(clip, plain) if lent.model is None and clip is not None else lent.clip
     reporter.stage("reading the backbone")
     name = str(getattr(inner, "name_or_path", "") or type(inner).__name__)
+    if isinstance(asked.processor, Clip) and asked.processor.model is inner:
+        name = asked.processor.name
     side = read_backbone(base, reader, given, name, digest)
     return Opened(given, side, True, clip, lent.projection, lent.notes)
 
@@ -126,10 +128,21 @@ def _goes_on(kept: BackboneSide, live: nn.Module, given: Examined, digest: str, 
     )
 
 
-def about(given: Examined, side: BackboneSide, every: int | str, rules: Rules) -> dict[str, Any]:
-    """What is measured, on what and by which rules, as it stands beside the log."""
+def about(
+    given: Examined, side: BackboneSide, every: int | str, rules: Rules, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is measured, on what and by which rules, as it stands beside the log.
+
+    Args:
+        config: what the caller says of the training.
+    """
     sets = {
-        name: {"before": one.accuracy, "images": one.images, "measurable": one.measurable}
+        name: {
+            "before": one.accuracy,
+            "images": one.images,
+            "classes": len(one.classes),
+            "measurable": one.measurable,
+        }
         for name, one in side.sets.items()
     }
     return {
@@ -140,4 +153,5 @@ def about(given: Examined, side: BackboneSide, every: int | str, rules: Rules) -
         "texts": len(side.texts),
         "every": every,
         "rules": rules.described(),
+        "config": dict(config),
     }

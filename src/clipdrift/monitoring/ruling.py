@@ -109,16 +109,21 @@ _ALREADY = ("zero_shot_agreement", "zero_shot_kl")
 """Comparisons by name whose part is a set elsewhere, and which have one value here."""
 
 
-def key_of(rule: Rule) -> str:
-    """Where a row has a rule's number, without blocks and sets."""
+def already_compared(name: str) -> bool:
+    """Whether a measure compares two models itself, so that a row has its value and no drift of it."""
     from clipdrift.rules import _COMPARISONS  # which measures compare already
 
+    return name in _COMPARISONS or name in _ALREADY
+
+
+def key_of(rule: Rule) -> str:
+    """Where a row has a rule's number, without blocks and sets."""
     name = rule.name
     if name == "retention":
         return "retention"
     if name == "zero_shot_accuracy":
         return "zero_shot"
-    if name in _COMPARISONS or name in _ALREADY:
+    if already_compared(name):
         return f"drift/{name}"
     if name.endswith("_drift"):
         return f"drift/{name.removesuffix('_drift')}"

@@ -14,7 +14,6 @@ import pandas as pd
 from clipdrift.analysis import questions as analysis
 from clipdrift.analysis.elsewhere import read_runs
 from clipdrift.analysis.runs import AnalyseError, plain, prepared
-from clipdrift.errors import ClipdriftError
 from clipdrift.outcomes.chance import measurable
 from clipdrift.outcomes.columns import chance_p_of, columns_of, outcome, retention_of
 from clipdrift.outcomes.places import place_names
@@ -25,6 +24,7 @@ from clipdrift.runs.layout import CONFIG, MAPS
 from clipdrift.runs.maps import Maps, read_maps
 from clipdrift.runs.record import OPTIONS
 from clipdrift.runs.states import read_state
+from clipdrift.study.errors import ResultsError
 from clipdrift.study.folder import MANIFEST, Manifest, read_manifest
 from clipdrift.study.frames import (
     RecordDict,
@@ -35,15 +35,12 @@ from clipdrift.study.frames import (
     records_in,
     runs_frame,
 )
+from clipdrift.study.watched import watched_runs
 
 PATHS = "paths.csv"
 """In a study's folder: what lies between backbone and adapted models."""
 PATH = "path"
 """In a run's folder: the same of this run, as ``clipdrift interpolate`` leaves it."""
-
-
-class ResultsError(ClipdriftError):
-    """A folder without finished runs, or a table that is none of runs."""
 
 
 class Tables:
@@ -74,7 +71,7 @@ class Tables:
 
     @classmethod
     def of(cls, folder: str | Path) -> Tables:
-        """The tables of a study's folder, or of any folder of runs.
+        """The tables of a study's folder, of any folder of runs, or of one of monitors' folders.
 
         Raises:
             ResultsError: no finished run there.
@@ -83,6 +80,8 @@ class Tables:
         manifest = read_manifest(root) if (root / MANIFEST).is_file() else None
         keys, labels = (manifest.keys, manifest.labels) if manifest else (None, None)
         frame = runs_frame(records_in(root, keys, problems.append), labels)
+        if frame.empty and (watched := watched_runs(root)) is not None:
+            return cls(watched.runs, notes=watched.notes)
         if frame.empty:
             why = f" ({problems[0]})" if problems else ""
             raise ResultsError(f"{root}: no finished run here{why}; `clipdrift study run NAME --out {root}`")

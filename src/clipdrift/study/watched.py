@@ -1,0 +1,80 @@
+"""Trainings that a monitor watched as a table of runs, each with its last measurement as its result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from clipdrift.analysis.elsewhere import tidied
+from clipdrift.analysis.runs import NEEDED, AnalyseError
+from clipdrift.monitoring.course import Course, courses_in
+from clipdrift.monitoring.errors import MonitorError
+from clipdrift.monitoring.frames import read_all, runs_frame
+from clipdrift.study.errors import ResultsError
+
+
+@dataclass(frozen=True, eq=False)
+class WatchedRuns:
+    """Table of runs, and what must be known of how it was read."""
+
+    runs: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def watched_runs(root: Path) -> WatchedRuns | None:
+    """The runs of a folder of monitors; None where there is no monitor's log.
+
+    Raises:
+        ResultsError: none of them says what analysis needs; with the reason.
+    """
+    folders = courses_in(root)
+    if not folders:
+        return None
+    notes = []
+    courses: dict[str, Course] = {}
+    for folder in folders:
+        try:
+            courses |= read_all([folder])
+        except MonitorError as error:
+            notes.append(f"a training is left out: {error}")
+    courses = read_all(course.out for course in courses.values())  # names that tell all of them apart
+    for name, course in courses.items():
+        notes += [f"of {name} {problem}" for problem in course.problems]
+        if course.damaged:
+            notes.append(f"of {name} {course.damaged} damaged lines are left out")
+        if course.alive:
+            notes.append(f"{name} was measured {course.age:.0f} s ago and may go on; its last row counts")
+    frame = runs_frame(courses)
+    if frame.empty:
+        raise ResultsError(f"{root}: {notes[0]}")
+    frame = frame.rename(columns=dict(_spelt(frame)))
+    if "target" not in frame:
+        frame["target"] = frame["images"]
+        notes.append("no training says its target, so the images that it was measured on stand for it")
+    missing = [name for name in NEEDED if name not in frame]
+    if missing:
+        raise ResultsError(
+            f"{root}: no training says its {missing[0]}; say it when it is watched, as in "
+            'DriftMonitor(..., config={"method": "full", "learning_rate": 1e-5}), or under "config" in '
+            "monitor.json"
+        )
+    unknown = frame[list(NEEDED)].isna().any(axis=1)
+    for row in frame[unknown].to_dict("records"):
+        lacks = [name for name in NEEDED if row[name] != row[name] or row[name] is None]
+        notes.append(f"{row['run']} is left out: its monitor was not told {' and '.join(lacks)}")
+    try:
+        runs, said = tidied(frame[~unknown].reset_index(drop=True), root)
+    except AnalyseError as error:
+        raise ResultsError(str(error)) from None
+    return WatchedRuns(runs, (*notes, *said))
+
+
+_SPELT = {"lr": "learning_rate", "dataset": "target"}
+
+
+def _spelt(frame: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """Settings under names that people use, where ours are not there."""
+    return ((old, new) for old, new in _SPELT.items() if old in frame and new not in frame)
