@@ -1,7 +1,7 @@
 """How many unlabelled images a monitor needs: the spread of each measure over draws of n images.
 
-A small CLIP fine-tuned by a few steps is read on every image of a folder once; then n of them are drawn again and
-again. ``python benchmarks/probe_images.py FOLDER`` with a folder of photographs, such as land-use-7/train.
+A small CLIP fine-tuned by a few steps is read on the images of a folder once; then n of them are drawn
+again and again. ``python benchmarks/probe_images.py FOLDER`` with a folder of photographs, such as land-use-7/train.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from clipdrift import formulas
 from clipdrift.comparison.measuring import measure
 from clipdrift.model.clip import MINI_PHOTO, load
 
-COUNTS, DRAWS, POOL = (25, 50, 100, 200, 400), 200, 1000
+COUNTS, DRAWS, POOL = (25, 50, 100, 200, 400), 100, 1000
 
 
 def tuned(base: Any) -> Any:

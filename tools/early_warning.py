@@ -164,9 +164,12 @@ def default_rules(evidence: Path, words: str, apart: bool = False) -> Iterator[s
                 cells = [
                     f"embedding_drift >= {threshold:g}: below {level:.0f} %{name}",
                     f"{100 * share:.0f} %",
-                    str(int(known.sum())), str(int(lost[known].sum())), number(sensitivity), number(specificity),
+                    str(int(known.sum())),
+                    str(int(lost[known].sum())),
+                    number(sensitivity),
+                    number(specificity),
                     number(auc(values[known], lost[known])),
-                ]  # fmt: skip
+                ]
                 yield f"| {' | '.join(cells)} |"
 
 

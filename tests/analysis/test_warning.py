@@ -39,13 +39,14 @@ def test_a_look_is_the_last_one_by_then_and_never_a_later_one() -> None:
     steps = [5, 10, 50, 100, 30, 60]
     history = pd.DataFrame({"run": ["a"] * 4 + ["b"] * 2, "step": steps, "x": range(6)})
     runs = pd.DataFrame({"run": ["b", "a"], "steps": [60, 100]})
-    assert looks(history, runs, 0.1, ["x"])["x"].tolist() == pytest.approx([math.nan, 1], nan_ok=True)
+    early = looks(history, runs, 0.1, ["x"])["x"].tolist()
+    assert early == pytest.approx([math.nan, 1], nan_ok=True)
     assert looks(history, runs, 0.5, ["x"])["x"].tolist() == [4, 2]
     assert looks(history, runs, 1.0, ["x"])["x"].tolist() == [5, 3]
 
 
 def test_a_group_left_out_has_no_part_in_its_threshold() -> None:
-    """The third target's signal is ten times as large: a threshold from the others accuses all of its runs."""
+    """The third target's signal is ten times as large: a threshold from the others accuses all its runs."""
     rng = np.random.default_rng(0)
     target = np.repeat(["a", "b", "c"], 40)
     kept = rng.uniform(20, 100, 120)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ def _watch(pixels: torch.Tensor, out: Path, clip: Clip | None = None, **more: An
         )
 
     return make
+
+
+def _other(watch: trainings.Watch, model: Any, _trained: Any) -> Any:
+    """Watch another object than the one whose weights are trained."""
+    return watch(model)
 
 
 def _dropout(model: Any) -> Any:
@@ -93,8 +99,8 @@ def test_an_averaged_model_is_watched_and_averages_the_same(
         average = torch.optim.swa_utils.AveragedModel(model)
         monitor = trainings.train(
             model,
-            (lambda _, a=average, w=watch: w(a)) if watch else None,
-            after_step=lambda a=average, m=model: a.update_parameters(m),
+            None if watch is None else partial(_other, watch, average),
+            after_step=partial(average.update_parameters, model),
         )
         digests.append(trainings.digest(average))
         if monitor:
@@ -139,7 +145,7 @@ def test_compiled_modules_are_run_as_written_and_not_compiled_anew(
             found: torch.Tensor = whole.get_image_features(pixel_values=images).pooler_output.square().mean()
             return found
 
-        trainings.train(model, (lambda _, w=watch, m=whole: w(m)) if watch else None, loss=loss, rate=1e-3)
+        trainings.train(model, None if watch is None else partial(_other, watch, whole), loss=loss, rate=1e-3)
         counts.append(len(compiled))
         digests.append(trainings.digest(model))
     torch._dynamo.reset()
@@ -156,7 +162,7 @@ def test_wrapping_after_the_monitor_was_made_is_found(
     model = tiny()
     base = copy.deepcopy(model).eval()
     monitor = DriftMonitor(model, pixels, every=1, out=tmp_path / "d", on_error="raise", budget=None)
-    adapted = torch.compile(_lora(model), backend="eager")
+    adapted: Any = torch.compile(_lora(model), backend="eager")
     row = monitor.measure()
     found = compare(base, adapted, pixels, flow=False, spectrum=False, shown=0).measures
     for name in ("cka", "embedding_drift", "weight_drift", "weight_drift_q", "cka_embedding"):

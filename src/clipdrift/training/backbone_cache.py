@@ -36,6 +36,7 @@ _ABOVE = frozenset(
         "analysis",
         "cli",
         "comparison",
+        "decision",
         "figures",
         "integrations",
         "monitoring",
@@ -45,6 +46,7 @@ _ABOVE = frozenset(
         "replication",
         "reporting",
         "study",
+        "testing",
     )
 )
 """Rooms that training never imports: no kept result depends on them. All else in the package counts."""
