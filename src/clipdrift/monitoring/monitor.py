@@ -14,12 +14,12 @@ from torch import nn
 from clipdrift.comparison.compare import TransferLike
 from clipdrift.comparison.images import ImagesLike
 from clipdrift.comparison.models import ModelLike
-from clipdrift.errors import ClipdriftError, named_line, one_line
+from clipdrift.errors import ClipdriftError, one_line
 from clipdrift.model.clip import Clip
 from clipdrift.monitoring import log
 from clipdrift.monitoring.backbone import BackboneSide, store
 from clipdrift.monitoring.cadence import Cadence, Every
-from clipdrift.monitoring.errors import MonitorError
+from clipdrift.monitoring.checks import FORMAT, check_options, check_state, why
 from clipdrift.monitoring.examining import Examined, Row, examine
 from clipdrift.monitoring.keeping import GOOD, keep_state
 from clipdrift.monitoring.live import check_usable, clip_in, generators_kept, is_sharded, readable, view_of
@@ -38,7 +38,6 @@ ANOTHER = 1.0
 trained apart are some 1.4 from each other."""
 
 _LOGGER = logging.getLogger("clipdrift.monitor")
-_FORMAT = 1
 
 
 class DriftMonitor:
@@ -60,6 +59,7 @@ class DriftMonitor:
         rows: what was measured, one dictionary of numbers each.
         should_stop: whether a rule has asked the training to stop; the same in every process.
         steps: optimiser steps so far.
+        measured: steps at the last measurement, also where that failed.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class DriftMonitor:
                 one number, as early stopping does; :class:`Watch`.
             prefix: before every key that ``logger`` is told.
             logger: told the numbers and the step after every measurement, such as ``wandb.log``.
-            optimizer, scheduler: whose rates ``reduce_rate_when`` changes.
+            optimizer, scheduler: whose rates ``reduce_rate_when`` changes; ``later``: see :meth:`attach`.
             budget: largest share of the training's time that measuring may take, else it is done less often.
             flow: rollout and patch entropy too, which need whole attention maps.
             batch_size: images per forward pass; no number depends on it.
@@ -137,8 +137,9 @@ class DriftMonitor:
         self.rows: list[Row] = []
         self.said: list[str] = []
         self.steps = 0
+        self.measured: int | None = None
         self.should_stop = False
-        self._check(monitor)
+        check_options(on_error, self.rules, optimizer, monitor)
         with generators_kept():
             self._inner = clip_in(model.model if isinstance(model, Clip) else model)
             check_usable(self._inner)
@@ -177,17 +178,6 @@ class DriftMonitor:
                 )
             )
 
-    def _check(self, monitor: str | None) -> None:
-        if self.on_error not in ("warn", "raise"):
-            raise MonitorError(f"on_error = {self.on_error!r}: warn or raise")
-        if self.rules.reduce_rate_when and self.optimizer is None:
-            raise MonitorError("reduce_rate_when changes an optimiser's rates: say optimizer= too")
-        if monitor is not None and monitor.partition("/")[0] not in log.HEADS:
-            raise MonitorError(
-                f"monitor = {monitor!r}: the key of a row, as in drift/cka, measure/entropy or "
-                "retention/cifar100"
-            )
-
     def _open(self, asked: Asked) -> None:
         """Open the images and have the backbone's side: from ``out``, or read now."""
         with readable(self._inner, here=self._processes.first) as plain:
@@ -223,28 +213,35 @@ class DriftMonitor:
         self._act()
         return self._measure() if self._cadence.due(self.steps) else None
 
-    def measure(self) -> Row | None:
+    def measure(self, *, note: bool = True) -> Row | None:
         """Measure now, whatever the cadence; in a sharded training in every process.
+
+        Args:
+            note: whether it is one of the training's measurements: logged, judged, its state kept if good.
 
         Returns:
             One number by key, and ``said``; None in other processes than the first, and where it failed.
         """
-        return self._measure()
+        return self._measure(note)
 
-    def _measure(self) -> Row | None:
+    def _measure(self, note: bool = True) -> Row | None:
         began = time.perf_counter()
         between = began - self._ended
+        if is_sharded(self._inner):  # every process helps, so no clock may make their steps differ
+            self._cadence.budget = None
         row = None
         try:
             with readable(self._inner, here=self._processes.first) as plain:
                 if plain is not None and self._processes.first:
-                    row = self._row(plain)
+                    row = self._row(plain, note)
         except Exception as error:
             if self.on_error == "raise":
                 raise
-            why = _why(error)
-            self._once(f"measuring: {why}", f"not measured ({why}); the training goes on")
-        took = time.perf_counter() - began
+            reason = why(error)
+            self._once(f"measuring: {reason}", f"not measured ({reason}); the training goes on")
+        if not note:
+            return row
+        self.measured, took = self.steps, time.perf_counter() - began
         if row is not None:
             row["seconds"] = round(took, 3)
             self._note(row)
@@ -253,13 +250,15 @@ class DriftMonitor:
             self._say(Said("note", said))
         return row
 
-    def _row(self, plain: nn.Module) -> Row:
+    def _row(self, plain: nn.Module, note: bool) -> Row:
         assert self._side is not None
         assert self._given is not None
         live = view_of(plain, self._projection)
         clip = None if self._clip is None else bound(self._clip, plain)
         row: Row = {"step": self.steps, "time": round(time.time(), 1)}
         row |= examine(live, clip, self._given, self._side)
+        if not note:
+            return row
         if not self.rows and row["drift/weight_drift"] > ANOTHER:
             text = (
                 f"the weights differ from the backbone's in {self.out} by more than their own size "
@@ -314,7 +313,7 @@ class DriftMonitor:
             except Exception as error:
                 if self.on_error == "raise":
                     raise
-                self._once("logger", f"the logger failed ({_why(error)}); the training goes on")
+                self._once("logger", f"the logger failed ({why(error)}); the training goes on")
 
     def _begin(self) -> None:
         """Before the first row: an older log is moved aside, or cut where this training goes on."""
@@ -338,7 +337,7 @@ class DriftMonitor:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs: steps, cadence, patience, best value; plain data, for JSON too."""
         return {
-            "format": _FORMAT,
+            "format": FORMAT,
             "steps": self.steps,
             "should_stop": self.should_stop,
             "cadence": self._cadence.state(),
@@ -353,19 +352,25 @@ class DriftMonitor:
         Raises:
             MonitorError: a state of something else.
         """
-        if state.get("format") != _FORMAT:
-            raise MonitorError(
-                f"a monitor's state of format {state.get('format')!r}; this release reads {_FORMAT}"
-            )
-        if self._side is not None and state["backbone"] not in (None, self._side.images):
-            raise MonitorError("the state is of a monitor with other images")
+        check_state(state, None if self._side is None else self._side.images)
         self.steps = self._resumed = int(state["steps"])
+        self._begun, self.measured = False, None
         self.should_stop = bool(state["should_stop"])
         self._cadence.load(state["cadence"])
         self._ruling.load(state["ruling"])
         self._pending = [dict(one) for one in state["pending"]]
         if self._processes.first and (self.out / log.LOG).is_file():
             self.rows = [row for row in log.read(self.out)[0] if row["step"] <= self.steps]
+
+    def attach(self, model: nn.Module | None = None, optimizer: Any = None, scheduler: Any = None) -> None:
+        """Name what the training has made since: what holds the model now, its optimiser and schedule.
+
+        Raises:
+            MonitorError, UnsupportedModelError: no model in it, several, or none that can be read.
+        """
+        self._inner = self._inner if model is None else clip_in(model)
+        self.optimizer = self.optimizer if optimizer is None else optimizer
+        self.scheduler = self.scheduler if scheduler is None else scheduler
 
     def report(self) -> Path | None:
         """Write ``out/index.html``: curves, blocks over steps, what the rules said. None elsewhere."""
@@ -393,7 +398,3 @@ class DriftMonitor:
     def _unwritable(self, error: Exception) -> None:
         self._writable = False
         self._once("disk", f"{self.out} cannot be written ({one_line(error)}); nothing is kept there")
-
-
-def _why(error: BaseException) -> str:
-    return one_line(error) if isinstance(error, ClipdriftError) else named_line(error)

@@ -21,8 +21,9 @@ def multiply_rates(optimizer: Any, scheduler: Any, factor: float) -> None:
             elif name in group:
                 group[name] *= factor
     for one in _schedules(scheduler):
-        if hasattr(one, "base_lrs"):
-            one.base_lrs = [rate * factor for rate in one.base_lrs]
+        for name in ("base_lrs", "_last_lr"):  # the latter is what a schedule says when it is asked
+            if hasattr(one, name):
+                setattr(one, name, [rate * factor for rate in getattr(one, name)])
 
 
 def _schedules(scheduler: Any) -> list[Any]:
