@@ -1,7 +1,7 @@
 """How many unlabelled images a monitor needs: the spread of each measure over draws of n images.
 
 A small CLIP fine-tuned by a few steps is read on the images of a folder once; then n of them are drawn
-again and again. ``python benchmarks/probe_images.py FOLDER`` with a folder of photographs, such as land-use-7/train.
+again and again. ``python benchmarks/probe_images.py FOLDER``, of photographs, such as land-use-7/train.
 """
 
 from __future__ import annotations
