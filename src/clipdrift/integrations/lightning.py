@@ -18,9 +18,9 @@ from clipdrift.monitoring.backbone import FOLDER
 from clipdrift.monitoring.monitor import DriftMonitor
 
 try:
-    from lightning.pytorch import Callback, LightningModule
+    from lightning.pytorch import Callback
 except ImportError:  # the same under its older name
-    from pytorch_lightning import Callback, LightningModule
+    from pytorch_lightning import Callback
 
 
 class DriftCallback(Callback):  # type: ignore[misc]
@@ -175,4 +175,6 @@ def _followed(trainer: Any) -> set[str]:
 
 
 def _makes_its_model_later(module: Any) -> bool:
-    return type(module).configure_model is not LightningModule.configure_model
+    """Whether it has a ``configure_model`` of its own, of either library's modules."""
+    home: str = type(module).configure_model.__module__
+    return home.partition(".")[0] not in ("lightning", "pytorch_lightning")
