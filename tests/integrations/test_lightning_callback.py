@@ -17,7 +17,9 @@ from small_trainings import probe, same, weights_of
 import clipdrift
 from clipdrift.integrations.lightning import DriftCallback
 from clipdrift.model.clip import Clip
+from clipdrift.model.weights import effective_weights
 from clipdrift.monitoring import log
+from clipdrift.monitoring.backbone import restore, same_weights
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
@@ -135,13 +137,29 @@ def test_a_resumed_training_goes_on(tiny_clip: Clip, tmp_path: Path) -> None:
 def test_a_checkpoint_from_before_the_callback(tiny_clip: Clip, tmp_path: Path) -> None:
     """The backbone is the module as it was made, not the checkpoint's."""
     fresh = copy.deepcopy(tiny_clip.model)
+    wanted = {name: weight.clone() for name, weight in effective_weights(fresh).items()}
     trainer = trainer_of(tmp_path, max_epochs=1)
-    trainer.fit(Tuned(tiny_clip.model, 1e-2), loader(tiny_clip))
+    trainer.fit(Tuned(tiny_clip.model), loader(tiny_clip))
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     callback = callback_of()
-    trainer_of(tmp_path, callback).fit(Tuned(fresh, 1e-9), loader(tiny_clip), ckpt_path=tmp_path / "one.ckpt")
+    trainer_of(tmp_path, callback).fit(Tuned(fresh), loader(tiny_clip), ckpt_path=tmp_path / "one.ckpt")
     assert steps(callback) == [5, 7, 8]
-    assert callback.monitor.rows[0]["drift/embedding_drift"] > 1e-6
+    assert same_weights(restore(tmp_path / "drift").weights, wanted)
+
+
+def test_a_model_that_is_made_later(tiny_clip: Clip, tmp_path: Path) -> None:
+    """Where ``configure_model`` makes it, there is none before."""
+
+    class Later(Tuned):
+        def __init__(self) -> None:
+            super().__init__(torch.nn.Identity())
+
+        def configure_model(self) -> None:
+            self.model = tiny_clip.model.train()
+
+    callback = callback_of(every=4)
+    trainer_of(tmp_path, callback, max_epochs=1).fit(Later(), loader(tiny_clip))
+    assert callback.monitor.rows[-1]["drift/embedding_drift"] > 0
 
 
 def test_rates_are_reduced(tiny_clip: Clip, tmp_path: Path) -> None:

@@ -68,9 +68,11 @@ class DriftCallback(Callback):  # type: ignore[misc]
         return str(self._generate_state_key(name=self.name))
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        place = self._place(trainer)
-        if stage == "fit" and trainer.ckpt_path is not None and not (place / FOLDER).is_dir():
-            self._open(trainer, pl_module)  # as later its weights are those of the checkpoint
+        """Read the backbone if a checkpoint may be loaded over it before :meth:`on_fit_start`."""
+        late = trainer.strategy.restore_checkpoint_after_setup or _makes_its_model_later(pl_module)
+        if stage == "fit" and not late and not (self._place(trainer) / FOLDER).is_dir():
+            pl_module.to(trainer.strategy.root_device)  # as the strategy does a moment later
+            self._open(trainer, pl_module)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         self._open(trainer, pl_module)
@@ -170,3 +172,9 @@ class DriftCallback(Callback):  # type: ignore[misc]
 def _followed(trainer: Any) -> set[str]:
     """Keys of a monitor's that checkpoints or early stopping follow."""
     return {one.monitor for one in trainer.callbacks if is_key(getattr(one, "monitor", None))}
+
+
+def _makes_its_model_later(module: Any) -> bool:
+    """Whether it has a ``configure_model`` of its own, of either library's modules."""
+    home: str = type(module).configure_model.__module__
+    return home.partition(".")[0] not in ("lightning", "pytorch_lightning")
