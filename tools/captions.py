@@ -51,8 +51,8 @@ SIGNALS = {
 def read(evidence: Path = EVIDENCE) -> tuple[pd.DataFrame, int]:
     """One row per finished run, and how many are planned.
 
-    Runs on captions at their last epoch, but recall, which is tested once, at the chosen one; those with a head
-    at the chosen epoch, as their accuracy is tested there alone.
+    Runs on captions at their last epoch, but recall, which is tested once, at the chosen one; those with a
+    head at the chosen epoch, as their accuracy is tested there alone.
     """
     with tempfile.TemporaryDirectory() as place:
         study = Path(place) / "captions"
@@ -162,8 +162,10 @@ def equal(rows: pd.DataFrame, within: float = 5.0) -> Iterator[str]:
     if head.empty:
         yield "No run with a head is finished."
         return
-    yield f"The head's cells lie between {head[GAINED].min():.1f} and {head[GAINED].max():.1f} % on the aerial "
-    yield f"images, those on captions between {others[GAINED].min():.1f} and {others[GAINED].max():.1f} %.\n"
+    yield f"The head's cells lie between {head[GAINED].min():.1f} and {head[GAINED].max():.1f} % on the"
+    low, high = others[GAINED].min(), others[GAINED].max()
+    yield f"aerial images, those on captions between {low:.1f} and {high:.1f} %."
+    yield f"Those within {within:.0f} points of each other:\n"
     pairs = []
     for _, cell in others.iterrows():
         near = head.loc[(head[GAINED] - cell[GAINED]).abs().idxmin()]
