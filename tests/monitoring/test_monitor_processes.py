@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
+import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+import two_processes
 from transformers import CLIPModel
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-
-
 Found = dict[str, list[dict[str, Any]]]
+
+
+def _child(rank: int, place: Path, kinds: list[str]) -> None:
+    status = 1
+    try:
+        warnings.simplefilter("ignore")
+        two_processes.main(rank, 2, place, kinds)
+        status = 0
+    except BaseException:
+        traceback.print_exc(file=sys.__stderr__)
+    finally:
+        os._exit(status)
 
 
 @pytest.fixture(scope="module")
@@ -25,32 +36,21 @@ def found(tiny_clip_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """What two processes say of all kinds of training, one after the other: first and second."""
     place, kinds = tmp_path_factory.mktemp("processes"), ["ddp", "fsdp", "ddp-uneven"]
     shutil.copytree(tiny_clip_dir, place / "model")
-    path = os.pathsep.join([str(ROOT / "src"), str(HERE), os.environ.get("PYTHONPATH", "")])
-    running = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-W",
-                "ignore",
-                str(HERE / "two_processes.py"),
-                str(rank),
-                "2",
-                str(place),
-                *kinds,
-            ],
-            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=250)[1] for process in running]
-    finally:
+    # forked, as importing everything again takes longer than all of it
+    context = multiprocessing.get_context("fork")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of forking a process that has threads
+        running = [context.Process(target=_child, args=(rank, place, kinds)) for rank in range(2)]
         for process in running:
-            process.kill()
-    assert [process.returncode for process in running] == [0, 0], said
+            process.start()
+    for process in running:
+        process.join(200)
+    hanging = [process for process in running if process.is_alive()]
+    for process in hanging:
+        process.kill()
+        process.join()
+    assert not hanging, "one process waits for the other"
+    assert [process.exitcode for process in running] == [0, 0]
     return place, {
         kind: [json.loads((place / f"{kind}-{rank}.json").read_text()) for rank in range(2)] for kind in kinds
     }

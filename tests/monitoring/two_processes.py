@@ -1,10 +1,9 @@
-"""Trainings of several processes, started by tests: python two_processes.py RANK WORLD FOLDER KIND ..."""
+"""Trainings of several processes, each of which calls :func:`main`."""
 
 from __future__ import annotations
 
 import json
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,3 @@ def _train(kind: str, rank: int, place: Path) -> dict[str, Any]:
         "rows": len(monitor.rows),
         "drift": [row["drift/weight_drift"] for row in monitor.rows],
     }
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
