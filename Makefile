@@ -91,6 +91,7 @@ bench: $(READY)  # ratios, measured side by side in one run
 	$(BIN)/python benchmarks/shared.py
 	$(BIN)/python benchmarks/records.py
 	$(BIN)/python benchmarks/captions_read.py
+	$(BIN)/python benchmarks/monitor.py
 
 docs: $(READY)  # write the reference pages from the code
 	$(BIN)/python tools/reference.py

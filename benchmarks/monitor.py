@@ -16,7 +16,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from clipdrift.monitoring.monitor import DriftMonitor
 
-BATCH, STEPS, EVERY, IMAGES, MEASURED = 64, 4, 200, 200, 3
+BATCH, STEPS, EVERY, IMAGES, MEASURED = 32, 2, 200, 200, 3
 
 
 def main() -> None:
