@@ -70,6 +70,11 @@ def test_a_condition_is_said_when_it_begins_and_again_after_it_was_over() -> Non
     assert said == [[], [], [], [], ["warning"], [], [], [], ["warning"]]
 
 
+def test_what_holds_since_the_warm_up_counts_from_its_end() -> None:
+    ruling = Ruling(Rules(stop_when="cka < 0.9", patience=2, warm_up=3), None)
+    assert [ruling.judge(_row(), step).stop for step in range(1, 7)] == [0, 0, 0, 1, 0, 0]
+
+
 def test_words_name_number_threshold_and_source() -> None:
     rules = Rules(stop_when="retention < 90", source="our own tests")
     outcome = Ruling(rules, None).judge(_row(), 1)

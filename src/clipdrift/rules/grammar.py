@@ -122,7 +122,10 @@ class Rule:
     def __str__(self) -> str:
         shown = f"|{self.measure}|" if self.magnitude else self.measure
         percent = " %" if self.unit == "%" else ""
-        return f"{shown} {self.op} {self.threshold:.10g}{percent}"
+        number = f"{self.threshold:.10g}"
+        if float(number) != self.threshold:
+            number = repr(self.threshold)  # read again, it is the same rule
+        return f"{shown} {self.op} {number}{percent}"
 
 
 def parse_rule(text: str, severity: Severity = "error") -> Rule:

@@ -65,6 +65,11 @@ class Rules:
             source=_WHERE,
         )
 
+    @property
+    def demands(self) -> tuple[Rule, ...]:
+        """The bounds among ``keep_best_when``."""
+        return tuple(one for one in _conditions(self.keep_best_when) if isinstance(one, Rule))
+
     def described(self) -> dict[str, Any]:
         """All of it in plain words and numbers."""
         found: dict[str, Any] = {}
@@ -159,8 +164,8 @@ class Watch:
 class Ruling:
     """Applies rules to one row after the other, and remembers what patience needs."""
 
-    def __init__(self, rules: Rules, watch: Watch | None) -> None:
-        self.rules, self.watch = rules, watch
+    def __init__(self, rules: Rules, watch: Watch | None, stopping: str = "the training should stop") -> None:
+        self.rules, self.watch, self.stopping = rules, watch, stopping
         self.counts: dict[str, int] = {}
         self.best: float | None = None
         self.waited = 0
@@ -177,27 +182,30 @@ class Ruling:
         self._whole = whole
         warm = step >= self.rules.warm_up
         for number, one in enumerate(_conditions(self.rules.warn_when)):
-            if (text := self._begins(f"warn {number}", one, row, found)) and warm:
+            if text := self._begins(f"warn {number}", one, row, found, warm):
                 found.said.append(Said("warning", text))
         for number, one in enumerate(_conditions(self.rules.reduce_rate_when)):
-            if (text := self._begins(f"rate {number}", one, row, found)) and warm:
+            if text := self._begins(f"rate {number}", one, row, found, warm):
                 found.reduce = True
                 found.said.append(
                     Said("rate", f"{text}: the learning rate is multiplied by {self.rules.factor:g}")
                 )
         for number, one in enumerate(_conditions(self.rules.stop_when)):
-            if (text := self._begins(f"stop {number}", one, row, found)) and warm:
+            if text := self._begins(f"stop {number}", one, row, found, warm):
                 found.stop = True
-                found.said.append(Said("stop", f"{text}: the training should stop"))
+                found.said.append(Said("stop", f"{text}: {self.stopping}"))
         found.good = all(self._met(one, row, found) for one in _conditions(self.rules.keep_best_when))
         if self.watch is not None:
             self._followed(self.watch, row, found, warm)
         return found
 
-    def _begins(self, key: str, one: Any, row: Mapping[str, Any], found: Outcome) -> str | None:
-        """What to say if a condition has now held as often as patience asks, and had not before."""
-        if isinstance(one, Rule) and not self._measured(one, row, found):
-            return None  # says nothing for or against: what was counted before stays
+    def _begins(self, key: str, one: Any, row: Mapping[str, Any], found: Outcome, warm: bool) -> str | None:
+        """What to say if a condition has now held as often as patience asks, and had not before.
+
+        Nothing is counted in the warm-up, so that what begins in it is said after it.
+        """
+        if (isinstance(one, Rule) and not self._measured(one, row, found)) or not warm:
+            return None  # what was counted before stays
         text = self._holds(one, row)
         self.counts[key] = self.counts.get(key, 0) + 1 if text else 0
         return text if text and self.counts[key] == self.rules.patience else None
