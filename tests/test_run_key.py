@@ -26,6 +26,9 @@ UNCHANGED = [
     ["optim.learning_rate=0.00001"],
     ["method=full_ft"],
     ["data.target=eurosat", "seed=42"],
+    ["rules.warn_when=cka < 0.9"],
+    ["rules.warn_when=cka < 0.9", "rules.patience=2", "rules.warm_up=9", "rules.factor=0.1"],
+    ["rules.stop_when=[]", "rules.patience=1"],
 ]
 CHANGED = [
     ["optim.learning_rate=2e-5"],
@@ -109,6 +112,15 @@ CHANGED = [
     ["objective=contrastive", "data.probe_images=10"],
     ["objective=contrastive", "data.test_images=10"],
     ["data.transfer=[{name='coco', retrieval=true}]"],
+    ["rules.stop_when=cka < 0.9"],
+    ["rules.stop_when=['cka < 0.9', 'cka < 0.8']"],
+    ["rules.stop_when=cka < 0.9", "rules.patience=2"],
+    ["rules.stop_when=cka < 0.9", "rules.warm_up=9"],
+    ["rules.keep_best_when=cka < 0.9"],
+    ["rules.reduce_rate_when=cka < 0.9"],
+    ["rules.reduce_rate_when=cka < 0.9", "rules.factor=0.1"],
+    ["rules.reduce_rate_when=cka < 0.9", "rules.patience=2"],
+    ["rules.reduce_rate_when=cka < 0.9", "rules.warm_up=9"],
 ]
 
 
@@ -125,6 +137,15 @@ def test_machine_fields_do_not_enter_other_keys_either(overrides: list[str]) -> 
     assert made(*overrides, *others).key == made(*others).key
 
 
+@pytest.mark.parametrize("idle", ["rules.factor=0.1", "rules.warn_when=cka < 1"])
+def test_what_no_rule_uses_does_not_enter_the_key(idle: str) -> None:
+    """Also beside a rule that does: a factor is of the rates alone, a warning changes no number."""
+    stopping = ["rules.stop_when=cka < 0.9", "rules.patience=2"]
+    assert made(*stopping, idle).key == made(*stopping).key
+    keeping = ["rules.keep_best_when=cka > 0.9"]
+    assert made(*keeping, idle, "rules.patience=2", "rules.warm_up=9").key == made(*keeping).key
+
+
 def test_everything_that_changes_a_result_changes_the_key() -> None:
     """A key left out of it would give one run's result to another."""
     keys = [made(*overrides).key for overrides in [[], *CHANGED]]
@@ -135,7 +156,8 @@ def test_everything_that_changes_a_result_changes_the_key() -> None:
 def test_no_field_is_forgotten_here() -> None:
     """A new option must be put into one of the two lists above."""
     named = {text.partition("=")[0].strip() for overrides in [*UNCHANGED, *CHANGED] for text in overrides}
-    parts = {"optim.": RunConfig().optim, "evaluation.": RunConfig().evaluation, "data.": RunConfig().data}
+    own = RunConfig()
+    parts = {"optim.": own.optim, "evaluation.": own.evaluation, "data.": own.data, "rules.": own.rules}
     wanted = {prefix + name for prefix, part in parts.items() for name in type(part).model_fields}
     for kind, union in (("method", Method), ("penalty", Penalty), ("objective", Objective)):
         for options in get_args(get_args(union)[0]):

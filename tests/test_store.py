@@ -21,6 +21,7 @@ from clipdrift.runs.record import (
     Point,
     Record,
     RecordError,
+    Remark,
     Transfer,
     Values,
     environment,
@@ -85,7 +86,11 @@ def test_a_record_survives_its_file(record: Record, tmp_path: Path) -> None:
 
 def test_what_a_repetition_must_reproduce_holds_all_but_time_and_place(record: Record) -> None:
     """Nothing else may be left out of the comparison, or repeatability means little."""
-    assert set(Record.model_fields) - set(record.without_times()) == {"timings", "environment"}
+    remark = Remark(kind="stop", epoch=1, step=2, text="too far")
+    assert set(Record.model_fields) - set(record.without_times()) == {"timings", "environment", "remarks"}
+    ruled = record.model_copy(update={"remarks": (remark,)})
+    assert set(Record.model_fields) - set(ruled.without_times()) == {"timings", "environment"}
+    assert Record.model_validate_json(ruled.to_json()).stopped == remark
 
 
 @pytest.mark.parametrize("step", [37])

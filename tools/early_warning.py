@@ -20,7 +20,7 @@ from evidence import unpack
 from marked import between
 
 from clipdrift.analysis.warning import Warned, auc, judged, looks, warnings_of
-from clipdrift.monitoring.ruling import SEVERE_DRIFT, WARN_DRIFT
+from clipdrift.rules.ruling import SEVERE_DRIFT, WARN_DRIFT
 from clipdrift.study.frames import history_frame, records_in, runs_frame
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,6 +22,7 @@ from clipdrift.config import (
     ModelConfig,
     OptimConfig,
     PretrainConfig,
+    RulesConfig,
     RunConfig,
     methods,
     penalties,
@@ -43,6 +44,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     *((f"penalty = {name_of(options)}", options) for options in penalties.BUILT_IN),
     ("optim", OptimConfig),
     ("evaluation", EvaluationConfig),
+    ("rules", RulesConfig),
 )
 
 
@@ -54,7 +56,7 @@ def reference() -> str:
         "## Keys of a run",
         "In a TOML file, or as `--set section.key=value`. A string stands for a table with that `name`; one "
         "that starts with `/`, `./`, `../` or `~` is a path. Keys marked * name places or speed of one "
-        "machine and do not enter the run's key.",
+        "machine, or what is shown and said; they do not enter the run's key.",
     ]
     for title, model in SECTIONS:
         rows = list(_keys(model))

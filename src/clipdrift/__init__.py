@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from clipdrift.model.trace import Traced, trace
     from clipdrift.monitoring.frames import frame
     from clipdrift.monitoring.monitor import DriftMonitor
-    from clipdrift.monitoring.ruling import Rules
     from clipdrift.repair import Repaired
     from clipdrift.repair.interpolating import interpolate
     from clipdrift.repair.rewinding import rewind
     from clipdrift.repair.softening import soften
     from clipdrift.reporting import Report, report
+    from clipdrift.rules import Rules
     from clipdrift.runs.record import Record
     from clipdrift.study.engines.running import run_study
     from clipdrift.study.plan import Study, load_study
@@ -77,7 +77,7 @@ _HOMES = {
     "Record": "clipdrift.runs.record",
     "Repaired": "clipdrift.repair",
     "Report": "clipdrift.reporting",
-    "Rules": "clipdrift.monitoring.ruling",
+    "Rules": "clipdrift.rules",
     "RunConfig": "clipdrift.config",
     "Study": "clipdrift.study.plan",
     "Traced": "clipdrift.model.trace",

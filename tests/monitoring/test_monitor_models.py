@@ -25,7 +25,7 @@ from clipdrift.comparison.compare import compare
 from clipdrift.errors import ClipdriftError
 from clipdrift.model.clip import Clip
 from clipdrift.monitoring.monitor import DriftMonitor
-from clipdrift.monitoring.ruling import Rules
+from clipdrift.rules import Rules
 
 Tiny = Callable[[], Any]
 

@@ -17,7 +17,7 @@ from clipdrift.model.clip import Clip
 from clipdrift.monitoring import log
 from clipdrift.monitoring.errors import MonitorError
 from clipdrift.monitoring.monitor import DriftMonitor
-from clipdrift.monitoring.ruling import Rules
+from clipdrift.rules import Rules
 
 Tiny = Callable[[], Any]
 

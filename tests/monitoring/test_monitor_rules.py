@@ -17,8 +17,7 @@ from clipdrift.monitoring.cadence import Cadence
 from clipdrift.monitoring.errors import MonitorError
 from clipdrift.monitoring.monitor import DriftMonitor
 from clipdrift.monitoring.rates import multiply_rates
-from clipdrift.monitoring.ruling import Rules, Ruling, Watch, rule_name, values_for
-from clipdrift.rules import parse_rule
+from clipdrift.rules import Rules, Ruling, Watch, parse_rule, rule_name, shortfall, values_for, weakest
 
 Tiny = Callable[[], Any]
 
@@ -71,6 +70,11 @@ def test_a_condition_is_said_when_it_begins_and_again_after_it_was_over() -> Non
     assert said == [[], [], [], [], ["warning"], [], [], [], ["warning"]]
 
 
+def test_what_holds_since_the_warm_up_counts_from_its_end() -> None:
+    ruling = Ruling(Rules(stop_when="cka < 0.9", patience=2, warm_up=3), None)
+    assert [ruling.judge(_row(), step).stop for step in range(1, 7)] == [0, 0, 0, 1, 0, 0]
+
+
 def test_words_name_number_threshold_and_source() -> None:
     rules = Rules(stop_when="retention < 90", source="our own tests")
     outcome = Ruling(rules, None).judge(_row(), 1)
@@ -89,6 +93,48 @@ def test_a_function_is_a_condition_too_and_a_missing_number_judges_nothing() -> 
     assert sum("text_cka was not measured" in one.text for one in first.said) == 1  # said once
     assert second.said == []
     assert not first.good  # what was not measured is not good
+
+
+@pytest.mark.parametrize(
+    ("demand", "good"),
+    [
+        ("retention >= 50", True),
+        ("retention >= 90", False),  # only on one of two sets
+        ("cka/worst >= 0.7", True),
+        ("cka/worst >= 0.8", False),  # in block 1 alone
+        (["cka >= 0.8", "entropy >= 3"], False),
+    ],
+)
+def test_a_state_is_good_where_every_set_and_block_meets_the_demand(demand: Any, good: bool) -> None:
+    """An alarm counts where one of them is beyond its bound, a demand where none is."""
+    assert Ruling(Rules(keep_best_when=demand), None).judge(_row(), 1).good is good
+
+
+def test_patience_counts_measurements_of_its_own_number() -> None:
+    """Where retention is measured less often than the rest, looks without it are none."""
+    ruling = Ruling(Rules(stop_when="retention < 90", patience=2), None)
+    part = {key: value for key, value in _row().items() if not key.startswith("retention")}
+    rows = [(_row(), True), (part, False), (_row(), True)]
+    outcomes = [ruling.judge(row, step, whole) for step, (row, whole) in enumerate(rows)]
+    assert [one.stop for one in outcomes] == [False, False, True]
+    assert [one.kind for outcome in outcomes for one in outcome.said] == ["stop"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "missing", "key"),
+    [
+        ("retention >= 90", 30 / 90, "retention/b"),
+        ("cka/worst >= 0.8", 0.1 / 0.8, "drift/cka/block_2"),
+        ("|entropy_drift| <= 2", 0.5, "drift/entropy"),
+        ("entropy_drift >= 0", 3.0, "drift/entropy"),
+        ("cka >= 0.8", 0.0, "drift/cka"),
+        ("text_cka >= 0.8", float("inf"), None),
+    ],
+)
+def test_how_far_a_row_is_from_a_demand(rule: str, missing: float, key: str | None) -> None:
+    assert shortfall(parse_rule(rule), _row()) == pytest.approx(missing)
+    assert weakest(parse_rule(rule), _row()) == key
+    assert shortfall(parse_rule("cka > 0.8"), _row()) > 0  # on the threshold, which it has to pass
 
 
 def test_following_one_number_is_early_stopping_as_lightning_does_it() -> None:

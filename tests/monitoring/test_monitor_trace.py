@@ -16,7 +16,7 @@ from torch import nn
 
 from clipdrift.model.clip import Clip
 from clipdrift.monitoring.monitor import DriftMonitor
-from clipdrift.monitoring.ruling import Rules
+from clipdrift.rules import Rules
 
 Tiny = Callable[[], Any]
 

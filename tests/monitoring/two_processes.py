@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import CLIPModel
 
 from clipdrift.monitoring.monitor import DriftMonitor
-from clipdrift.monitoring.ruling import Rules
+from clipdrift.rules import Rules
 
 
 def main(rank: int, world: int, place: Path, kinds: list[str]) -> None:

@@ -37,6 +37,7 @@ from clipdrift.config.named import DataSet, ModelConfig
 from clipdrift.config.objectives import Classification, ContrastiveObjective, Objective
 from clipdrift.config.penalties import Apr, EntropyFloor, L2Sp, Ldifs, Penalty, ZeroShotKl
 from clipdrift.config.pretraining import PretrainConfig
+from clipdrift.config.rules import RulesConfig
 
 __all__ = [
     "Apr",
@@ -71,6 +72,7 @@ __all__ = [
     "PretrainConfig",
     "Projections",
     "RsLora",
+    "RulesConfig",
     "RunConfig",
     "ZeroShotKl",
     "legal_keys",

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 MACHINE: dict[str, Any] = {"machine": True}
-"""Marks fields that name places or speed on one machine, and so never change a result."""
+"""Marks fields that never change a result, as they name places or speed on one machine, or what is shown."""
 
 
 Towers = tuple[Literal["image", "text"], ...]

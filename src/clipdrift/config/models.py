@@ -10,13 +10,14 @@ import hashlib
 import json
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from clipdrift.config.base import MACHINE, Frozen
 from clipdrift.config.methods import FullFineTuning, LogitScale, Method
 from clipdrift.config.named import DataSet, ModelConfig
 from clipdrift.config.objectives import Classification, ContrastiveObjective, Objective, why_not_contrastive
 from clipdrift.config.penalties import Penalty, held
+from clipdrift.config.rules import RulesConfig
 
 SCHEMA = 1
 """Raised when the meaning of a key or a default changes; part of every run key."""
@@ -174,6 +175,7 @@ class RunConfig(Frozen):
     )
     optim: OptimConfig = OptimConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    rules: RulesConfig = RulesConfig()
     seed: int = Field(42, ge=0, description="Seed of the head, dropout, order and flips.")
 
     @model_validator(mode="before")
@@ -260,6 +262,14 @@ class RunConfig(Frozen):
             )
         return self
 
+    @model_serializer(mode="wrap")
+    def _as_ever(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the rules out where there are none: such runs are written as they were before any."""
+        data: dict[str, Any] = written(self)
+        if self.rules == RulesConfig():
+            data.pop("rules", None)
+        return data
+
     @property
     def key(self) -> str:
         """16 hex digits: the hash of everything that can change the result.
@@ -267,7 +277,8 @@ class RunConfig(Frozen):
         Keys at their default are left out, so that an option added later does not rename older runs;
         ``SCHEMA`` is part of it for the day that a default's meaning changes.
         """
-        content = {"schema": SCHEMA, **_result_keys(self)}
+        acting = self.model_copy(update={"rules": self.rules.acting()})
+        content = {"schema": SCHEMA, **_result_keys(acting)}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

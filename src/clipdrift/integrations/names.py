@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipdrift.monitoring import log
-from clipdrift.monitoring.ruling import Watch
+from clipdrift.rules import Watch
 
 _GROW_SMALLER = ("embedding_drift", "weight_drift", "zero_shot_kl")
 

@@ -8,7 +8,7 @@ from typing import Any
 from clipdrift.errors import ClipdriftError, named_line, one_line
 from clipdrift.monitoring import log
 from clipdrift.monitoring.errors import MonitorError
-from clipdrift.monitoring.ruling import Rules
+from clipdrift.rules import Rules
 
 FORMAT = 1
 """Of a monitor's state."""

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from clipdrift.monitoring import log
-from clipdrift.monitoring.ruling import already_compared, key_of
 from clipdrift.outcomes.columns import retention_of, zero_shot_of
-from clipdrift.rules import Rule, RuleError, parse_rule
+from clipdrift.rules import Rule, RuleError, already_compared, key_of, parse_rule
 
 GOOD, FACTS = "good", "clipdrift.json"
 """Folder of the last good state in a monitor's folder, and what it is."""

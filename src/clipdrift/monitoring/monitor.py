@@ -26,8 +26,8 @@ from clipdrift.monitoring.live import check_usable, clip_in, generators_kept, is
 from clipdrift.monitoring.opened import Asked, about, open_watched
 from clipdrift.monitoring.processes import Processes
 from clipdrift.monitoring.rates import multiply_rates
-from clipdrift.monitoring.ruling import Mode, Outcome, Rules, Ruling, Said, Watch
 from clipdrift.monitoring.surroundings import bound
+from clipdrift.rules import Mode, Outcome, Rules, Ruling, Said, Watch
 from clipdrift.runs.files import write_text
 from clipdrift.runs.reporter import Reporter, Silent
 from clipdrift.views import view

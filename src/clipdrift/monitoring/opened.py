@@ -21,8 +21,8 @@ from clipdrift.monitoring.examining import Examined, read_backbone
 from clipdrift.monitoring.lending import lender
 from clipdrift.monitoring.live import view_of
 from clipdrift.monitoring.opening import images_digest, open_images_for, open_sets, texts_of
-from clipdrift.monitoring.ruling import Rules
 from clipdrift.monitoring.surroundings import bound, clip_around
+from clipdrift.rules import Rules
 from clipdrift.runs.reporter import Reporter
 
 

@@ -16,11 +16,11 @@ from clipdrift.listing import MEASURES
 from clipdrift.monitoring.course import Condition, Course, column_of, read_course, value_of
 from clipdrift.monitoring.frames import settings
 from clipdrift.monitoring.log import LOG
-from clipdrift.monitoring.ruling import values_for
 from clipdrift.outcomes.columns import outcome
 from clipdrift.pages.study import Shown
 from clipdrift.pages.watched import MeasureLine, RowsTable, RuleLine, WatchedPage, write_watched_page
 from clipdrift.reporting.watched_words import cell, printed, sentences
+from clipdrift.rules import values_for, weakest
 
 PAGE = "index.html"
 MOST_ROWS = 300
@@ -126,11 +126,14 @@ def _rule(course: Course, one: Condition) -> RuleLine:
     word = _KINDS[one.kind]
     if one.rule is None:
         return RuleLine(word, one.text, None, "a function; only the training can ask it")
-    numbers = values_for(one.rule, _finite(course.last))
-    if not numbers:
+    last = _finite(course.last)
+    numbers = values_for(one.rule, last)
+    key = next((name for name, value in numbers.items() if one.rule.holds(value)), next(iter(numbers), None))
+    if one.kind == "keep_best_when":  # a demand on all sets and blocks, where the others are alarms by any
+        key = weakest(one.rule, last)
+    if key is None:
         return RuleLine(word, one.text, None, "not measured")
-    key = next((name for name, value in numbers.items() if one.rule.holds(value)), next(iter(numbers)))
-    return RuleLine(word, one.text, cell(course, -1, key), "yes" if one.rule.holds(numbers[key]) else "no")
+    return RuleLine(word, one.text, cell(course, -1, key), "yes" if one.rule.holds(last[key]) else "no")
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from clipdrift.config.base import Frozen
 from clipdrift.config.models import RunConfig
@@ -169,6 +169,17 @@ class Backbone(Frozen):
     retrieval: dict[str, Retrieval] = Field(default_factory=dict)
 
 
+class Remark(Frozen):
+    """Something that a run's rules said, and the look at which they did."""
+
+    kind: Literal["warning", "rate", "stop", "note"] = Field(
+        description="rate: multiplied by rules.factor from there on; stop: the training ended there."
+    )
+    epoch: int
+    step: int
+    text: str = Field(description="In plain words, with the number and the rule.")
+
+
 class Record(Frozen):
     """One run. ``status`` is ``done`` or ``diverged``; a run without a record is not finished."""
 
@@ -188,6 +199,22 @@ class Record(Frozen):
     last: Point | None = Field(None, description="The last epoch.")
     artefacts: dict[str, str] = Field({}, description="What was saved, relative to the run's folder.")
     timings: dict[str, float] = Field({}, description="Seconds by stage.")
+    remarks: tuple[Remark, ...] = Field(
+        (), description="What its rules said; absent where they said nothing."
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave remarks out where there are none: such records are written as they were before any."""
+        data: dict[str, Any] = written(self)
+        if not self.remarks:
+            data.pop("remarks", None)
+        return data
+
+    @property
+    def stopped(self) -> Remark | None:
+        """What ended the training early, and when; None where it went on to its last step."""
+        return next((remark for remark in self.remarks if remark.kind == "stop"), None)
 
     def chance_p(self, transfer: str) -> float | None:
         """P-value that the backbone's zero-shot accuracy on a set is above chance; None where unknown."""

@@ -15,6 +15,7 @@ from pydantic_core import from_json
 from clipdrift.config import methods, penalties
 from clipdrift.config.base import MethodOptions, ObjectiveOptions, PenaltyOptions, name_of
 from clipdrift.config.objectives import OBJECTIVES
+from clipdrift.config.rules import RulesConfig
 from clipdrift.outcomes.chance import accuracy_p, measurable
 from clipdrift.outcomes.columns import chance_p_of, outcome, retention_of, zero_shot_of
 from clipdrift.runs.layout import RECORD
@@ -113,7 +114,7 @@ def _run_row(record: RecordDict, label: str) -> RowDict:
         "tuned_blocks": method.get("blocks"),
         "penalty": "+".join(p["name"] for p in losses) or None,
         "penalty_weight": losses[0].get("weight") if losses else None,
-        "other_options": _other_options(method, losses, config.get("objective")),
+        "other_options": _other_options(method, losses, config.get("objective"), config.get("rules")),
         "weight_decay": optim["weight_decay"],
         "epochs": optim["epochs"],
         "batch_size": optim["batch_size"],
@@ -147,7 +148,10 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def _other_options(
-    method: Mapping[str, Any], losses: Sequence[Mapping[str, Any]], objective: Mapping[str, Any] | None
+    method: Mapping[str, Any],
+    losses: Sequence[Mapping[str, Any]],
+    objective: Mapping[str, Any] | None,
+    rules: Mapping[str, Any] | None,
 ) -> str | None:
     """Options that have no column and are not at their default, as ``alpha=4, apr.blocks=[1]``.
 
@@ -160,7 +164,19 @@ def _other_options(
     if objective is not None and objective["name"] != "classification":  # absent in older records
         own = frozenset(("name",))
         found += [objective["name"], *(f"{name}={value}" for name, value in _unusual(objective, own))]
+    if rules is not None:  # absent where a run has none
+        found += _acting(RulesConfig.model_validate(rules))
     return ", ".join(found) or None
+
+
+def _acting(rules: RulesConfig) -> list[str]:
+    """Rules that change a result, and their options that are not at their default."""
+    usual = RulesConfig()
+    return [
+        f"{name}={' and '.join(value) if isinstance(value, tuple) else value}"
+        for name, value in rules.acting()
+        if value != getattr(usual, name)
+    ]
 
 
 def _unusual(part: Mapping[str, Any], own: frozenset[str]) -> Iterator[tuple[str, Any]]:

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from clipdrift.config import ConfigError, RunConfig, legal_keys, parse_config, put, read_toml, read_value
 from clipdrift.config.base import Frozen
+from clipdrift.rules.run_rules import resolve_rules
 
 Question = Literal[
     "rate",
@@ -218,7 +219,7 @@ def _cell_runs(
             for key, value in changes:
                 data = put(data, key, value, f"--set {key}")
             try:
-                config = parse_config(data, RunConfig)
+                config = resolve_rules(parse_config(data, RunConfig))
             except ConfigError as error:
                 raise ConfigError(f"{where} with {_shown(chosen, cell) or 'no axes'}: {error}") from None
             label = ", ".join(part for part in (cell.label, _shown(chosen, cell)) if part) or plan.name

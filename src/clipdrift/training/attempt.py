@@ -21,7 +21,7 @@ from clipdrift.outcomes.chance import chance_note
 from clipdrift.runs.files import replace_folder, storage
 from clipdrift.runs.layout import CHECKPOINT, HEAD, MANIFEST, MAPS, WEIGHTS
 from clipdrift.runs.manifest import write_manifest
-from clipdrift.runs.record import Backbone, DataFacts, Point, Record, environment
+from clipdrift.runs.record import Backbone, DataFacts, Point, Record, Remark, environment
 from clipdrift.runs.reporter import Reporter
 from clipdrift.runs.signals import Stops
 from clipdrift.runs.store import RunFolder
@@ -31,6 +31,7 @@ from clipdrift.training.checkpoint import CheckpointError
 from clipdrift.training.choice import score
 from clipdrift.training.course import CheckpointSchedule, CheckpointWriter, Course
 from clipdrift.training.fitting import fit
+from clipdrift.training.judging import Judge, remark_at
 from clipdrift.training.loop import Diverged
 from clipdrift.training.memory import out_of_memory_guard
 from clipdrift.training.observer import RunObserver
@@ -64,6 +65,7 @@ def attempt(config: RunConfig, job: AttemptOptions) -> Record:
     with clock("prepare"):
         inputs = prepare(config, job.cache, job.device, reporter)
     course = _course(config, job)
+    judge = Judge.of(config, inputs.clip.blocks, course, reporter)
     with clock("backbone"), out_of_memory_guard(config, job.device, "measuring"):
         reporter.stage("measuring the backbone")
         observer = RunObserver.of(inputs, config)
@@ -77,16 +79,18 @@ def attempt(config: RunConfig, job: AttemptOptions) -> Record:
     best: Point | None = None
     last: Point | None = None
     artefacts: dict[str, str] = {}
+    remarks: list[Remark] = []
     keeper = CheckpointWriter(folder.path / CHECKPOINT, course, job.schedule, job.asked)
     try:
         with clock("train", course.seconds):
-            fit(inputs, config, adapted, observer, penalties, keeper, folder, reporter)
+            fit(inputs, config, adapted, observer, penalties, judge, keeper, folder, reporter)
     except (Diverged, MeasureError) as error:  # the backbone could be measured: training broke the model
         status, reason = "diverged", str(error)
     else:
         with clock("final"), out_of_memory_guard(config, job.device, "measuring"):
             reporter.stage("testing the last and the chosen epoch")
-            best, last = _test(config, adapted, observer, course, reporter)
+            best, last, chosen = _test(config, adapted, observer, judge)
+            remarks += chosen
         with clock("save"):
             if job.save:
                 reporter.stage("saving")
@@ -110,6 +114,7 @@ def attempt(config: RunConfig, job: AttemptOptions) -> Record:
         last=last,
         artefacts=artefacts,
         timings=clock.seconds,
+        remarks=(*course.remarks, *remarks),
     )
     folder.finish(record, job.keep_checkpoint)
     return record
@@ -149,23 +154,29 @@ def _course(config: RunConfig, job: AttemptOptions) -> Course:
 
 
 def _test(
-    config: RunConfig, adapted: Adapted, observer: RunObserver, course: Course, reporter: Reporter
-) -> tuple[Point, Point]:
-    """The chosen and the last epoch, tested; the model is then that of the chosen one."""
-    history = course.history
-    rule = config.evaluation
-    chosen = max((p for p in history if p.ends_epoch), key=lambda p: (score(p, rule), -p.epoch))
-    if score(chosen, rule) < 0:
-        reporter.warn(
-            f"no epoch keeps {rule.least_retention:g} % on every transfer set; the one that keeps most is "
-            "taken"
-        )
+    config: RunConfig, adapted: Adapted, observer: RunObserver, judge: Judge
+) -> tuple[Point, Point, list[Remark]]:
+    """The chosen and the last epoch, tested, and what is to be said of the choice; the model is then that of
+    the chosen one."""
+    course, demands = judge.course, judge.demands
+    history, rule, remarks = course.history, config.evaluation, []
+    chosen = max((p for p in history if p.ends_epoch), key=lambda p: (score(p, rule, demands), -p.epoch))
+    if score(chosen, rule, demands) < 0:
+        if demands:
+            wanted = "; ".join(map(str, demands))
+            enough = "" if rule.least_retention is None else " and evaluation.least_retention"
+            text = f"no epoch meets keep_best_when ({wanted}){enough}; the one that comes closest is taken"
+            remarks.append(remark_at(chosen, "note", text))
+        else:
+            least = f"{rule.least_retention:g} %"
+            text = f"no epoch keeps {least} on every transfer set; the one that keeps most is taken"
+        judge.reporter.warn(text)
     last = observer.final(adapted, history[-1])
     best = last
     if chosen.epoch != last.epoch:
         adapted.restore(course.snapshot)
         best = observer.final(adapted, chosen)
-    return observer.tested(adapted, best), last
+    return observer.tested(adapted, best), last, remarks
 
 
 def _save(adapted: Adapted, folder: RunFolder) -> dict[str, str]:

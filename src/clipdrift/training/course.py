@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from clipdrift.errors import Interrupted
-from clipdrift.runs.record import Point
+from clipdrift.runs.record import Point, Remark
 from clipdrift.runs.signals import Stops
 from clipdrift.training.checkpoint import CheckpointError, load_state, save_state
 from clipdrift.training.progress import Progress
@@ -50,6 +50,8 @@ class Course:
         best: score of the best epoch so far.
         snapshot: the weights at the end of that epoch.
         seconds: spent on training by earlier tries.
+        ruling: what the run's rules have counted; None before they were asked.
+        remarks: what they have said.
     """
 
     key: str
@@ -59,6 +61,8 @@ class Course:
     best: float = -math.inf
     snapshot: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
+    ruling: dict[str, Any] | None = None
+    remarks: list[Remark] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
         """Return everything as tensors and plain values."""
@@ -71,6 +75,8 @@ class Course:
             "best": self.best,
             "snapshot": self.snapshot,
             "seconds": self.seconds,
+            "ruling": self.ruling,
+            "remarks": [remark.model_dump_json() for remark in self.remarks],
         }
 
     @classmethod
@@ -93,6 +99,8 @@ class Course:
             best=state["best"],
             snapshot=state["snapshot"],
             seconds=state["seconds"],
+            ruling=state.get("ruling"),  # absent in checkpoints older than rules
+            remarks=[Remark.model_validate_json(line) for line in state.get("remarks", ())],
         )
 
 

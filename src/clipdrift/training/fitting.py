@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -15,6 +16,7 @@ from clipdrift.runs.reporter import Reporter
 from clipdrift.runs.store import RunFolder
 from clipdrift.training.choice import score
 from clipdrift.training.course import CheckpointWriter
+from clipdrift.training.judging import Judge
 from clipdrift.training.loop import train_model
 from clipdrift.training.memory import out_of_memory_guard
 from clipdrift.training.observer import RunObserver, prove_trained
@@ -29,6 +31,7 @@ def fit(
     adapted: Adapted,
     observer: RunObserver,
     penalties: Penalties | None,
+    judge: Judge,
     keeper: CheckpointWriter,
     folder: RunFolder,
     reporter: Reporter,
@@ -47,7 +50,7 @@ def fit(
         if keeper.course.phase == "head":
             _head_alone(inputs, config, adapted, keeper, reporter)
             keeper.course.phase, keeper.course.progress = "all", Progress()
-        _all(inputs, config, adapted, observer, penalties, keeper, folder, reporter)
+        _all(inputs, config, adapted, observer, penalties, judge, keeper, folder, reporter)
 
 
 def _head_alone(
@@ -70,6 +73,7 @@ def _all(
     adapted: Adapted,
     observer: RunObserver,
     penalties: Penalties | None,
+    judge: Judge,
     keeper: CheckpointWriter,
     folder: RunFolder,
     reporter: Reporter,
@@ -82,12 +86,18 @@ def _all(
     for moment in _moments(inputs, config, config.optim, adapted, keeper, reporter, per_epoch, penalties):
         with out_of_memory_guard(config, inputs.device, "measuring"):
             point = observer.look(adapted, moment)
+            if judge.judge(point):
+                course.progress.ended = True
+                if not moment.ends_epoch:  # its epoch ends here: it may be chosen, and is validated for that
+                    point = observer.look(adapted, replace(moment, ends_epoch=True))
         course.history.append(point)
         folder.note(point)
         reporter.point(point)
-        if moment.ends_epoch and (found := score(point, config.evaluation)) > course.best:
-            course.best, course.snapshot = found, adapted.snapshot()
-        keeper.looked(moment.ends_epoch)
+        if point.ends_epoch:
+            found = score(point, config.evaluation, judge.demands)
+            if found > course.best:
+                course.best, course.snapshot = found, adapted.snapshot()
+        keeper.looked(point.ends_epoch)
     prove_trained(adapted, course.progress.trained())
 
 

@@ -78,7 +78,8 @@ def train_model(
         on_keep: told how many images have gone through the frozen blocks, mirror images counted.
         penalties: added to the loss.
         progress: follows the training; with a saved state it goes on from there, on the CPU bit for bit.
-            ``adapted`` must then be as it was before its first step.
+            ``adapted`` must then be as it was before its first step. At a moment the caller may lower its
+            ``factor`` of the rates, or end the training.
         pause: called after each step, where ``progress`` may be put aside, or the training ended by raising.
 
     Raises:
@@ -101,7 +102,7 @@ def train_model(
     order = order or Order.of(len(deck), optim)
     steps = order.steps
     begins = progress.begins
-    keep = optim.keep_frozen and begins < steps
+    keep = optim.keep_frozen and not progress.over(steps)
     feed = Feed.of(adapted, deck, flip=flip, keep=keep, progress=on_keep)
     reference = Reference(adapted, deck, penalties.wants) if penalties else None
     texts = TextReference(adapted) if penalties and penalties.compares_texts else None
@@ -111,13 +112,15 @@ def train_model(
     if progress.due:
         yield progress.taken()
     for batch in order.batches(seed, flip, moments):
+        if progress.ended:
+            return
         if batch.step < begins:
             if reference:
                 for part in batch.parts(optim.micro_batch):
                     reference.expect(*part)
             continue
         adapted.train()
-        rate = learning_rate(batch.step, steps, optim)
+        rate = progress.factor * learning_rate(batch.step, steps, optim)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["ratio"]
         optimizer.zero_grad()

@@ -30,6 +30,7 @@ from clipdrift.data.sources import Source, fingerprint_path, open_source
 from clipdrift.data.splits import divide
 from clipdrift.data.worlds import WORLDS
 from clipdrift.model.clip import SHIPPED, Clip, fingerprint_model, load, on_side, shipped_folder
+from clipdrift.rules.run_rules import resolve_rules
 from clipdrift.runs.record import DataFacts
 from clipdrift.runs.reporter import Reporter
 from clipdrift.training.backbone_cache import BackboneCache
@@ -71,7 +72,7 @@ class Resolver:
         """The configuration that is stored with the run and of which its key is taken.
 
         Raises:
-            ConfigError: a path that is not there.
+            ConfigError: a path that is not there, a rule that nothing can judge.
         """
         if config.model not in self._models:
             self._models[config.model] = _resolve_model(config.model)
@@ -88,7 +89,7 @@ class Resolver:
             found["objective"] = objective.model_copy(update={"replay": replay})
         if any(isinstance(one, ZeroShotKl) and one.over is not None for one in config.penalty):
             found["penalty"] = tuple(map(self._penalty, config.penalty))
-        return config.model_copy(update=found)
+        return resolve_rules(config.model_copy(update=found))
 
     def _penalty(self, penalty: Penalty) -> Penalty:
         """Refer to the set that a penalty is taken over by its content."""

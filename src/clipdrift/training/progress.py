@@ -38,6 +38,8 @@ class Progress:
         step: steps done.
         loss, right, seen: sums over the images seen since the epoch began.
         due: a look that the caller has not been asked for yet.
+        factor: what rates are multiplied by from now on; the caller lowers it.
+        ended: whether the caller wants no more steps.
     """
 
     saved: Mapping[str, Any] | None = None
@@ -46,6 +48,8 @@ class Progress:
     right: float = 0.0
     seen: int = 0
     due: Moment | None = None
+    factor: float = 1.0
+    ended: bool = False
     _adapted: Adapted | None = None
     _optimizer: torch.optim.Optimizer | None = None
 
@@ -53,6 +57,10 @@ class Progress:
     def begins(self) -> int:
         """The number of steps that were done before; to be asked before the start."""
         return 0 if self.saved is None else int(self.saved["step"])
+
+    def over(self, steps: int) -> bool:
+        """Whether none of so many steps is left to do; to be asked before the start."""
+        return self.begins >= steps or (self.saved is not None and self.saved.get("ended", False))
 
     def start(self, adapted: Adapted, optimizer: torch.optim.Optimizer) -> None:
         """The training begins; weights, optimiser and random numbers become those of ``saved``, if any."""
@@ -68,6 +76,7 @@ class Progress:
         self.step, self.seen = saved["step"], saved["seen"]
         self.loss, self.right = saved["loss"], saved["right"]
         self.due = None if saved["due"] is None else Moment(**saved["due"])
+        self.factor, self.ended = saved.get("factor", 1.0), saved.get("ended", False)  # absent in older ones
         self.saved = None  # several times the model's size
 
     def begin_epoch(self) -> None:
@@ -104,6 +113,8 @@ class Progress:
             "right": self.right,
             "seen": self.seen,
             "due": None if self.due is None else asdict(self.due),
+            "factor": self.factor,
+            "ended": self.ended,
             "weights": self._adapted.snapshot(),
             "head": self._adapted.head.state_dict(),
             "optimizer": self._optimizer.state_dict(),

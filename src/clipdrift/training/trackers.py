@@ -16,6 +16,7 @@ from clipdrift.errors import one_line
 from clipdrift.runs.record import Point, Record
 from clipdrift.runs.reporter import Reporter
 from clipdrift.texts import rate as rate_text
+from clipdrift.training.rows import row_of
 
 PROJECT = "clipdrift"
 """Project of Weights & Biases and experiment of MLflow, unless their own settings name another."""
@@ -204,7 +205,7 @@ class Tracked:
 
 def values_of(point: Point) -> dict[str, float]:
     """Name all numbers of one look at the model: ``train/loss``, ``validation/accuracy``,
-    ``measure/entropy``."""
+    ``measure/entropy``, ``drift/cka``."""
     found: dict[str, float | None] = {
         "train/loss": point.train_loss,
         "train/accuracy": point.train_accuracy,
@@ -213,10 +214,7 @@ def values_of(point: Point) -> dict[str, float]:
         "validation/accuracy": point.validation_accuracy,
         "test/accuracy": point.test_accuracy,
     }
-    for name, measured in point.measures.items():
-        found |= {f"measure/{name}": measured.mean, f"drift/{name}": measured.drift}
-    for name, transfer in point.transfer.items():
-        found |= {f"zero_shot/{name}": transfer.accuracy, f"retention/{name}": transfer.retention}
+    found |= row_of(point, blocks=False)
     for name, retrieved in point.retrieval.items():
         for way in ("image_to_text", "text_to_image"):
             found |= {f"{way}/{name}/R@{k}": value for k, value in getattr(retrieved, way).at.items()}

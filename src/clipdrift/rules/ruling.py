@@ -1,15 +1,14 @@
-"""What follows from a row of numbers: warn, stop, keep, reduce the rate. Loads no torch."""
+"""What follows from a row of numbers: warn, stop, keep, reduce the rate."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from clipdrift.monitoring.errors import MonitorError
-from clipdrift.rules import BY_SET, WORST, Rule, RuleError, parse_rule
+from clipdrift.rules.grammar import Rule, RuleError, parse_rule
+from clipdrift.rules.rows import fulfils, rule_name, values_for
 
 Condition = str | Rule | Callable[[Mapping[str, Any]], bool]
 """``cka < 0.9``, or a function of a row that says whether it is so."""
@@ -28,7 +27,8 @@ class Rules:
     Attributes:
         warn_when: said once when it begins to be so, and again after it was not.
         stop_when: the training is asked to stop.
-        keep_best_when: only a state for which all of these hold is good, and the last good one is kept.
+        keep_best_when: only a state for which all of these hold, on every set and block that they name, is
+            good, and the last good one is kept.
         reduce_rate_when: the learning rate is multiplied by ``factor``, once whenever it begins to be so.
         patience: measurements in a row in which a condition must hold before anything follows from it.
         warm_up: steps before which nothing is warned of, stopped or reduced.
@@ -51,7 +51,7 @@ class Rules:
             several = [given] if isinstance(given, str | Rule) or callable(given) else list(given)
             object.__setattr__(self, name, tuple(_condition(one, name) for one in several))
         if self.patience < 1 or self.warm_up < 0 or not 0 < self.factor < 1:
-            raise MonitorError(
+            raise RuleError(
                 f"rules: patience = {self.patience}, warm_up = {self.warm_up}, factor = {self.factor:g}; at "
                 "least one measurement, no fewer than 0 steps, a factor between 0 and 1"
             )
@@ -64,6 +64,11 @@ class Rules:
             keep_best_when=f"embedding_drift < {WARN_DRIFT}",
             source=_WHERE,
         )
+
+    @property
+    def demands(self) -> tuple[Rule, ...]:
+        """The bounds among ``keep_best_when``."""
+        return tuple(one for one in _conditions(self.keep_best_when) if isinstance(one, Rule))
 
     def described(self) -> dict[str, Any]:
         """All of it in plain words and numbers."""
@@ -86,67 +91,7 @@ def _condition(given: Any, where: str) -> Rule | Callable[[Mapping[str, Any]], b
     try:
         return parse_rule(rule_name(str(given)))
     except RuleError as error:
-        raise MonitorError(f"{where}: {error}") from None
-
-
-def rule_name(text: str) -> str:
-    """A rule or a name with a row's key in place of a measure, as rules name it: ``drift/entropy`` is
-    ``entropy_drift``."""
-    text = text.strip()
-    head, slash, rest = text.partition("/")
-    if not slash or head not in ("drift", "measure", "zero_shot"):
-        return text
-    if head == "zero_shot":
-        return f"zero_shot_accuracy/{rest}"
-    found = re.match(r"\w+", rest)
-    name = found[0] if found else rest
-    if head == "measure" or key_of(Rule(name, ">=", 0)) == f"drift/{name}":
-        return rest
-    return f"{name}_drift{rest[len(name) :]}"
-
-
-_ALREADY = ("zero_shot_agreement", "zero_shot_kl")
-"""Comparisons by name whose part is a set elsewhere, and which have one value here."""
-
-
-def already_compared(name: str) -> bool:
-    """Whether a measure compares two models itself, so that a row has its value and no drift of it."""
-    from clipdrift.rules import _COMPARISONS  # which measures compare already
-
-    return name in _COMPARISONS or name in _ALREADY
-
-
-def key_of(rule: Rule) -> str:
-    """Where a row has a rule's number, without blocks and sets."""
-    name = rule.name
-    if name == "retention":
-        return "retention"
-    if name == "zero_shot_accuracy":
-        return "zero_shot"
-    if already_compared(name):
-        return f"drift/{name}"
-    if name.endswith("_drift"):
-        return f"drift/{name.removesuffix('_drift')}"
-    return f"measure/{name}"
-
-
-def values_for(rule: Rule, row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row that a rule is about, by key; none where it has not been measured."""
-    key = key_of(rule)
-    if rule.name in BY_SET and key in ("retention", "zero_shot"):
-        wanted = [f"{key}/{rule.part}"] if rule.part else [name for name in row if name.startswith(f"{key}/")]
-        return {name: float(row[name]) for name in wanted if name in row}
-    if rule.part == WORST:
-        blocks = {name: float(v) for name, v in row.items() if name.startswith(f"{key}/block_")}
-        if not blocks:
-            return {}
-        # as a condition: the block for which it is most likely so
-        size = (lambda name: abs(blocks[name])) if rule.magnitude else blocks.__getitem__
-        chosen = max(blocks, key=size) if rule.at_least else min(blocks, key=size)
-        return {chosen: blocks[chosen]}
-    if rule.part:
-        key = f"{key}/{rule.part}"
-    return {key: float(row[key])} if key in row else {}
+        raise RuleError(f"{where}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -196,11 +141,9 @@ class Watch:
 
     def __post_init__(self) -> None:
         if self.mode not in ("auto", "min", "max"):
-            raise MonitorError(f"mode = {self.mode!r}: auto, min or max")
+            raise RuleError(f"mode = {self.mode!r}: auto, min or max")
         if self.min_delta < 0 or (self.patience is not None and self.patience < 1):
-            raise MonitorError(
-                f"min_delta = {self.min_delta:g}, patience = {self.patience}: not below 0 and 1"
-            )
+            raise RuleError(f"min_delta = {self.min_delta:g}, patience = {self.patience}: not below 0 and 1")
 
     @property
     def grows(self) -> bool:
@@ -221,56 +164,76 @@ class Watch:
 class Ruling:
     """Applies rules to one row after the other, and remembers what patience needs."""
 
-    def __init__(self, rules: Rules, watch: Watch | None) -> None:
-        self.rules, self.watch = rules, watch
+    def __init__(self, rules: Rules, watch: Watch | None, stopping: str = "the training should stop") -> None:
+        self.rules, self.watch, self.stopping = rules, watch, stopping
         self.counts: dict[str, int] = {}
         self.best: float | None = None
         self.waited = 0
         self.missing: set[str] = set()
+        self._whole = True
 
-    def judge(self, row: Mapping[str, Any], step: int) -> Outcome:
-        """What follows from a row that was measured after ``step`` steps."""
+    def judge(self, row: Mapping[str, Any], step: int, whole: bool = True) -> Outcome:
+        """What follows from a row that was measured after ``step`` steps.
+
+        Args:
+            whole: whether it has everything that is ever measured; of another row nothing is missing.
+        """
         found = Outcome()
+        self._whole = whole
         warm = step >= self.rules.warm_up
         for number, one in enumerate(_conditions(self.rules.warn_when)):
-            if (text := self._begins(f"warn {number}", one, row, found)) and warm:
+            if text := self._begins(f"warn {number}", one, row, found, warm):
                 found.said.append(Said("warning", text))
         for number, one in enumerate(_conditions(self.rules.reduce_rate_when)):
-            if (text := self._begins(f"rate {number}", one, row, found)) and warm:
+            if text := self._begins(f"rate {number}", one, row, found, warm):
                 found.reduce = True
                 found.said.append(
                     Said("rate", f"{text}: the learning rate is multiplied by {self.rules.factor:g}")
                 )
         for number, one in enumerate(_conditions(self.rules.stop_when)):
-            if (text := self._begins(f"stop {number}", one, row, found)) and warm:
+            if text := self._begins(f"stop {number}", one, row, found, warm):
                 found.stop = True
-                found.said.append(Said("stop", f"{text}: the training should stop"))
-        found.good = all(self._holds(one, row, found) for one in _conditions(self.rules.keep_best_when))
+                found.said.append(Said("stop", f"{text}: {self.stopping}"))
+        found.good = all(self._met(one, row, found) for one in _conditions(self.rules.keep_best_when))
         if self.watch is not None:
             self._followed(self.watch, row, found, warm)
         return found
 
-    def _begins(self, key: str, one: Any, row: Mapping[str, Any], found: Outcome) -> str | None:
-        """What to say if a condition has now held as often as patience asks, and had not before."""
-        text = self._holds(one, row, found)
+    def _begins(self, key: str, one: Any, row: Mapping[str, Any], found: Outcome, warm: bool) -> str | None:
+        """What to say if a condition has now held as often as patience asks, and had not before.
+
+        Nothing is counted in the warm-up, so that what begins in it is said after it.
+        """
+        if (isinstance(one, Rule) and not self._measured(one, row, found)) or not warm:
+            return None  # what was counted before stays
+        text = self._holds(one, row)
         self.counts[key] = self.counts.get(key, 0) + 1 if text else 0
         return text if text and self.counts[key] == self.rules.patience else None
 
-    def _holds(self, one: Any, row: Mapping[str, Any], found: Outcome) -> str | None:
-        """The condition in words if it holds; None if not, or if its number is missing, said once."""
+    def _measured(self, rule: Rule, row: Mapping[str, Any], found: Outcome) -> bool:
+        """Whether the rule's number is there; if not, said once."""
+        if values_for(rule, row):
+            return True
+        if self._whole and rule.measure not in self.missing:
+            self.missing.add(rule.measure)
+            found.said.append(Said("note", f"{rule.measure} was not measured, so {rule} judges nothing"))
+        return False
+
+    def _holds(self, one: Any, row: Mapping[str, Any]) -> str | None:
+        """The condition in words if it holds."""
         if not isinstance(one, Rule):
             return f"{_named(one)} says so" if one(row) else None
         numbers = values_for(one, row)
-        if not numbers:
-            if one.measure not in self.missing:
-                self.missing.add(one.measure)
-                found.said.append(Said("note", f"{one.measure} was not measured, so {one} judges nothing"))
-            return None
         key = next((name for name, value in numbers.items() if one.holds(value)), None)
         if key is None:
             return None
         unit = " %" if one.unit == "%" else ""
         return f"{key} is {numbers[key]:.4g}{unit} ({one}; {self.rules.source})"
+
+    def _met(self, one: Any, row: Mapping[str, Any], found: Outcome) -> bool:
+        if not isinstance(one, Rule):
+            return bool(one(row))
+        return self._measured(one, row, found) and fulfils(one, row)
 
     def _followed(self, watch: Watch, row: Mapping[str, Any], found: Outcome, warm: bool) -> None:
         value = row.get(watch.key)

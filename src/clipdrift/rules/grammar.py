@@ -1,4 +1,4 @@
-"""Rules on measures, ``cka >= 0.9``: their grammar, names and units. Loads no torch.
+"""Rules on measures, ``cka >= 0.9``: their grammar, names and units.
 
 A rule names one number of a comparison, or of a model in training, and bounds it:
 
@@ -122,7 +122,10 @@ class Rule:
     def __str__(self) -> str:
         shown = f"|{self.measure}|" if self.magnitude else self.measure
         percent = " %" if self.unit == "%" else ""
-        return f"{shown} {self.op} {self.threshold:.10g}{percent}"
+        number = f"{self.threshold:.10g}"
+        if float(number) != self.threshold:
+            number = repr(self.threshold)  # read again, it is the same rule
+        return f"{shown} {self.op} {number}{percent}"
 
 
 def parse_rule(text: str, severity: Severity = "error") -> Rule:
@@ -199,6 +202,11 @@ def rule_measures() -> tuple[str, ...]:
     own = [name for name in MEASURES if name not in ("recall_at_k", "subset_sensitivity")]
     drifts = [f"{name}_drift" for name in own if name not in _COMPARISONS]
     return (*own, *RECALLS, *(name for name in drifts if name not in own))
+
+
+def compares(name: str) -> bool:
+    """Whether a measure compares two models already, and so has no drift."""
+    return name in _COMPARISONS
 
 
 def unit_of(name: str) -> str:

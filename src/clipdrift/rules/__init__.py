@@ -1,0 +1,51 @@
+"""Rules on measures, their grammar and what follows from a row of numbers. Loads no torch."""
+
+from clipdrift.rules.grammar import (
+    BY_MATRIX,
+    BY_SET,
+    DIRECTIONS,
+    RECALLS,
+    WORST,
+    Op,
+    Rule,
+    RuleError,
+    Severity,
+    compares,
+    parse_rule,
+    rule_measures,
+    rules_of,
+    unit_of,
+)
+from clipdrift.rules.rows import already_compared, fulfils, key_of, rule_name, shortfall, values_for, weakest
+from clipdrift.rules.ruling import Condition, Mode, Outcome, Rules, Ruling, Said, Watch
+
+__all__ = [
+    "BY_MATRIX",
+    "BY_SET",
+    "DIRECTIONS",
+    "RECALLS",
+    "WORST",
+    "Condition",
+    "Mode",
+    "Op",
+    "Outcome",
+    "Rule",
+    "RuleError",
+    "Rules",
+    "Ruling",
+    "Said",
+    "Severity",
+    "Watch",
+    "already_compared",
+    "compares",
+    "fulfils",
+    "key_of",
+    "parse_rule",
+    "rule_measures",
+    "rule_name",
+    "rules_of",
+    "shortfall",
+    "unit_of",
+    "values_for",
+    "weakest",
+]
