@@ -11,6 +11,7 @@ from clipdrift.views import provide
 
 if TYPE_CHECKING:
     from clipdrift import formulas
+    from clipdrift.advice import Advice, advise
     from clipdrift.analysis import analyse
     from clipdrift.comparison import Comparison
     from clipdrift.comparison.compare import compare
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Advice",
     "Checked",
     "Clip",
     "Comparison",
@@ -49,6 +51,7 @@ __all__ = [
     "Study",
     "Traced",
     "__version__",
+    "advise",
     "analyse",
     "baseline",
     "check",
@@ -69,6 +72,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Advice": "clipdrift.advice",
     "Checked": "clipdrift.decision",
     "Clip": "clipdrift.model.clip",
     "Comparison": "clipdrift.comparison",
@@ -81,6 +85,7 @@ _HOMES = {
     "RunConfig": "clipdrift.config",
     "Study": "clipdrift.study.plan",
     "Traced": "clipdrift.model.trace",
+    "advise": "clipdrift.advice",
     "analyse": "clipdrift.analysis",
     "baseline": "clipdrift.decision.checking",
     "check": "clipdrift.decision.checking",

@@ -212,6 +212,16 @@ def test_a_named_table_replaces_and_a_plain_one_adds() -> None:
     assert study.runs[0].config.method.rank == 2  # type: ignore[attr-defined]
 
 
+def test_dotted_keys_of_the_base_are_read() -> None:
+    """Nested and dotted are the same run, with cells and without."""
+    nested = {"data": {"target": "terrain-10", "transfer": []}, "optim": {"epochs": 3}}
+    dotted = {"data.target": "terrain-10", "data.transfer": [], "optim.epochs": 3}
+    for more in ({}, {"cells": [{"change": {"optim.batch_size": 8}}]}):
+        (one,), (other,) = (study_of({"name": "m", "base": base} | more).runs for base in (nested, dotted))
+        assert one.config == other.config
+        assert other.config.optim.epochs == 3
+
+
 def test_a_plan_is_a_run_of_train() -> None:
     """A study's run has the key that the same configuration has alone."""
     run = load_study("quickstart").runs[0]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from clipdrift.analysis.permutation import UndeterminedError
 from clipdrift.analysis.rows import Row
 from clipdrift.analysis.runs import accuracy, retentions, text_signals
 from clipdrift.outcomes.columns import DIRECTIONS, TEXT_SIGNALS
@@ -47,31 +48,57 @@ def _regrets(
     group: Group, runs: pd.DataFrame, kept: str, judge: str, note: str, texts: list[str]
 ) -> Iterator[Row]:
     """Oracle's retention minus that of the pick; as effect, what a pick at random loses on average."""
-    near = runs[runs[judge] >= runs[judge].max() - MARGIN]
+    near = nearly_best(runs, judge)
     oracle, random = float(near[kept].max()), float(near[kept].max() - near[kept].mean())
-    # the text tower's are asked for where some run has them: most studies train the image tower alone
-    asked = [name for name in DIRECTIONS if name not in TEXT_SIGNALS] + texts
-    signs = {judge: -1} | {name: DIRECTIONS[name] for name in asked if name in DIRECTIONS}
-    for signal, sign in signs.items():
+    for signal, sign in signs_of(judge, texts).items():
         name = Estimand("regret", kept, signal)
         row: dict[str, Any] = {"unit": "run", "n": str(len(near)), "test": "description"}
-        known = near.dropna(subset=[signal]) if signal in near else near.iloc[:0]
-        if len(near) < 2:
-            why = f"one run within {MARGIN:g} points of the best: nothing to choose"
-        elif known.empty:
-            why = f"the table has no {signal}"
-        elif len(known) < len(near):
-            why = f"{len(near) - len(known)} of the runs to choose from have no {signal}"
-        else:
-            pick = known.loc[(sign * known[signal]).idxmin()]
-            said = "; ".join(filter(None, [f"picks {pick['run']}", note]))
-            value = oracle - float(pick[kept])
-            yield Row(
-                "choosing", replace(group, run=str(pick["run"])), name, **row, value=value, effect=random,
-                effect_name="regret at random", note=said,
-            )  # fmt: skip
+        try:
+            pick = near.loc[picked(near, signal, sign)]
+        except UndeterminedError as error:
+            yield Row("choosing", group, name, **row, note=str(error))
             continue
-        yield Row("choosing", group, name, **row, note=why)
+        said = "; ".join(filter(None, [f"picks {pick['run']}", note]))
+        value = oracle - float(pick[kept])
+        yield Row(
+            "choosing", replace(group, run=str(pick["run"])), name, **row, value=value, effect=random,
+            effect_name="regret at random", note=said,
+        )  # fmt: skip
+
+
+def signs_of(judge: str, texts: list[str]) -> dict[str, int]:
+    """Signals to choose by, validation accuracy (``judge``) first -> 1 where the least of it is picked, else
+    -1.
+
+    Args:
+        texts: the text tower's that are asked for: most studies train the image tower alone.
+    """
+    asked = [name for name in DIRECTIONS if name not in TEXT_SIGNALS] + texts
+    return {judge: -1} | {name: DIRECTIONS[name] for name in asked}
+
+
+def nearly_best(runs: pd.DataFrame, judge: str, margin: float = MARGIN) -> pd.DataFrame:
+    """The rows within ``margin`` points of the highest value of ``judge``."""
+    return runs[runs[judge] >= runs[judge].max() - margin]
+
+
+def picked(near: pd.DataFrame, signal: str, sign: int, margin: float = MARGIN, what: str = "run") -> Any:
+    """The index of the row that a signal picks.
+
+    Args:
+        near: the rows to choose from; margin: by which they were found, for the reason.
+
+    Raises:
+        UndeterminedError: nothing to choose from, or a row without the signal.
+    """
+    if len(near) < 2:
+        raise UndeterminedError(f"one {what} within {margin:g} points of the best: nothing to choose")
+    known = near.dropna(subset=[signal]) if signal in near else near.iloc[:0]
+    if known.empty:
+        raise UndeterminedError(f"the table has no {signal}")
+    if len(known) < len(near):
+        raise UndeterminedError(f"{len(near) - len(known)} of the {what}s to choose from have no {signal}")
+    return (sign * known[signal]).idxmin()
 
 
 def _front(group: Group, runs: pd.DataFrame, kept: str, gained: str) -> Iterator[Row]:

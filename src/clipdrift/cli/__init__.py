@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from clipdrift import __version__
+from clipdrift.cli.advising import advise
 from clipdrift.cli.carding import card
 from clipdrift.cli.checking import check
 from clipdrift.cli.comparing import compare
@@ -133,6 +134,7 @@ app.command()(card)
 app.add_typer(study, name="study")
 app.command()(watch)
 app.command()(report)
+app.command()(advise)
 app.command()(replicate)
 app.command()(figure)
 app.command()(interpolate)

@@ -201,7 +201,7 @@ def _cell_runs(
     overlap = sorted(set(cell.axes) & set(_flat(cell.change)))
     if overlap:
         raise ConfigError(f"{where}: {overlap[0]} is both an axis and changed; take one of them out")
-    base = _merged(plan.base, cell.change, f"{where}.change")
+    base = _merged(_merged({}, plan.base, "base"), cell.change, f"{where}.change")
     seeds = cell.seeds if cell.seeds is not None else plan.seeds
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"{where}: a seed stands twice in {list(seeds)}")
