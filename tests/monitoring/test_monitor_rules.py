@@ -283,3 +283,10 @@ def test_default_rules_warn_and_keep_and_never_stop() -> None:
     assert near.good
     assert not near.said
     assert "docs/early-warning.md" in far.said[0].text
+    texts = {"drift/embedding_drift": 0.0, "drift/text_embedding_drift": 0.6}  # the text tower alone has moved
+    moved = Ruling(Rules.default(), None).judge(_row(**texts), 1)
+    assert [one.kind for one in moved.said] == ["warning"]
+    assert not moved.good
+    kept = Ruling(Rules.default(), None).judge(_row(**texts | {"drift/text_embedding_drift": 0.4}), 1)
+    assert kept.good
+    assert not kept.said
