@@ -176,7 +176,8 @@ def test_a_name_cannot_become_markup(tmp_path: Path, undrawn: None) -> None:
 def test_tables_come_as_csv_markdown_and_latex(reported: Report) -> None:
     """LaTeX has booktabs' rules and nothing unescaped; Markdown as many lines as the table has rows."""
     names = {path.stem for path in reported.tables}
-    assert {"cells", "runs", "published", "history", "blocks", *(f"tests_{q}" for q in QUESTIONS)} == names
+    rest = {"cells", "runs", "published", "history", "blocks", "advice"}
+    assert {*rest, *(f"tests_{q}" for q in QUESTIONS)} == names
     for table in ("cells", "runs", "tests_methods", "tests_depth", "published"):
         folder = reported.page.parent / "tables"
         rows = len(pd.read_csv(folder / f"{table}.csv"))

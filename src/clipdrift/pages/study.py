@@ -50,6 +50,7 @@ class StudyPage:
         cells, runs: the printed tables. tests: those of the questions.
         published: ours beside the published values.
         figures: by name.
+        advice: sentences of :mod:`clipdrift.advice`, headed by target. settings: the table that they cite.
         courses: what the page draws of each run: see :mod:`clipdrift.reporting.courses`.
         viewer: attention of some runs, as :func:`clipdrift.pages.viewer.pack_runs` packs it; said: of it.
         environment: names and values, with the number of runs that share them.
@@ -66,6 +67,8 @@ class StudyPage:
     tests: Sequence[Any]
     published: Any | None
     figures: Mapping[str, Shown]
+    advice: Sequence[Any]
+    settings: Any | None
     courses: Mapping[str, Any]
     viewer: dict[str, Any] | None
     said: Sequence[str]
@@ -79,13 +82,20 @@ class StudyPage:
     @property
     def headed(self) -> list[tuple[str, list[Any]]]:
         """The sentences by heading, in their order."""
-        return [
-            (head, list(part)) for head, part in itertools.groupby(self.sentences, lambda s: str(s.heading))
-        ]
+        return _by_heading(self.sentences)
+
+    @property
+    def advised(self) -> list[tuple[str, list[Any]]]:
+        """The advice by target."""
+        return _by_heading(self.advice)
 
     @property
     def others(self) -> list[Shown]:
         return [shown for name, shown in self.figures.items() if name not in FIRST]
+
+
+def _by_heading(sentences: Sequence[Any]) -> list[tuple[str, list[Any]]]:
+    return [(head, list(part)) for head, part in itertools.groupby(sentences, lambda s: str(s.heading))]
 
 
 _EARLY = 'document.documentElement.className = "scripted";'

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from clipdrift.advice import advise
 from clipdrift.figures.registry import FIGURES
 from clipdrift.outcomes.columns import columns_of, outcome
 from clipdrift.pages.study import StudyPage, write_study_page
 from clipdrift.pages.viewer import pack_runs
+from clipdrift.reporting.advised import advice_sentences, advice_table
 from clipdrift.reporting.courses import blocks_table, courses, environments, history_table
 from clipdrift.reporting.drawing import figures_of
 from clipdrift.reporting.printed import Printed
@@ -87,8 +89,10 @@ def report(
         tests = questions_tables(tables)
         beside = published_table(tables) if published else None
         sentences = summary(tables, tests)
+        advice = advise(tables)
+        settings = advice_table(advice)
         progress("tables", 1, steps)
-        every = [*printed, *tests.values(), *([beside] if beside else [])]
+        every = [*printed, *tests.values(), *(one for one in (beside, settings) if one)]
         files = _write_tables(tables, every, root / "tables")
         shown, drawn = figures.finish(lambda text, i: progress(text, 2 + i, steps))
     progress("the page", steps - 1, steps)
@@ -103,6 +107,8 @@ def report(
         tests=list(tests.values()),
         published=beside,
         figures=shown,
+        advice=advice_sentences(advice, settings),
+        settings=settings,
         courses=courses(tables),
         viewer=viewer,
         said=said,
