@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def read(evidence: Path = EVIDENCE) -> tuple[pd.DataFrame, int]:
     return rows, planned
 
 
-def _arm(record: dict[str, Any]) -> str:
+def _arm(record: Mapping[str, Any]) -> str:
     config = record["config"]
     objective, size = config.get("objective", {}), config["optim"].get("batch_size", 32)
     if objective.get("name") != "contrastive":
@@ -91,7 +91,7 @@ def _arm(record: dict[str, Any]) -> str:
     return f"{config['method']['name']} {towers}" + ("" if size == 32 else f" {size}")
 
 
-def _land_use(record: dict[str, Any]) -> float:
+def _land_use(record: Mapping[str, Any]) -> float:
     """Accuracy on the aerial test images: zero-shot, or that of the head, in percent."""
     if _arm(record).endswith("head"):
         return float(record["best"]["test_accuracy"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -283,10 +284,70 @@ def test_default_rules_warn_and_keep_and_never_stop() -> None:
     assert near.good
     assert not near.said
     assert "docs/early-warning.md" in far.said[0].text
-    texts = {"drift/embedding_drift": 0.0, "drift/text_embedding_drift": 0.6}  # the text tower alone has moved
+    texts = {
+        "drift/embedding_drift": 0.0,
+        "drift/text_embedding_drift": 0.6,
+    }  # texts alone
     moved = Ruling(Rules.default(), None).judge(_row(**texts), 1)
     assert [one.kind for one in moved.said] == ["warning"]
     assert not moved.good
     kept = Ruling(Rules.default(), None).judge(_row(**texts | {"drift/text_embedding_drift": 0.4}), 1)
     assert kept.good
     assert not kept.said
+
+
+def test_a_model_that_computes_nan_is_stopped_where_a_number_is_followed(
+    tiny: Tiny, pixels: torch.Tensor, tmp_path: Path
+) -> None:
+    for check, stops in ((True, True), (False, False)):
+        model = tiny()
+        monitor = DriftMonitor(
+            model, pixels, every=1, out=tmp_path / str(check), budget=None,
+            monitor="drift/cka", check_finite=check,
+        )  # fmt: skip
+        assert monitor.step() is not None
+        with torch.no_grad():
+            model.visual_projection.weight.fill_(torch.nan)
+        assert monitor.measure(note=False) is None
+        assert not monitor.should_stop
+        assert monitor.step() is None
+        assert monitor.should_stop is stops
+        assert any("drift/cka is nan" in text for text in monitor.said) is stops
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rules": Rules(stop_when="retention < 90")}, "retention < 90 %: there is no transfer set"),
+        ({"rules": Rules(warn_when="retention/a < 90")}, "retention/a < 90 %: there is no transfer set"),
+        ({"rules": Rules(warn_when="cka/block_9 < 0.9")}, "the image tower has 2 blocks"),
+        ({"monitor": "retention/a"}, "monitor = 'retention/a': there is no transfer set"),
+    ],
+)
+def test_a_rule_on_what_is_not_there_is_refused_at_once(
+    tiny: Tiny, pixels: torch.Tensor, tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(MonitorError, match=re.escape(said)):
+        DriftMonitor(tiny(), pixels, out=tmp_path / "d", **options)
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_transfer_set_at_chance_is_said_when_the_monitor_is_made(
+    tiny: Tiny, photos: Any, pictures: Path, tmp_path: Path
+) -> None:
+    transfer = {"name": "colours", "path": str(pictures)}
+    rules = Rules(stop_when="retention/colours < 90")
+    monitor = DriftMonitor(tiny(), photos, transfer=transfer, rules=rules, out=tmp_path / "d")
+    assert any("not above chance" in text and text.startswith("warning") for text in monitor.said)
+    with pytest.raises(MonitorError, match="the transfer sets are colours"):
+        DriftMonitor(
+            tiny(), photos, transfer=transfer, out=tmp_path / "e", rules=Rules(stop_when="retention/a < 90")
+        )
+
+
+def test_a_page_of_nothing_is_said_and_does_not_end_a_script(
+    tiny: Tiny, pixels: torch.Tensor, tmp_path: Path
+) -> None:
+    monitor = DriftMonitor(tiny(), pixels, out=tmp_path / "d")
+    assert monitor.report() is None
+    assert any("no page" in text for text in monitor.said)

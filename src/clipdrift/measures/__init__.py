@@ -3,7 +3,7 @@
 from clipdrift.measures.accuracy import accuracy, embed, zero_shot_accuracy
 from clipdrift.measures.attention import ATTENTION
 from clipdrift.measures.drift import Blocks, Drift, drift
-from clipdrift.measures.errors import MeasureError
+from clipdrift.measures.errors import MeasureError, NotFiniteError
 from clipdrift.measures.flow import FLOW
 from clipdrift.measures.internals import Internals, read_internals
 from clipdrift.measures.readings import Reading, internal_readings, own_readings, readings, weight_readings
@@ -21,6 +21,7 @@ __all__ = [
     "Drift",
     "Internals",
     "MeasureError",
+    "NotFiniteError",
     "Reading",
     "Spectrum",
     "TextInternals",

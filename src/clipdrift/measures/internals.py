@@ -15,7 +15,7 @@ from torch import Tensor
 from clipdrift import formulas
 from clipdrift.data.deck import Batches
 from clipdrift.measures.attention import ATTENTION, OF_TOKEN, BlockRows, erf, erf_name
-from clipdrift.measures.errors import MeasureError, defined
+from clipdrift.measures.errors import NotFiniteError, defined
 from clipdrift.measures.flow import Flow
 from clipdrift.measures.others import read_others
 from clipdrift.measures.states import KeptStates
@@ -214,15 +214,15 @@ class _Reading:
         assert seen.norms is not None
         for block, (state, norms) in enumerate(zip(seen.states, seen.norms, strict=True), start=1):
             if by_block and not torch.isfinite(seen.rows[block - 1]).all():
-                raise MeasureError(f"attention{self.where(block)} contains nan or inf")
+                raise NotFiniteError(f"attention{self.where(block)} contains nan or inf")
             if not torch.isfinite(state).all():
-                raise MeasureError(f"{self.state} after block {block} contains nan or inf")
+                raise NotFiniteError(f"{self.state} after block {block} contains nan or inf")
             if not torch.isfinite(norms).all():
-                raise MeasureError(f"norms of the patch states after block {block} contain nan or inf")
+                raise NotFiniteError(f"norms of the patch states after block {block} contain nan or inf")
         if not by_block and not torch.isfinite(seen.rows).all():
-            raise MeasureError(f"attention{self.where(1)} contains nan or inf")
+            raise NotFiniteError(f"attention{self.where(1)} contains nan or inf")
         if not torch.isfinite(seen.embedding).all():
-            raise MeasureError("the image embedding contains nan or inf")
+            raise NotFiniteError("the image embedding contains nan or inf")
 
     @property
     def state(self) -> str:
@@ -232,7 +232,7 @@ class _Reading:
         for name, array in self.values.items():
             if not np.isfinite(array).all():
                 block = int(np.flatnonzero(~np.isfinite(array).all(axis=0))[0]) + 1
-                raise MeasureError(f"{name}{self.where(block)} contains nan or inf")
+                raise NotFiniteError(f"{name}{self.where(block)} contains nan or inf")
         assert self.embedding is not None
         assert self.mean_rows is not None
         of_mean = self.guard(

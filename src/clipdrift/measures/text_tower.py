@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clipdrift.measures.attention import ATTENTION, BlockRows
-from clipdrift.measures.errors import MeasureError, defined
+from clipdrift.measures.errors import NotFiniteError, defined
 from clipdrift.measures.readings import Reading, drifted, reading_of, tower_readings
 from clipdrift.measures.representation import alike
 from clipdrift.measures.states import KeptStates
@@ -159,11 +159,11 @@ def _attention(seen: TracedTexts, prompt: Prompt) -> dict[str, Tensor]:
 def _check(seen: TracedTexts) -> None:
     for block, (state, rows) in enumerate(zip(seen.states, seen.rows, strict=True), start=1):
         if not torch.isfinite(rows).all():
-            raise MeasureError(f"text attention of block {block} contains nan or inf")
+            raise NotFiniteError(f"text attention of block {block} contains nan or inf")
         if not torch.isfinite(state).all():
-            raise MeasureError(f"state of the pooled token after block {block} contains nan or inf")
+            raise NotFiniteError(f"state of the pooled token after block {block} contains nan or inf")
     if not torch.isfinite(seen.embedding).all():
-        raise MeasureError("the text embedding contains nan or inf")
+        raise NotFiniteError("the text embedding contains nan or inf")
 
 
 def text_readings(

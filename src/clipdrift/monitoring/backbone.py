@@ -109,18 +109,17 @@ def _bytes(tensor: Tensor) -> bytes:
 
 
 class _OnDisk(Mapping[str, Tensor]):
-    """Weights in a file, read when asked for."""
+    """Weights in a file, read when asked for; it stays open, so that one who tidies up takes nothing away."""
 
     def __init__(self, path: Path, prefix: str) -> None:
-        self._path, self._prefix = path, prefix
-        with safe_open(str(path), "pt") as file:
-            self._names = [name.removeprefix(prefix) for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+        opened: Any = safe_open(str(path), "pt")
+        self._file, self._prefix, names = opened, prefix, opened.keys()
+        self._names = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:
             raise KeyError(name)
-        with safe_open(str(self._path), "pt") as file:
-            found: Tensor = file.get_tensor(self._prefix + name)
+        found: Tensor = self._file.get_tensor(self._prefix + name)
         return found
 
     def __iter__(self) -> Iterator[str]:

@@ -16,6 +16,7 @@ from clipdrift.data.deck import Deck
 from clipdrift.measures import (
     Internals,
     MeasureError,
+    NotFiniteError,
     Reading,
     TextInternals,
     embed,
@@ -198,7 +199,9 @@ def _features(clip: Clip, classes: Sequence[str], prompts: Sequence[str]) -> Ten
 def _scale(clip: Clip) -> float:
     found = float(clip.model.logit_scale.detach().float().exp())
     if not math.isfinite(found):
-        raise MeasureError(f"the logit scale, exp of {float(clip.model.logit_scale):g}, is beyond any number")
+        raise NotFiniteError(
+            f"the logit scale, exp of {float(clip.model.logit_scale):g}, is beyond any number"
+        )
     return found
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from clipdrift.model.clip import Clip
 from clipdrift.model.quiet import quiet
 from clipdrift.runs.files import replace_folder, storage
 
@@ -42,6 +43,13 @@ def keep_state(model: nn.Module, out: Path, facts: dict[str, Any], processor: An
         (made / FACTS).write_text(json.dumps(facts | {"kind": kind}, indent=1) + "\n", encoding="utf-8")
         replace_folder(place, made)
     return kind
+
+
+def files_beside(clip: Clip | None, processor: object) -> Any:
+    """What belongs beside a whole model's weights: the processor that was given, else its tokenizer."""
+    if clip is None:
+        return None
+    return clip.tokenizer if processor is None or isinstance(processor, str) else processor
 
 
 @torch.no_grad()

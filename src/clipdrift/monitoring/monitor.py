@@ -15,15 +15,15 @@ from clipdrift.comparison.compare import TransferLike
 from clipdrift.comparison.images import ImagesLike
 from clipdrift.comparison.models import ModelLike
 from clipdrift.errors import ClipdriftError, one_line
+from clipdrift.measures import NotFiniteError
 from clipdrift.model.clip import Clip
-from clipdrift.monitoring import log
+from clipdrift.monitoring import checks, log
 from clipdrift.monitoring.backbone import BackboneSide, store
 from clipdrift.monitoring.cadence import Cadence, Every
-from clipdrift.monitoring.checks import FORMAT, check_options, check_state, why
 from clipdrift.monitoring.examining import Examined, Row, examine
-from clipdrift.monitoring.keeping import GOOD, keep_state
+from clipdrift.monitoring.keeping import GOOD, files_beside, keep_state
 from clipdrift.monitoring.live import check_usable, clip_in, generators_kept, is_sharded, readable, view_of
-from clipdrift.monitoring.opened import Asked, about, open_watched
+from clipdrift.monitoring.opened import Asked, about, at_chance, open_watched
 from clipdrift.monitoring.processes import Processes
 from clipdrift.monitoring.rates import multiply_rates
 from clipdrift.monitoring.surroundings import bound
@@ -33,10 +33,6 @@ from clipdrift.runs.reporter import Reporter, Silent
 from clipdrift.views import view
 
 OnError = Literal["warn", "raise"]
-ANOTHER = 1.0
-"""Relative change of the weights above which they are hardly the backbone's any more: two models that were
-trained apart are some 1.4 from each other."""
-
 _LOGGER = logging.getLogger("clipdrift.monitor")
 
 
@@ -139,7 +135,7 @@ class DriftMonitor:
         self.steps = 0
         self.measured: int | None = None
         self.should_stop = False
-        check_options(on_error, self.rules, optimizer, monitor)
+        checks.check_options(on_error, self.rules, optimizer, monitor)
         with generators_kept():
             self._inner = clip_in(model.model if isinstance(model, Clip) else model)
             check_usable(self._inner)
@@ -186,8 +182,9 @@ class DriftMonitor:
             opened = open_watched(self._inner, plain, asked, self.out)
         self._clip, self._projection = opened.clip, opened.projection
         self._given, self._side = opened.given, opened.side
-        for note in opened.notes:
-            self._say(Said("note", note))
+        checks.check_rules(self._ruling, opened.side.sets, opened.side.geometry.blocks)
+        for one in (*(Said("note", note) for note in opened.notes), *at_chance(opened.side)):
+            self._say(one)
         if opened.fresh:
             self._store()
 
@@ -237,8 +234,10 @@ class DriftMonitor:
         except Exception as error:
             if self.on_error == "raise":
                 raise
-            reason = why(error)
+            reason = checks.why(error)
             self._once(f"measuring: {reason}", f"not measured ({reason}); the training goes on")
+            if note and isinstance(error, NotFiniteError):
+                self._follow(checks.judge_nan(self._ruling, self.steps))
         if not note:
             return row
         self.measured, took = self.steps, time.perf_counter() - began
@@ -259,22 +258,22 @@ class DriftMonitor:
         row |= examine(live, clip, self._given, self._side)
         if not note:
             return row
-        if not self.rows and row["drift/weight_drift"] > ANOTHER:
-            text = (
-                f"the weights differ from the backbone's in {self.out} by more than their own size "
-                f"({row['drift/weight_drift']:.2f}): probably it is another model; no number means anything"
-            )
+        if not self.rows and (text := checks.another(row["drift/weight_drift"], self.out)):
             self._say(Said("warning", text))
         outcome = self._ruling.judge(row, self.steps)
         row["said"] = [f"{one.kind}: {one.text}" for one in outcome.said]
         self._keep(plain, row, outcome)
+        self._follow(outcome)
+        return row
+
+    def _follow(self, outcome: Outcome) -> None:
+        """Say what follows from a measurement, and do it."""
         for one in outcome.said:
             self._say(one)
         if outcome.stop or outcome.reduce:
             what = {"stop": outcome.stop, "reduce": outcome.reduce}
             self._pending.append(what | {"at": self._processes.decide(self.steps, what)})
             self._act()
-        return row
 
     def _keep(self, plain: nn.Module, row: Row, outcome: Outcome) -> None:
         """Save the state, if it is good and anything says what good is."""
@@ -283,17 +282,11 @@ class DriftMonitor:
             return
         facts = {"step": self.steps, "numbers": log.numbers(row)}
         try:
-            kind = keep_state(plain, self.out, facts, self._files())
+            kind = keep_state(plain, self.out, facts, files_beside(self._clip, self._processor))
         except (OSError, ClipdriftError) as error:
             self._unwritable(error)
             return
         row["kept"] = kind
-
-    def _files(self) -> Any:
-        """What belongs beside a whole model's weights."""
-        if self._clip is not None and not isinstance(self._processor, str) and self._processor is not None:
-            return self._processor
-        return None if self._clip is None else self._clip.tokenizer
 
     def _note(self, row: Row) -> None:
         """Put a row where it is looked for: memory, disk, the caller's logger."""
@@ -313,7 +306,7 @@ class DriftMonitor:
             except Exception as error:
                 if self.on_error == "raise":
                     raise
-                self._once("logger", f"the logger failed ({why(error)}); the training goes on")
+                self._once("logger", f"the logger failed ({checks.why(error)}); the training goes on")
 
     def _begin(self) -> None:
         """Before the first row: an older log is moved aside, or cut where this training goes on."""
@@ -337,7 +330,7 @@ class DriftMonitor:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs: steps, cadence, patience, best value; plain data, for JSON too."""
         return {
-            "format": FORMAT,
+            "format": checks.FORMAT,
             "steps": self.steps,
             "should_stop": self.should_stop,
             "cadence": self._cadence.state(),
@@ -352,7 +345,7 @@ class DriftMonitor:
         Raises:
             MonitorError: a state of something else.
         """
-        check_state(state, None if self._side is None else self._side.images)
+        checks.check_state(state, None if self._side is None else self._side.images)
         self.steps = self._resumed = int(state["steps"])
         self._begun, self.measured = False, None
         self.should_stop = bool(state["should_stop"])
@@ -373,8 +366,11 @@ class DriftMonitor:
         self.scheduler = self.scheduler if scheduler is None else scheduler
 
     def report(self) -> Path | None:
-        """Write ``out/index.html``: curves, blocks over steps, what the rules said. None elsewhere."""
+        """Write ``out/index.html``: curves, blocks over steps, what the rules said. None: nothing to show."""
         if not self._processes.first:
+            return None
+        if not (self.out / log.LOG).is_file():
+            self._once("report", f"no page, as nothing was measured, or could be written to {self.out}")
             return None
         made: Path = view("DriftMonitor.report")(self.out)
         return made

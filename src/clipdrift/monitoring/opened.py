@@ -23,6 +23,7 @@ from clipdrift.monitoring.live import view_of
 from clipdrift.monitoring.opening import images_digest, open_images_for, open_sets, texts_of
 from clipdrift.monitoring.surroundings import bound, clip_around
 from clipdrift.rules import Rules
+from clipdrift.rules.ruling import Said
 from clipdrift.runs.reporter import Reporter
 
 
@@ -125,6 +126,19 @@ def _goes_on(kept: BackboneSide, live: nn.Module, given: Examined, digest: str, 
     return (
         f"the model is compared with the backbone in {out} ({kept.model}), from which it differs already; to "
         "begin anew name another folder",
+    )
+
+
+def at_chance(side: BackboneSide) -> tuple[Said, ...]:
+    """A warning for each transfer set on which the backbone can do nothing, so nothing can be kept."""
+    return tuple(
+        Said(
+            "warning",
+            f"{name}: the backbone's zero-shot accuracy is not above chance ({one.accuracy:.3g} % of "
+            f"{one.images} images), so there is no retention/{name} and no rule on it decides anything",
+        )
+        for name, one in side.sets.items()
+        if not one.measurable
     )
 
 
