@@ -135,7 +135,7 @@ def test_the_next_study_is_taken_and_none_of_its_runs_exists(
     assert f"{len(planned.runs)} runs in {file}" in out
     assert len(keys) == len(planned.runs) > 0
     assert not keys & {path.name for path in study.iterdir()}
-    proposals = clipdrift.advise(study, **_asked(asked)).proposals
+    proposals = clipdrift.advise(study, **_asked(asked)).proposals  # type: ignore[arg-type]
     wanted = {(p.rate, int(seed)) for p in proposals for seed in p.seeds}
     assert {(run.config.optim.learning_rate, run.config.seed) for run in planned.runs} <= wanted
     command = [sys.executable, "-c", "from clipdrift.cli import main; main()", "study", "plan", str(file)]
