@@ -348,7 +348,7 @@ class DriftMonitor:
         checks.check_state(state, None if self._side is None else self._side.images)
         self.steps = self._resumed = int(state["steps"])
         self._begun, self.measured = False, None
-        self.should_stop = bool(state["should_stop"])
+        self.should_stop = False  # whoever goes on after a stop wants to
         self._cadence.load(state["cadence"])
         self._ruling.load(state["ruling"])
         self._pending = [dict(one) for one in state["pending"]]

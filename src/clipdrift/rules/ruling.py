@@ -229,7 +229,8 @@ class Ruling:
         expected = self.rules.source == _WHERE and rule.name.startswith("text_")
         if self._whole and not expected and rule.measure not in self.missing:
             self.missing.add(rule.measure)
-            found.said.append(Said("note", f"{rule.measure} was not measured, so {rule} judges nothing"))
+            text = f"{rule.measure} was not measured, so {rule} judges nothing"
+            found.said.append(Said("warning", text))
         return False
 
     def _holds(self, one: Any, row: Mapping[str, Any]) -> str | None:
@@ -253,7 +254,8 @@ class Ruling:
         if value is None:
             if watch.key not in self.missing:
                 self.missing.add(watch.key)
-                found.said.append(Said("note", f"{watch.key} was not measured, so it cannot be followed"))
+                text = f"{watch.key} was not measured, so it cannot be followed"
+                found.said.append(Said("warning", text))
             return
         if not math.isfinite(value):
             found.good = False
