@@ -93,6 +93,7 @@ def test_help_names_every_command(say: Say) -> None:
         "train",
         "compare",
         "check",
+        "advise",
         "card",
         "study",
         "report",

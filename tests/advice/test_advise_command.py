@@ -124,7 +124,14 @@ def test_what_cannot_be_asked_is_one_line(
 # --- the study that it writes
 
 
-@pytest.mark.parametrize("asked", [["--keep", "80"], ["--max-drop", "2"], ["--keep", "99.9"]])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ["--keep", "80"],
+        pytest.param(["--max-drop", "2"], marks=pytest.mark.slow),
+        pytest.param(["--keep", "99.9"], marks=pytest.mark.slow),
+    ],
+)
 def test_the_next_study_is_taken_and_none_of_its_runs_exists(
     asked: list[str], study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,6 +33,7 @@ from clipdrift.runs.reporter import Reporter
 _FOLDER = "shared"
 _ABOVE = frozenset(
     (
+        "advice",
         "analysis",
         "cli",
         "comparison",
