@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ SIGNALS = {
 }
 
 
+@cache
 def read(evidence: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Finished runs, indexed by run, and their histories with every signal rising where more is lost."""
     with tempfile.TemporaryDirectory() as place:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clipdrift.cli.options import Cache, Device, SkipBad
+from clipdrift.cli.options import AnyBase, Batch, Cache, Device, ImageSeed, SkipBad
 from clipdrift.rules import Rule, parse_rule
 from clipdrift.runs.layout import cache_folder
 
@@ -120,14 +120,9 @@ def check(
         ),
     ] = None,
     limit: Annotated[int, typer.Option(min=4, help="Read at most so many images.")] = 500,
-    any_base: Annotated[
-        bool, typer.Option("--any-base", help="Accept an adapter or run made from another model than BASE.")
-    ] = False,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Images per pass; default by their tokens. No number depends on it."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Chooses images where there are more than --limit.")] = 0,
+    any_base: AnyBase = False,
+    batch_size: Batch = None,
+    seed: ImageSeed = 0,
     cache: Cache = None,
     device: Device = "auto",
     skip_bad_images: SkipBad = False,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipdrift.cli.options import Cache, Device, SkipBad
+from clipdrift.cli.options import AnyBase, Batch, Cache, Device, ImageSeed, SkipBad
 from clipdrift.runs.layout import cache_folder
 
 
@@ -62,14 +62,9 @@ def compare(
     no_spectra: Annotated[
         bool, typer.Option("--no-spectra", help="Skip effective rank and intruder dimensions.")
     ] = False,
-    any_base: Annotated[
-        bool, typer.Option("--any-base", help="Accept an adapter or run made from another model than BASE.")
-    ] = False,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Images per pass; default by their tokens. No number depends on it."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Chooses images where there are more than --limit.")] = 0,
+    any_base: AnyBase = False,
+    batch_size: Batch = None,
+    seed: ImageSeed = 0,
     cache: Cache = None,
     device: Device = "auto",
     skip_bad_images: SkipBad = False,

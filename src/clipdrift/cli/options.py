@@ -39,3 +39,15 @@ Sets = Annotated[
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad-images", help="Leave out unreadable images; the result lists them.")
 ]
+AnyBase = Annotated[
+    bool, typer.Option("--any-base", help="Accept an adapter or run made from another model than BASE.")
+]
+Batch = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size", min=1, help="Images per pass; default by their tokens. No number depends on it."
+    ),
+]
+ImageSeed = Annotated[
+    int, typer.Option("--seed", min=0, help="Chooses images where there are more than --limit.")
+]

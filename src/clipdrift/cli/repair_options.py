@@ -54,15 +54,6 @@ Seed = Annotated[
 FlowOption = Annotated[
     bool, typer.Option("--flow", help="Rollout and patch entropy too, which need whole attention maps.")
 ]
-AnyBase = Annotated[
-    bool, typer.Option("--any-base", help="Accept an adapter or run made from another model than BASE.")
-]
-Batch = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size", min=1, help="Images per pass; default by their tokens. No number depends on it."
-    ),
-]
 Result = Annotated[
     Path | None,
     typer.Option(

@@ -6,10 +6,8 @@ from typing import Annotated
 
 import typer
 
-from clipdrift.cli.options import Cache, Device, SkipBad
+from clipdrift.cli.options import AnyBase, Batch, Cache, Device, SkipBad
 from clipdrift.cli.repair_options import (
-    AnyBase,
-    Batch,
     FlowOption,
     Force,
     ImagesOption,

@@ -85,28 +85,6 @@ class BackboneSide:
     text_weights: Mapping[str, Tensor] = field(default_factory=dict)
     sets: Mapping[str, SetSide] = field(default_factory=dict)
 
-    @property
-    def digest(self) -> str:
-        """What tells this backbone from another: names, shapes and values of its weights, 16 hex digits."""
-        return weights_digest(self.weights)
-
-
-def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """16 hex digits of the names, shapes and values of weights."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        weight = weights[name].detach()
-        digest.update(f"{name} {tuple(weight.shape)} ".encode())
-        digest.update(_bytes(weight))
-    return digest.hexdigest()[:16]
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    plain = tensor.detach().cpu().contiguous()
-    if plain.dtype == torch.bfloat16:
-        plain = plain.float()
-    return np.ascontiguousarray(plain.numpy()).tobytes()
-
 
 class _OnDisk(Mapping[str, Tensor]):
     """Weights in a file, read when asked for; it stays open, so that one who tidies up takes nothing away."""

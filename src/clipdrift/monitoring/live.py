@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from clipdrift.model.finite import broken_tensors
 from clipdrift.model.halves import HALVES, half_of
-from clipdrift.model.towers import UnsupportedModelError, is_known, tower_of, unwrapped
+from clipdrift.model.towers import is_known, tower_of, unwrapped
 from clipdrift.monitoring.errors import MonitorError
 
 _ONE = "give the one that is trained"
@@ -188,14 +188,3 @@ def check_usable(model: nn.Module) -> None:
         raise MonitorError("the model's weights are on the meta device, so they have no values yet")
     if not is_sharded(model) and (said := broken_tensors(tower.model.named_parameters())):
         raise MonitorError(f"the model has broken weights before any training: {said}")
-
-
-__all__ = [
-    "UnsupportedModelError",
-    "check_usable",
-    "clip_in",
-    "is_sharded",
-    "plain_copy",
-    "readable",
-    "view_of",
-]
