@@ -8,8 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,33 +29,17 @@ from clipdrift.measures import ATTENTION, FLOW, KINDS, REPRESENTATION
 from clipdrift.model.clip import MINI, load
 from clipdrift.runs.record import read_record
 from clipdrift.runs.store import Store
+from commands import Said, Say, fails, runner
 
 WEIGHTS = ("weight_drift", "weight_drift_projection")
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-
-
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-
-Say = Callable[..., Said]
 
 
 @pytest.fixture
 def say(capsys: pytest.CaptureFixture[str]) -> Say:
     """Runs a command in this process: ``say("ls", "models")``."""
 
-    def run(*arguments: object) -> Said:
-        with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
-        code = ended.value.code
-        captured = capsys.readouterr()
-        return Said(code if isinstance(code, int) else int(code is not None), captured.out, captured.err)
-
-    return run
+    return runner(capsys)
 
 
 @pytest.fixture
@@ -71,15 +53,6 @@ def run_file(tiny_clip_dir: Path, pictures: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def places(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["--out", str(tmp_path / "runs"), "--cache", str(tmp_path_factory.getbasetemp() / "cli-cache")]
-
-
-def fails(said: Said) -> str:
-    """The one line on stderr of an error that a user can mend."""
-    assert said.code == 2
-    assert said.err.startswith("error: ")
-    assert said.err.count("\n") == 1
-    assert "Traceback" not in said.out + said.err
-    return said.err
 
 
 # --- help

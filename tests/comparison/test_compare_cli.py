@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,12 @@ import typer
 from outside import Adapter
 from printed import shown
 
-from clipdrift.cli import app, main
+from clipdrift.cli import app
 from clipdrift.comparison import Comparison, TransferRow, read_comparison
 from clipdrift.config import DataSet
+from commands import Say, fails, runner
 
 COMMAND: Any = typer.main.get_command(app).commands["compare"]  # type: ignore[attr-defined]
-
-
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-
-Say = Callable[..., Said]
 
 
 @pytest.fixture
@@ -36,23 +26,7 @@ def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     """Runs a command in this process, on a wide page: ``say("compare", base, tuned, ...)``."""
     monkeypatch.setenv("COLUMNS", "300")
 
-    def run(*arguments: object) -> Said:
-        with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
-        code = ended.value.code
-        captured = capsys.readouterr()
-        return Said(code if isinstance(code, int) else int(code is not None), captured.out, captured.err)
-
-    return run
-
-
-def fails(said: Said) -> str:
-    """The one line on stderr of an error that a user can mend."""
-    assert said.code == 2
-    assert said.err.startswith("error: ")
-    assert said.err.count("\n") == 1
-    assert "Traceback" not in said.out + said.err
-    return said.err
+    return runner(capsys)
 
 
 # --- from two models to a page

@@ -6,7 +6,6 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import clipdrift
-from clipdrift.cli import main
 from clipdrift.decision import CheckError
 from clipdrift.decision.baseline import read_baseline
-
-
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-
-Say = Callable[..., Said]
+from commands import Say, fails, runner
 
 
 @pytest.fixture
 def say(capsys: pytest.CaptureFixture[str]) -> Say:
     """Runs a command in this process: ``say("check", base, tuned, ...)``."""
 
-    def run(*arguments: object) -> Said:
-        with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
-        code = ended.value.code
-        captured = capsys.readouterr()
-        return Said(code if isinstance(code, int) else int(code is not None), captured.out, captured.err)
-
-    return run
-
-
-def fails(said: Said) -> str:
-    assert said.code == 2
-    assert said.err.startswith("error: ")
-    assert said.err.count("\n") == 1
-    return said.err
+    return runner(capsys)
 
 
 def test_kept_broken_and_not_resolved(

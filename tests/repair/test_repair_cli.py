@@ -6,28 +6,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from repair_models import plain
 
-from clipdrift.cli import main
 from clipdrift.repair import read_repaired
 from clipdrift.runs.store import RunFolder
+from commands import Say, fails, runner
 from small_runs import Lab
 
 Runs = Callable[[str], RunFolder]
-
-
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-
-Say = Callable[..., Said]
 
 
 @pytest.fixture
@@ -36,22 +25,7 @@ def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, lab
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setenv("CLIPDRIFT_CACHE", str(lab.cache))
 
-    def run(*arguments: object) -> Said:
-        with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
-        code = ended.value.code
-        captured = capsys.readouterr()
-        return Said(code if isinstance(code, int) else int(code is not None), captured.out, captured.err)
-
-    return run
-
-
-def fails(said: Said) -> str:
-    """The one line on stderr of an error that a user can mend."""
-    assert said.code == 2
-    assert said.err.startswith("error: ")
-    assert said.err.count("\n") == 1
-    return said.err
+    return runner(capsys)
 
 
 def test_from_a_run_to_a_saved_mix(say: Say, runs: Runs, tmp_path: Path) -> None:
