@@ -83,8 +83,10 @@ def test_every_default() -> None:
         "evaluation": {
             "batch_size": None,
             "per_epoch": 1,
+            "at": [],
             "shown_images": 4,
             "epoch_transfer_per_class": 0,
+            "transfer_at": "epochs",
             "prompt_ensemble": False,
             "least_retention": None,
         },

@@ -13,6 +13,7 @@ import small_runs
 from clipdrift.config import ConfigError, RunConfig
 from clipdrift.model.clip import MINI
 from clipdrift.runs.reporter import Silent
+from clipdrift.training.order import Order
 from clipdrift.training.preparation import prepare, resolve
 from small_runs import CLASSES, Lab, config_for
 
@@ -74,6 +75,37 @@ def test_dense_measuring_changes_nothing_but_the_number_of_looks(lab: Lab) -> No
     assert all((p.validation_accuracy is None) != p.ends_epoch for p in dense.history)
     assert tuple(p for p in dense.history if p.ends_epoch) == plain.history
     assert dense.best == plain.best
+
+
+@pytest.mark.parametrize(
+    ("at", "steps"),
+    [("dense", [1, 2, 4, 5, 8, 10]), ([0.01, 0.35, 1.0], [1, 3, 5, 10])],
+    ids=["dense", "shares"],
+)
+def test_looks_of_ones_own_change_nothing_else_and_may_test_zero_shot(
+    lab: Lab, at: Any, steps: list[int]
+) -> None:
+    """Retention within epochs is that of the same weights; epochs, choice and end are as without."""
+    data = {"transfer": [{"name": "colours", "path": str(lab.pictures)}]}
+    tested = {"epoch_transfer_per_class": 3}
+    looked, _ = lab.run(
+        lab.config(data=data, evaluation={**tested, "at": at, "transfer_at": "looks"}), save=False
+    )
+    plain, _ = lab.run(lab.config(data=data, evaluation=tested), save=False)
+    assert [p.step for p in looked.history] == steps
+    assert all(set(p.transfer) == {"colours"} for p in looked.history)
+    assert tuple(p for p in looked.history if p.ends_epoch) == plain.history
+    assert (looked.best, looked.last) == (plain.best, plain.last)
+
+
+def test_looks_by_shares_are_told_in_steps() -> None:
+    """Never before the share, never before the first step; a short epoch has no more looks than steps."""
+    order = Order(count=70, size=10, epochs=3)
+    assert order.looks() == {7, 14, 21}
+    assert order.looks(2) == {4, 7, 11, 14, 18, 21}
+    assert order.looks(at=(0.01, 0.1, 0.2)) == {1, 2, 4, 7, 14, 21}
+    assert order.looks(at="dense") == {1, 2, 4, 7, 8, 14, 16, 21}
+    assert order.looks(99) == set(range(1, 22))
 
 
 def test_zero_shot_after_every_epoch_on_a_part(lab: Lab) -> None:

@@ -18,12 +18,17 @@ from clipdrift.config import FullFineTuning, LinearProbe, Lora, OptimConfig
 from clipdrift.data.deck import Deck
 from clipdrift.model.clip import Clip, load
 from clipdrift.training.loop import Diverged, Moment, learning_rate, train_model
+from clipdrift.training.order import Order
 
 FULL = FullFineTuning(name="full_ft")
 
 
 def options(**changes: Any) -> OptimConfig:
     return OptimConfig(**{"learning_rate": 1e-3, "epochs": 2, "batch_size": 4, **changes})
+
+
+def order(deck: Deck) -> Order:
+    return Order.of(len(deck), options())
 
 
 def full(clip: Clip) -> Adapted:
@@ -136,7 +141,7 @@ def test_looking_at_the_model_changes_nothing(tiny_clip_dir: Path, make_deck: Ca
     snapshots = []
     for look in (False, True):
         adapted = adapt(load(tiny_clip_dir), Lora(name="lora", dropout=0.3), classes=2, seed=0)
-        for _ in train_model(adapted, deck, options(), seed=3, moments=2):
+        for _ in train_model(adapted, deck, options(), seed=3, looks=order(deck).looks(2)):
             if look:
                 adapted.eval()
                 with torch.no_grad():
@@ -197,7 +202,9 @@ def test_moments_of_an_epoch(
     tiny_clip: Clip, make_deck: Callable[..., Deck], moments: int, steps: list[int]
 ) -> None:
     """As many as asked for, evenly, the last at the epoch's end; averages begin anew with the epoch."""
-    seen: list[Moment] = list(train_model(full(tiny_clip), make_deck(18), options(), seed=0, moments=moments))
+    deck = make_deck(18)
+    looks = order(deck).looks(moments)
+    seen: list[Moment] = list(train_model(full(tiny_clip), deck, options(), seed=0, looks=looks))
     assert [m.step for m in seen] == steps
     assert [m.epoch for m in seen] == [1] * moments + [2] * moments
     assert [m.ends_epoch for m in seen] == ([False] * (moments - 1) + [True]) * 2
@@ -205,7 +212,8 @@ def test_moments_of_an_epoch(
 
 def test_more_moments_than_steps_are_one_each_step(tiny_clip: Clip, make_deck: Callable[..., Deck]) -> None:
     """There is nothing new to see between two steps."""
-    seen = list(train_model(full(tiny_clip), make_deck(8), options(epochs=1), seed=0, moments=9))
+    deck, once = make_deck(8), options(epochs=1)
+    seen = list(train_model(full(tiny_clip), deck, once, seed=0, looks=Order.of(8, once).looks(9)))
     assert [(m.step, m.ends_epoch) for m in seen] == [(1, False), (2, True)]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -131,6 +131,12 @@ class EvaluationConfig(Frozen):
     per_epoch: int = Field(
         1, ge=1, description="How often within an epoch internals are measured (dense option)."
     )
+    at: Literal["dense"] | tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (),
+        description="Steps after which internals are measured besides: shares of the training, as "
+        "[0.01, 0.02, 0.05, 0.1], rounded down to whole steps from the first on; or 'dense': after 1, 2, "
+        "4, 8 ... steps.",
+    )
     shown_images: int = Field(
         4,
         ge=0,
@@ -141,6 +147,11 @@ class EvaluationConfig(Frozen):
         0,
         ge=0,
         description="After each epoch, test zero-shot on this many images per class; 0: at the end only.",
+    )
+    transfer_at: Literal["epochs", "looks"] = Field(
+        "epochs",
+        description="When zero-shot is tested on epoch_transfer_per_class images: after each epoch, or "
+        "whenever internals are measured.",
     )
     prompt_ensemble: bool = Field(
         False, description="Average text features over all templates, not the first alone."
@@ -158,6 +169,8 @@ class EvaluationConfig(Frozen):
             raise ValueError(
                 "least_retention needs retention after each epoch: set epoch_transfer_per_class too"
             )
+        if self.transfer_at == "looks" and not self.epoch_transfer_per_class:
+            raise ValueError("transfer_at = 'looks' needs images to test: set epoch_transfer_per_class too")
         return self
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
 from functools import partial
 
@@ -82,8 +82,9 @@ def _all(
         reporter.stage("embedding captions")
         adapted.objective.keep_texts(_waiting(reporter, keeper))
     reporter.stage("training")
-    course, per_epoch = keeper.course, config.evaluation.per_epoch
-    for moment in _moments(inputs, config, config.optim, adapted, keeper, reporter, per_epoch, penalties):
+    course = keeper.course
+    looks = order_of(inputs, config, config.optim).looks(config.evaluation.per_epoch, config.evaluation.at)
+    for moment in _moments(inputs, config, config.optim, adapted, keeper, reporter, looks, penalties):
         with out_of_memory_guard(config, inputs.device, "measuring"):
             point = observer.look(adapted, moment)
             if judge.judge(point):
@@ -108,7 +109,7 @@ def _moments(
     adapted: Adapted,
     keeper: CheckpointWriter,
     reporter: Reporter,
-    moments: int = 1,
+    looks: Set[int] | None = None,
     penalties: Penalties | None = None,
 ) -> Iterator[Moment]:
     objective = adapted.objective
@@ -124,7 +125,7 @@ def _moments(
         seed=config.seed,
         flip=config.data.flip,
         bf16=uses_bf16(config, inputs.device),
-        moments=moments,
+        looks=looks,
         targets=targets,
         order=order,
         on_step=lambda step, loss: reporter.step(step, steps, loss),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ def train_model(
     seed: int,
     flip: bool = True,
     bf16: bool = False,
-    moments: int = 1,
+    looks: Set[int] | None = None,
     targets: Callable[[int], NDArray[np.int64]] | None = None,
     order: Order | None = None,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
@@ -60,7 +60,7 @@ def train_model(
     progress: Progress | None = None,
     pause: Callable[[], None] = lambda: None,
 ) -> Iterator[Moment]:
-    """Train with AdamW; yield ``moments`` times per epoch, the last at its end.
+    """Train with AdamW; yield after each of ``looks``.
 
     Between moments the caller may run the model in eval mode and read anything; training mode is set again.
 
@@ -71,7 +71,7 @@ def train_model(
         seed: of the order of images and of the flips; dropout uses torch's global generator.
         flip: mirror half of the images at random.
         bf16: autocast the forward pass to bfloat16.
-        moments: how often per epoch to yield.
+        looks: steps, counted from 1, of :meth:`Order.looks`; none: the end of each epoch.
         targets: (n,) what the loss is told of each image, by epoch; none: the labels.
         order: of the images; none: all of them, in batches.
         on_step: called with steps done and the loss.
@@ -111,7 +111,7 @@ def train_model(
     progress.start(adapted, optimizer)  # now, as the lines above need the model before its first step
     if progress.due:
         yield progress.taken()
-    for batch in order.batches(seed, flip, moments):
+    for batch in order.batches(seed, flip, looks):
         if progress.ended:
             return
         if batch.step < begins:

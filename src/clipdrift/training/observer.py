@@ -85,13 +85,14 @@ class RunObserver:
         )
 
     def look(self, adapted: Adapted, moment: Moment) -> Point:
-        """Measure internals now and, at an epoch's end, validation accuracy."""
+        """Measure internals now, validation accuracy at an epoch's end, zero-shot on a part when asked."""
         validation = None
         part: dict[str, Transfer] = {}
         retrieved: dict[str, Retrieval] = {}
         adapted.eval()
         if moment.ends_epoch:
             validation, retrieved = self.abilities.validation(adapted)
+        if moment.ends_epoch or self.config.evaluation.transfer_at == "looks":
             part = self.abilities.transfer_part(adapted)
         return Point(
             epoch=moment.epoch,

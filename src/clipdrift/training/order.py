@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,15 +72,29 @@ class Order:
     def steps(self) -> int:
         return self.per_epoch * self.epochs
 
-    def batches(self, seed: int, flip: bool, moments: int = 1) -> Iterator[Batch]:
+    def looks(self, per_epoch: int = 1, at: Literal["dense"] | Sequence[float] = ()) -> frozenset[int]:
+        """Steps, counted from 1, after which the model is looked at; each epoch's end among them.
+
+        Args:
+            per_epoch: looks in an epoch, evenly apart.
+            at: shares of the training besides, rounded down to steps from the first on, or ``dense``: after
+                1, 2, 4, 8 ... steps.
+        """
+        within = {math.ceil(self.per_epoch * (k + 1) / per_epoch) for k in range(per_epoch)}
+        found = {epoch * self.per_epoch + step for epoch in range(self.epochs) for step in within}
+        if at == "dense":
+            return frozenset(found | {2**n for n in range(self.steps.bit_length())})
+        return frozenset(found | {max(1, math.floor(share * self.steps + 1e-9)) for share in at})
+
+    def batches(self, seed: int, flip: bool, looks: Set[int] | None = None) -> Iterator[Batch]:
         """Yield all steps.
 
         Args:
             flip: mirror half of the images at random.
-            moments: looks in an epoch, the last at its end.
+            looks: of :meth:`looks`; none: each epoch's end.
         """
         per_epoch, size = self.per_epoch, self.size - self.again
-        stops = {math.ceil(per_epoch * (k + 1) / moments) for k in range(moments)}
+        stops = self.looks() if looks is None else looks
         for epoch in range(1, self.epochs + 1):
             rng = np.random.default_rng([seed, epoch])  # an epoch's order depends on nothing before it
             order = rng.permutation(self.count)
@@ -88,14 +103,15 @@ class Order:
             for number in range(per_epoch):
                 picked = order[number * size : (number + 1) * size]
                 again = slice(number * self.again, (number + 1) * self.again)
+                step = (epoch - 1) * per_epoch + number
                 yield Batch(
                     epoch,
-                    (epoch - 1) * per_epoch + number,
+                    step,
                     np.concatenate([picked, others[again]]),
                     np.concatenate([mirrored[picked], turned[again]]),
                     begins_epoch=number == 0,
                     ends_epoch=number + 1 == per_epoch,
-                    look=number + 1 in stops,
+                    look=step + 1 in stops,
                 )
 
     def _replay(self, seed: int, epoch: int, flip: bool) -> Part:

@@ -24,6 +24,7 @@ from clipdrift.model.zero_shot import class_features
 from clipdrift.runs.reporter import Reporter
 from clipdrift.study.engines.jobs import StudyJob
 from clipdrift.training.loop import train_model
+from clipdrift.training.order import Order
 from clipdrift.training.preparation import count_images, pick_device
 
 Result = TypeVar("Result")
@@ -203,8 +204,9 @@ def _clock(work: Callable[[], object]) -> float:
 
 
 def _seconds(config: RunConfig, count: Mapping[str, int], kind: _Kind) -> float:
-    epochs = config.optim.epochs
-    looks = epochs * config.evaluation.per_epoch + 6  # three more with whole maps, which take twice as long
+    epochs, evaluation = config.optim.epochs, config.evaluation
+    taken = Order.of(count["train"], config.optim).looks(evaluation.per_epoch, evaluation.at)
+    looks = len(taken) + 6  # three more with whole maps, which take twice as long
     transfer = sum(n for name, n in count.items() if name.startswith("transfer "))
     embedded = epochs * count["validation"] + count["test"] + 3 * transfer
     return epochs * count["train"] * kind.step + looks * count["probe"] * kind.read + embedded * kind.embed
