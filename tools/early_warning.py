@@ -4,124 +4,27 @@
     python tools/early_warning.py --write   # puts them into the page
 
 Thresholds are chosen on the records in evidence/photographs and tested on targets and methods left out of the
-choice. Where evidence/captions has records, the default rules, chosen before those runs, are tested on them.
+choice. Where evidence/captions and evidence/early-warning have records, the default rules, chosen before
+those runs, are tested on them; the latter's looks begin with the first step, and test zero-shot each time.
 """
 
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from evidence import unpack
+from early_looks import dense_tables
 from marked import between
+from warning_records import JUDGED, KEPT, LEVELS, SHARES, found, held_out, number, read
 
-from clipdrift.analysis.warning import Warned, auc, judged, looks, warnings_of
+from clipdrift.analysis.warning import auc, judged, looks
 from clipdrift.rules.ruling import SEVERE_DRIFT, WARN_DRIFT
-from clipdrift.study.frames import history_frame, records_in, runs_frame
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "early-warning.md"
 START, END = "<!-- tables: written by tools/early_warning.py -->", "<!-- end of tables -->"
-JUDGED = ("sensitivity", "specificity")
-KEPT = "last_retention_cifar100"
-LEVELS, SHARES = (90.0, 50.0), (0.1, 0.25, 0.5, 1.0)
-SIGNALS = {
-    "embedding_drift": "embedding drift",
-    "cka": "1 - CKA, mean over blocks",
-    "cka_embedding": "1 - CKA of the embedding",
-    "weight_drift": "weight drift",
-    "entropy_fall": "fall of attention entropy, %",
-    "entropy_size": "change of attention entropy either way, %",
-    "text_embedding_drift": "drift of text embeddings",
-    "text_cka": "1 - CKA of the text tower",
-}
-
-
-@cache
-def read(evidence: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Finished runs, indexed by run, and their histories with every signal rising where more is lost."""
-    with tempfile.TemporaryDirectory() as place:
-        study = Path(place) / "study"
-        unpack(evidence, study)
-        records = [record for record in records_in(study) if record["status"] == "done"]
-        runs, history = runs_frame(records), history_frame(records)
-    ends = history.groupby("run")["step"].max()
-    runs["steps"] = runs["run"].map(ends)
-    runs["towers"] = [_towers(record) for record in records]
-    history = history.assign(
-        entropy_fall=-history["entropy_drift"], entropy_size=history["entropy_drift"].abs()
-    )
-    for name in ("cka", "cka_embedding", "text_cka"):
-        if name in history:
-            history[name] = 1 - history[name]
-    runs.index = pd.Index(runs["run"])
-    return runs[runs[KEPT].notna()], history
-
-
-def _towers(record: object) -> str:
-    config = record["config"]  # type: ignore[index]
-    objective = config.get("objective", {})
-    return objective.get("towers", "both") if objective.get("name") == "contrastive" else "head"
-
-
-def found(evidence: Path, by: str) -> tuple[int, list[Warned]]:
-    runs, history = read(evidence)
-    rows = [
-        one
-        for share in SHARES
-        for level in LEVELS
-        for one in warnings_of(
-            runs, looks(history, runs, share, [name for name in SIGNALS if name in history]),
-            share=share, level=level, kept=KEPT, by=by,
-        )
-    ]  # fmt: skip
-    return len(runs), rows
-
-
-def number(value: float, digits: int = 2) -> str:
-    return "–" if np.isnan(value) else f"{value:.{digits}f}"
-
-
-def pooled(rows: list[Warned]) -> tuple[float, float, list[float]]:
-    """Sensitivity and specificity over all held-out runs together, and the thresholds that they met."""
-    lost, kept = sum(r.lost for r in rows), sum(r.runs - r.lost for r in rows)
-    hits = sum(r.sensitivity * r.lost for r in rows if r.lost)
-    quiet = sum(r.specificity * (r.runs - r.lost) for r in rows if r.runs > r.lost)
-    return (
-        hits / lost if lost else float("nan"),
-        quiet / kept if kept else float("nan"),
-        [r.threshold for r in rows],
-    )
-
-
-def held_out(rows: list[Warned], share: float, level: float) -> Iterator[str]:
-    heads = ("signal", "AUC, all runs", "threshold, all runs", "thresholds without one", *JUDGED)
-    yield f"| {' | '.join(heads)} |"
-    yield "|---|--:|--:|--:|--:|--:|"
-    table = []
-    for signal, words in SIGNALS.items():
-        of = [r for r in rows if (r.signal, r.share, r.level) == (signal, share, level)]
-        if not of:
-            continue
-        whole, parts = next(r for r in of if not r.held), [r for r in of if r.held]
-        sensitivity, specificity, thresholds = pooled(parts)
-        index = sensitivity + specificity
-        span = f"{min(thresholds):.3g} to {max(thresholds):.3g}"
-        cells = [
-            words,
-            number(whole.auc),
-            f"{whole.threshold:.3g}",
-            span,
-            number(sensitivity),
-            number(specificity),
-        ]
-        table.append((index, f"| {' | '.join(cells)} |"))
-    yield from (line for _, line in sorted(table, key=lambda row: -row[0]))
 
 
 def tables() -> Iterator[str]:
@@ -145,16 +48,28 @@ def tables() -> Iterator[str]:
     captions = ROOT / "evidence" / "captions"
     if any(captions.glob("*.xz")):
         yield ""
-        yield from default_rules(captions, "captions, trained after the thresholds were chosen", apart=True)
+        yield from default_rules(
+            captions, "captions, trained after the thresholds were chosen", apart="towers"
+        )
+    dense = ROOT / "evidence" / "early-warning"
+    if any(dense.glob("*.xz")):
+        words = "early-warning, trained after the thresholds were chosen"
+        yield ""
+        yield from default_rules(dense, words, apart="way")
+        yield ""
+        yield from default_rules(dense, f"{words}, by target", apart="target")
+        yield ""
+        yield from dense_tables(dense)
 
 
-def default_rules(evidence: Path, words: str, apart: bool = False) -> Iterator[str]:
+def default_rules(evidence: Path, words: str, apart: str = "") -> Iterator[str]:
     runs, history = read(evidence)
+    """How they did on a study's runs, on all and on groups that have the same in the column ``apart``."""
     yield f"Study {words}:\n"
     yield f"| rule | read after | runs | lost | {' | '.join(JUDGED)} | AUC |\n|---|--:|--:|--:|--:|--:|--:|"
     groups = [("", runs)]
     if apart:
-        groups += [(f", {name}", group) for name, group in runs.groupby("towers")]
+        groups += [(f", {name}", group) for name, group in runs.groupby(apart)]
     for name, group in groups:
         for level, threshold in ((90.0, WARN_DRIFT), (50.0, SEVERE_DRIFT)):
             for share in (0.25, 1.0):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from clipdrift.analysis.warning import auc, best_threshold, judged, looks, warnings_of
+from clipdrift.analysis.warning import auc, best_threshold, first_crossings, judged, looks, warnings_of
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -61,3 +61,32 @@ def test_a_group_left_out_has_no_part_in_its_threshold() -> None:
     assert found["c"].runs == 40
     assert found[""].runs == 120
     assert found["a"].lost == int(((kept < 50) & (target == "a")).sum())
+
+
+def test_warnings_before_at_and_after_the_loss_are_told_apart() -> None:
+    """By hand: a run warned in time, one at the look of its loss, one late, one never, one from the start."""
+    looks_at, accuracy = [1, 2, 4, 8], [np.nan, 40.0, np.nan, 60.0]
+    courses = {
+        "before": ([0.0, 0.3, 0.4, 0.5], [99.0, 95.0, 85.0, 70.0]),
+        "same": ([0.0, 0.1, 0.4, 0.5], [99.0, 95.0, 85.0, 70.0]),
+        "late": ([0.0, 0.1, 0.2, 0.3], [99.0, 80.0, 75.0, 70.0]),
+        "never": ([0.0, 0.1, 0.1, 0.1], [99.0, 99.0, 98.0, 98.0]),
+        "at once": ([0.9, 0.9, 0.9, 0.9], [60.0, 50.0, 40.0, 30.0]),
+    }
+    history = pd.concat(
+        pd.DataFrame(
+            {"run": run, "step": looks_at, "signal": signal, "kept": kept, "validation_accuracy": accuracy}
+        )
+        for run, (signal, kept) in courses.items()
+    )
+    runs = pd.DataFrame({"run": [*courses], "steps": 8})
+    found = first_crossings(
+        history.sample(frac=1, random_state=0), runs, signal="signal", threshold=0.3, kept="kept", level=90
+    )
+    assert found["lead"].to_dict() == pytest.approx(
+        {"before": 2, "same": 0, "late": -6, "never": np.nan, "at once": 0}, nan_ok=True
+    )
+    assert found.loc["before", ["warned", "lost", "kept_then"]].tolist() == [0.25, 0.5, 95]
+    assert found["learnt_then"].tolist() == [40, 40, 60, 60, 0]
+    assert (found["learnt"] == 60).all()
+    assert found.loc["never", ["warned", "lost"]].isna().all()

@@ -138,4 +138,51 @@ def warnings_of(
             )  # fmt: skip
 
 
-__all__ = ["Warned", "auc", "best_threshold", "judged", "looks", "warnings_of"]
+def first_crossings(
+    history: pd.DataFrame, runs: pd.DataFrame, *, signal: str, threshold: float, kept: str, level: float
+) -> pd.DataFrame:
+    """When a rule first warned of each run, when it was lost, and what stopping then would have kept.
+
+    Args:
+        history: columns run, step, ends_epoch, ``signal``, ``kept`` (retention at each look, percent) and
+            validation_accuracy (percent, at each epoch's end).
+        runs: column run, and ``steps``, the length of each training.
+        signal: warns at or above ``threshold``.
+        level: of ``kept``, below which a model is lost.
+
+    Returns:
+        One row per run: ``warned`` and ``lost``, the first look of each as a share of the training (nan:
+        never), and ``lead``, by how many steps the warning came first; ``kept_then`` at the warning;
+        ``learnt_then``, the best validation accuracy up to it, 0 before the first epoch's end; ``learnt``,
+        the best of all.
+    """
+    rows = []
+    parts = dict(iter(history.sort_values("step", kind="stable").groupby("run")))
+    for run, steps in zip(runs["run"], runs["steps"], strict=True):
+        part = parts[run]
+        step = part["step"].to_numpy(dtype=float)
+        first = _first(part[signal].to_numpy(dtype=float) >= threshold)
+        gone = _first(part[kept].to_numpy(dtype=float) < level)
+        learnt = part["validation_accuracy"].to_numpy(dtype=float)
+        before = learnt[: len(part) if first is None else first + 1]
+        warned_step = np.nan if first is None else step[first]
+        lost_step = np.nan if gone is None else step[gone]
+        rows.append(
+            {
+                "run": run,
+                "warned": warned_step / steps,
+                "lost": lost_step / steps,
+                "lead": lost_step - warned_step,
+                "kept_then": np.nan if first is None else float(part[kept].iloc[first]),
+                "learnt_then": float(np.nanmax(before, initial=0.0)),
+                "learnt": float(np.nanmax(learnt, initial=0.0)),
+            }
+        )
+    return pd.DataFrame(rows).set_index("run")
+
+
+def _first(true: NDArray[np.bool_]) -> int | None:
+    return int(true.argmax()) if true.any() else None
+
+
+__all__ = ["Warned", "auc", "best_threshold", "first_crossings", "judged", "looks", "warnings_of"]
