@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from clipdrift.config import ConfigError, RunConfig, load_config, parse_config
-from clipdrift.rules import key_of, parse_rule, rule_measures, unit_of
+from clipdrift.rules import key_of, parse_rule, rule_measures, rule_name, unit_of, values_for
 from clipdrift.rules.run_rules import resolve_rules
 from clipdrift.runs.record import Point, Record, Transfer, Values, read_record
 from clipdrift.study.engines.running import run_study
@@ -251,6 +251,8 @@ def test_a_look_has_every_number_that_a_rule_may_name(lab: Lab) -> None:
         assert key in row or any(other.startswith(f"{key}/") for other in row), name
     assert {"cka", "entropy", "entropy_drift", "retention", "weight_drift_q", "embedding_drift"} <= accepted
     assert not {"text_cka", "accuracy", "rollout_entropy", "zero_shot_agreement"} & accepted
+    for key, value in row.items():  # and the other way round: every number can be named
+        assert value in values_for(parse_rule(rule_name(f"{key} >= 0")), row).values(), key
     cka, entropy = point.measures["cka"], point.measures["entropy"]
     assert row["drift/cka"] == row["measure/cka"] == cka.mean
     assert row["drift/cka/block_2"] == cka.blocks[1]
