@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from clipdrift.cli.light import run_list
 from clipdrift.config import ConfigError, RunConfig, load_config, parse_config
-from clipdrift.rules import key_of, parse_rule, rule_measures, unit_of
+from clipdrift.rules import key_of, parse_rule, rule_measures, rule_name, unit_of, values_for
 from clipdrift.rules.run_rules import resolve_rules
 from clipdrift.runs.record import Point, Record, Transfer, Values, read_record
 from clipdrift.study.engines.running import run_study
@@ -47,7 +48,9 @@ def drifts(record: Record) -> list[float]:
 # --- stopping
 
 
-def test_a_run_that_stops_early_is_the_first_part_of_one_that_does_not(lab: Lab) -> None:
+def test_a_run_that_stops_early_is_the_first_part_of_one_that_does_not(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
     """To the bit: history, and the weights of an epoch; the record says what stopped it and when."""
     whole, _ = lab.run(lab.config("norm_only", **changes()))
     told = Unplugs()
@@ -65,6 +68,13 @@ def test_a_run_that_stops_early_is_the_first_part_of_one_that_does_not(lab: Lab)
     assert record.last.epoch == 2
     assert read_record(folder.path / "record.json") == record
     assert weights_of(folder)
+    state = folder.state()
+    assert (state.kind, state.reason, state.epoch) == ("done", "stopped by a rule", 2)
+    frame = runs_frame(records_in(folder.path.parent)).set_index("run")
+    assert frame.loc[record.key, ["stopped_epoch", "stopped_step"]].tolist() == [2, 2 * PER_EPOCH]
+    run_list(folder.path.parent)
+    epochs = record.config.optim.epochs
+    assert f"done, stopped by a rule at epoch 2 of {epochs}" in capsys.readouterr().out
 
 
 def test_a_stop_within_an_epoch_ends_the_epoch_there(lab: Lab, free: Record) -> None:
@@ -251,6 +261,8 @@ def test_a_look_has_every_number_that_a_rule_may_name(lab: Lab) -> None:
         assert key in row or any(other.startswith(f"{key}/") for other in row), name
     assert {"cka", "entropy", "entropy_drift", "retention", "weight_drift_q", "embedding_drift"} <= accepted
     assert not {"text_cka", "accuracy", "rollout_entropy", "zero_shot_agreement"} & accepted
+    for key, value in row.items():  # and the other way round: every number can be named
+        assert value in values_for(parse_rule(rule_name(f"{key} >= 0")), row).values(), key
     cka, entropy = point.measures["cka"], point.measures["entropy"]
     assert row["drift/cka"] == row["measure/cka"] == cka.mean
     assert row["drift/cka/block_2"] == cka.blocks[1]

@@ -245,7 +245,7 @@ COLUMNS = frozenset(
     frozen_blocks tuned_blocks penalty penalty_weight weight_decay epochs batch_size protocol train_images
     trained_parameters seconds epoch step ends_epoch block measure value drift train_loss train_accuracy
     other_options validation_accuracy place variant arm log_rate plain representation_drift
-    text_representation_drift
+    text_representation_drift stopped_epoch stopped_step
     """.split()  # noqa: SIM905
 )
 """Columns of tidy tables beside those of measures; no measure may have such a name."""

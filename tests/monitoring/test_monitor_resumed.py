@@ -68,6 +68,7 @@ def test_a_resumed_training_gives_the_rows_of_one_in_one_piece(
     _steps(model, first, 0, 3)
     saved, weights = json.loads(json.dumps(first.state_dict())), copy.deepcopy(model.state_dict())
     _steps(model, first, 3, 4)
+    first.close()  # as the end of its process does
 
     trainings.seeded()
     _ = list(trainings.batches(3))

@@ -13,6 +13,9 @@ import torch
 import trainings
 from transformers import CLIPModel
 
+from clipdrift.decision.asked import refuse_unmeasurable
+from clipdrift.decision.result import CheckError
+from clipdrift.model.clip import Clip
 from clipdrift.monitoring import log
 from clipdrift.monitoring.cadence import Cadence
 from clipdrift.monitoring.errors import MonitorError
@@ -351,3 +354,30 @@ def test_a_page_of_nothing_is_said_and_does_not_end_a_script(
     monitor = DriftMonitor(tiny(), pixels, out=tmp_path / "d")
     assert monitor.report() is None
     assert any("no page" in text for text in monitor.said)
+
+
+def test_a_rule_can_name_every_number_of_a_row(
+    tiny: Tiny, pixels: torch.Tensor, tiny_whole: Clip, tmp_path: Path
+) -> None:
+    """With whole maps and a text tower that moves: each key is read as a rule on that very number."""
+    model = tiny()
+    texts = [f"a photo of {i} dogs" for i in range(6)]
+    monitor = DriftMonitor(
+        model, pixels, processor=tiny_whole, texts=texts, flow=True, out=tmp_path / "d", on_error="raise"
+    )
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.01 * torch.randn_like(weight)
+    row = monitor.measure()
+    numbers = [key for key in row if key.partition("/")[0] in log.HEADS]
+    assert {
+        "drift/modality_gap",
+        "measure/modality_gap",
+        "measure/logit_scale",
+        "drift/text_cka/block_1",
+    } <= set(numbers)
+    for key in numbers:
+        assert values_for(parse_rule(rule_name(f"{key} >= 0")), row) == {key: row[key]}, key
+    Rules(stop_when=["modality_gap_change > 0.1", "logit_scale >= 99", "|drift/modality_gap| > 1"])
+    with pytest.raises(CheckError, match="logit_scale is measured while a model trains"):
+        refuse_unmeasurable([parse_rule("logit_scale >= 99")], [])

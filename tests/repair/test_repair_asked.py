@@ -16,6 +16,7 @@ from clipdrift.repair import (
     parse_factors,
 )
 from clipdrift.repair.arguments import RepairError, blocks_text
+from clipdrift.repair.interpolating import interpolate
 
 
 @pytest.mark.parametrize(
@@ -164,3 +165,8 @@ def test_retention_counts_in_the_mean_or_of_one_set() -> None:
     assert choose(path, AlphaRule(keep="retention", least=85)).index == 0
     assert choose(path, AlphaRule(keep="retention", least=90, of="a")).index == 1
     assert choose(path, AlphaRule(keep="retention", least=1, of="c")).index is None
+
+
+def test_an_unknown_argument_is_refused_with_the_near_name() -> None:
+    with pytest.raises(RepairError, match=r"unknown argument transfr \(near: transfer"):
+        interpolate("BASE", "TUNED", transfr="cifar100")  # type: ignore[call-arg]

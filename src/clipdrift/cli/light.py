@@ -133,9 +133,16 @@ def run_list(root: Path) -> None:
     print_table(table)
 
 
+def _status(record: Record) -> str:
+    if record.stopped is None:
+        return record.status
+    at = f"epoch {record.stopped.epoch} of {record.config.optim.epochs}"
+    return f"{record.status}, stopped by a rule at {at}"
+
+
 def _row(record: Record) -> list[str]:
     config = record.config
-    cells = [record.key, record.status, config.data.target.name, config.method.name]
+    cells = [record.key, _status(record), config.data.target.name, config.method.name]
     cells += [rate_text(config.optim.learning_rate), str(config.seed)]
     if record.best is None:
         return cells

@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from clipdrift.cli.light import print_table
-from clipdrift.monitoring.course import Course, value_of
+from clipdrift.monitoring.course import Course, courses_in, nothing_measured, read_course, value_of
 from clipdrift.monitoring.errors import MonitorError
 from clipdrift.monitoring.following import Followed, Following, names
-from clipdrift.monitoring.log import LOG
+from clipdrift.monitoring.log import FAILED, LOG
 from clipdrift.texts import age, decimal, drift, percent
 
 REFRESH = 15
@@ -25,7 +25,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 _BARS_SHOWN = 16
 _WIDE = 100
 """Letters of a terminal in which every column has room."""
-_STYLES = {"warning": "yellow", "stop": "bold red", "rate": "magenta"}
+_STYLES = {"warning": "yellow", "stop": "bold red", "rate": "magenta", "failed": "yellow"}
 
 
 def watch_trainings(
@@ -85,6 +85,9 @@ def watch_trainings(
 def _nothing(place: Path) -> str:
     if not place.exists():
         return f"{place}: no such folder; give one that a DriftMonitor writes into, its out="
+    for course in map(read_course, courses_in(place)):
+        if course.failed:
+            return nothing_measured(course)
     return f"{place}: no row in a {LOG} there or up to two folders below; is the training measured yet?"
 
 
@@ -174,7 +177,11 @@ def _print_lines(
             console.print(f"waiting for {place / LOG}", soft_wrap=True, highlight=False)
     for name, one in zip(names(trainings), trainings, strict=True):
         assert one.course is not None
-        for row in one.course.rows[len(one.course.rows) - one.fresh :] if one.fresh else ():
+        for row in one.course.attempts[-one.fresh :] if one.fresh else ():
+            if FAILED in row:
+                text = f"{name}  step {row['step']}  not measured ({row[FAILED]})"
+                console.print(text, soft_wrap=True, highlight=False, markup=False)
+                continue
             only = Course(one.out, [row], 0, one.course.about, None)
             cka, moved, entropy = _numbers(only)
             kept, warned = _kept(only), _last_said(only).plain

@@ -10,7 +10,7 @@ from pathlib import Path
 from clipdrift.config.load import read_toml
 from clipdrift.decision.result import CheckError
 from clipdrift.listing import MEASURES
-from clipdrift.rules import BY_MATRIX, BY_SET, Rule, parse_rule, rules_of
+from clipdrift.rules import BY_MATRIX, BY_SET, OF_ROWS, Rule, parse_rule, rules_of
 
 RulesLike = str | Rule | Sequence[str | Rule]
 """A rule, ``"cka >= 0.9"``, or several."""
@@ -73,6 +73,10 @@ def refuse_unmeasurable(rules: Iterable[Rule], sets: Sequence[str]) -> None:
             raise CheckError(
                 f"{rule}: accuracy needs a head trained on the target, which a check does not have; "
                 "zero_shot_accuracy is measured on transfer sets"
+            )
+        if rule.name in OF_ROWS:
+            raise CheckError(
+                f"{rule}: {rule.name} is measured while a model trains, by a DriftMonitor; a check does not"
             )
         if rule.name in BY_SET and not sets:
             raise CheckError(f"{rule}: {rule.name} is measured on transfer sets; name one with --transfer")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from clipdrift.comparison import AT_ONE, Compared, Comparison, Retrieval
 from clipdrift.listing import MEASURES
 from clipdrift.outcomes.chance import chance_note
-from clipdrift.rules import BY_MATRIX, BY_SET, DIRECTIONS, RECALLS, WORST, Rule
+from clipdrift.rules import BY_MATRIX, BY_SET, DIRECTIONS, OF_ROWS, RECALLS, WORST, Rule
 
 
 class NotMeasured(Exception):  # noqa: N818 - an outcome of one rule, not a failure
@@ -50,6 +50,8 @@ def number_of(found: Comparison, rule: Rule) -> Number:
         raise NotMeasured(
             "it needs a head trained on the target; what a check measures is zero_shot_accuracy"
         )
+    if name in OF_ROWS:
+        raise NotMeasured(f"{name} is measured while a model trains, by a DriftMonitor; a check does not")
     if name in BY_SET:
         return _of_set(found, rule)
     if name in RECALLS:

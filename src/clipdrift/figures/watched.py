@@ -16,7 +16,7 @@ from clipdrift.figures.look import DOTS, GREY, INK, Canvas, above, dots, few_tic
 from clipdrift.figures.panels import CHANGE, COLOURS, SCALE, block_places, colour_bar, heat_map, plain
 from clipdrift.figures.source import NotDrawnError
 from clipdrift.figures.words import label
-from clipdrift.monitoring.course import Condition, Course, column_of
+from clipdrift.monitoring.course import Condition, Course, column_of, value_of
 
 _LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 _MARKS = ("o", "s", "^", "D")
@@ -118,15 +118,16 @@ def curves(course: Course, canvas: Canvas | None = None) -> Figure:
 def _panel(axis: Axes, panel: Panel, course: Course) -> bool:
     """Draw a panel's lines; returns whether a value was none."""
     broken = False
-    steps = course.steps
+    steps, attempts = course.steps, [int(row["step"]) for row in course.attempts]
     if panel.rest is not None:
         axis.axhline(panel.rest, color=GREY, linewidth=0.7)
     for place, (key, name) in enumerate(panel.lines):
         values = np.array(course.series(key))
+        whole = np.array([value_of(row, key) for row in course.attempts])  # a gap where measuring failed
         colour, line = COLOURS[place % len(COLOURS)], _LINES[place % len(_LINES)]
         mark = _MARKS[place % len(_MARKS)] if len(steps) <= _MARKED else ""
         axis.plot(
-            steps, np.where(np.isfinite(values), values, np.nan), color=colour, linestyle=line, marker=mark,
+            attempts, np.where(np.isfinite(whole), whole, np.nan), color=colour, linestyle=line, marker=mark,
             markersize=3, linewidth=1.4, label=plain(name, 30),
         )  # fmt: skip
         lost = [
@@ -186,6 +187,8 @@ def _events(axis: Axes, course: Course) -> None:
     for kind, (mark, colour, _) in _SAID.items():
         if steps := sorted({one.step for one in course.said if one.kind == kind}):
             _edge_marks(axis, steps, 1.0, marker=mark, color=colour)
+    if failed := [int(row["step"]) for row in course.failed]:
+        _edge_marks(axis, failed, 0.0, marker="x", color=GREY)
     step = kept_step(course)
     if step is not None:
         _edge_marks(axis, [step], 0.0, marker="^", color=BOUNDS["keep_best_when"][0])
@@ -221,6 +224,8 @@ def _event_keys(course: Course) -> list[Line2D]:
         for kind, (mark, colour, word) in _SAID.items()
         if kind in spoken
     ]
+    if course.failed:
+        keys.append(Line2D([], [], color=GREY, marker="x", linestyle="none", label="not measured"))
     if kept_step(course) is not None:
         colour = BOUNDS["keep_best_when"][0]
         keys.append(Line2D([], [], color=colour, marker="^", linestyle="none", label="last good state"))

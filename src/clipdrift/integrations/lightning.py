@@ -119,6 +119,14 @@ class DriftCallback(Callback):  # type: ignore[misc]
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._trainer = None
+        self._close()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.monitor is not None:
+            self.monitor.close()
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.monitor is None else self.monitor.state_dict()

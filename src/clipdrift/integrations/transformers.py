@@ -120,6 +120,10 @@ class DriftCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             self.monitor.measure()  # the last state, whatever the cadence
         return control
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> Any:
+        self.monitor.close()
+        return control
+
     def state(self) -> dict[str, Any]:
         """What the Trainer writes into its checkpoints."""
         return {"args": {}, "attributes": {"restored": self.monitor.state_dict()}}

@@ -42,6 +42,8 @@ class Internals:
         embedding: (N, E) projected embeddings, not normalised, float32, on the CPU.
         reader: whose attention was read.
         detail: for each measure that heads have, (N, L, H), where asked for.
+        shown: (n, P) attention over patches of the images that are shown, last block, mean over heads, each
+            row summing to 1; None where none was asked for.
     """
 
     attention: dict[str, NDArray[np.float64]]
@@ -51,6 +53,7 @@ class Internals:
     embedding: Embedding
     reader: Reader
     detail: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    shown: NDArray[np.float32] | None = None
 
     @property
     def images(self) -> int:
@@ -91,6 +94,7 @@ def read_internals(
     flow: bool = False,
     detail: bool = False,
     masses: Sequence[float] = (0.95,),
+    shown: Sequence[int] = (),
     progress: ProgressCallback | None = None,
 ) -> Internals:
     """Run ``probe`` through the image tower in float32 and eval mode; no value depends on ``batch_size``.
@@ -104,6 +108,7 @@ def read_internals(
         flow: rollout and patch entropy too, which need whole maps and so more time.
         detail: keep every head's value on every image.
         masses: thresholds of the effective receptive field; 0.95 gives ``erf95``.
+        shown: positions of images whose attention is kept for pictures.
         progress: told after each batch.
 
     Raises:
@@ -117,7 +122,7 @@ def read_internals(
     table = {name: work for name, work in table.items() if name != "erf95"} | {
         erf_name(mass): erf(mass) for mass in masses
     }
-    reading = _Reading(tower, {name: table[name] for name in _ordered(table)}, detail, len(probe))
+    reading = _Reading(tower, {name: table[name] for name in _ordered(table)}, detail, len(probe), shown)
     with still(tower.model):
         for images, piece in probe.batches(tower.images_per_pass(batch_size)):
             maps = Flow(class_token=tower.first_patch > 0) if flow else None
@@ -149,9 +154,15 @@ class _Reading:
     """
 
     def __init__(
-        self, tower: Tower, table: dict[str, Callable[[BlockRows], Tensor]], detail: bool, images: int
+        self,
+        tower: Tower,
+        table: dict[str, Callable[[BlockRows], Tensor]],
+        detail: bool,
+        images: int,
+        shown: Sequence[int],
     ) -> None:
         self.tower, self.table, self.detail, self.images = tower, table, detail, images
+        self.shown: dict[int, NDArray[np.float32] | None] = dict.fromkeys(shown)
         self.done = 0
         self.values: dict[str, NDArray[np.float64]] = {}
         self.sums: dict[str, Tensor] = {}
@@ -180,6 +191,9 @@ class _Reading:
                 self.put(self.details, name, values)
         total = torch.stack(mean_rows).cpu()
         self.mean_rows = total if self.mean_rows is None else self.mean_rows + total
+        for image in self.shown.keys() & set(range(self.done, self.done + seen.rows.shape[1])):
+            row = seen.rows[-1, image - self.done, :, first:].double()
+            self.shown[image] = (row / row.sum(-1, keepdim=True)).mean(0).float().cpu().numpy()
         self.keep("sink_patches", formulas.sink_patches(seen.norms.double()).T)
         if maps is not None:
             reader = None if first else seen.rows[0].mean(1)
@@ -246,5 +260,6 @@ class _Reading:
             embedding=self.embedding,
             reader=self.tower.reader,
             detail=self.details,
+            shown=np.stack([row for row in self.shown.values() if row is not None]) if self.shown else None,
         )
         return replace(found, whole=found.whole | read_others(found))

@@ -37,4 +37,7 @@ def unpack(tensors: Mapping[str, Tensor], reader: Reader) -> Internals:
             parts[part][name] = tensors[line].numpy()
     states = KeptStates()
     states.add(tensors["states"])
-    return Internals(states=states, embedding=tensors["embedding"], reader=reader, **parts)
+    embedding = tensors["embedding"]
+    return Internals(
+        parts["attention"], parts["heads"], parts["whole"], states, embedding, reader, parts["detail"]
+    )

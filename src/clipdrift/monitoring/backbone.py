@@ -20,10 +20,11 @@ from clipdrift.measures.packing import pack, unpack
 from clipdrift.measures.states import KeptStates
 from clipdrift.model.towers import Geometry
 from clipdrift.monitoring.errors import MonitorError
+from clipdrift.monitoring.pictures import BACKBONE, ProbeAttention
 from clipdrift.runs.files import replace_folder, write_text
 from clipdrift.runs.kept import DamagedFileError, keep, read_kept
 
-FOLDER = "backbone"
+FOLDER = BACKBONE
 """In the monitor's folder."""
 _FACTS, _NUMBERS, _WEIGHTS = "backbone.json", "numbers.kept", "weights.safetensors"
 
@@ -71,6 +72,7 @@ class BackboneSide:
         texts: that class probabilities are taken over, and (M, E) unit features of each.
         text_internals, text_weights: of its text tower, where it can be read.
         sets: by name.
+        attention: of a few images, for pictures; None where their pictures are lost.
     """
 
     model: str
@@ -84,6 +86,7 @@ class BackboneSide:
     text_internals: TextInternals | None = None
     text_weights: Mapping[str, Tensor] = field(default_factory=dict)
     sets: Mapping[str, SetSide] = field(default_factory=dict)
+    attention: ProbeAttention | None = None
 
 
 class _OnDisk(Mapping[str, Tensor]):
@@ -134,6 +137,8 @@ def store(side: BackboneSide, out: Path) -> BackboneSide:
         tensors["features"] = side.features.cpu()
     tensors |= {f"set.{name}": one.features.cpu() for name, one in side.sets.items()}
     keep(made / _NUMBERS, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+    if side.attention is not None:
+        side.attention.save(made)
     facts = {
         "model": side.model,
         "geometry": asdict(side.geometry),

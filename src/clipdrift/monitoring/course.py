@@ -51,7 +51,7 @@ class Said:
     """A line that the monitor said.
 
     Attributes:
-        row: of the log, from 1. kind: warning, stop, rate, kept or note.
+        row: of the measurements, from 1; 0 where one failed. kind: warning, stop, rate, kept, note or failed.
     """
 
     row: int
@@ -71,6 +71,7 @@ class Course:
         about: what is measured, on what, by which rules; empty where that cannot be read.
         good: step and numbers of the last good state; None: none was kept.
         problems: what could not be read, in words.
+        failed: rows of measurements that failed: step, time, and why.
     """
 
     out: Path
@@ -79,6 +80,7 @@ class Course:
     about: Mapping[str, Any]
     good: Mapping[str, Any] | None
     problems: tuple[str, ...] = ()
+    failed: Sequence[Mapping[str, Any]] = ()
 
     @property
     def name(self) -> str:
@@ -126,11 +128,17 @@ class Course:
     @cached_property
     def said(self) -> tuple[Said, ...]:
         """Everything that was said of the rows, in order."""
+        numbers = {id(row): number for number, row in enumerate(self.rows, start=1)}
         return tuple(
-            Said(number, int(row["step"]), *_halves(str(line)))
-            for number, row in enumerate(self.rows, start=1)
-            for line in row.get("said") or ()
+            Said(numbers.get(id(row), 0), int(row["step"]), *_halves(line))
+            for row in self.attempts
+            for line in _lines(row)
         )
+
+    @cached_property
+    def attempts(self) -> tuple[Mapping[str, Any], ...]:
+        """Rows of all measurements, those that failed among them, in order."""
+        return tuple(sorted((*self.rows, *self.failed), key=lambda row: (row["step"], _when(row))))
 
     def series(self, key: str) -> list[float]:
         """The values of a key, row by row; nan where it is missing or no number."""
@@ -160,15 +168,15 @@ class Course:
 
     @property
     def age(self) -> float:
-        """Seconds since the last row."""
-        return max(0.0, time.time() - value_of(self.last, "time")) if "time" in self.last else math.inf
+        """Seconds since the last measurement, also where it failed."""
+        return max(0.0, time.time() - _when(self.attempts[-1]))
 
     @property
     def alive(self) -> bool:
         """Whether the training seems to go on, by how long ago it was measured last."""
-        if not self.rows:
+        if not self.attempts:
             return False
-        times = [found for found in self.series("time")[-5:] if math.isfinite(found)]
+        times = [found for row in self.attempts[-5:] if math.isfinite(found := _when(row))]
         gaps = [after - before for before, after in itertools.pairwise(times)]
         return self.age <= max(_PATIENCE, _GAPS * max(gaps, default=0.0))
 
@@ -188,7 +196,34 @@ def read_course(out: str | Path) -> Course:
     good, more = _json(place / GOOD / FACTS) if (place / GOOD).is_dir() else (None, ())
     if about is None and not problems:
         problems = (f"{log.ABOUT} is missing, so neither the rules nor the transfer sets are known",)
-    return Course(place, tuple(rows), damaged, about or {}, good, (*problems, *more))
+    failed = tuple(row for row in rows if log.FAILED in row)
+    measured = tuple(row for row in rows if log.FAILED not in row)
+    return Course(place, measured, damaged, about or {}, good, (*problems, *more), failed)
+
+
+def nothing_measured(course: Course) -> str:
+    """Why a course has no row, in words."""
+    if not course.failed:
+        return f"{course.out}: its log has no whole row yet"
+    last = course.failed[-1]
+    often = (
+        "its only measurement"
+        if len(course.failed) == 1
+        else f"each of its {len(course.failed)} measurements"
+    )
+    return f"{course.out}: {often} failed, at step {last['step']}: {last[log.FAILED]}"
+
+
+def _when(row: Mapping[str, Any]) -> float:
+    """Time of a row; long ago where it is not known."""
+    found = value_of(row, "time")
+    return found if math.isfinite(found) else -math.inf
+
+
+def _lines(row: Mapping[str, Any]) -> list[str]:
+    """What was said of a row, and that it failed."""
+    failed = [f"failed: not measured ({row[log.FAILED]})"] if log.FAILED in row else []
+    return [*failed, *map(str, row.get("said") or ())]
 
 
 def _being_written(text: str, path: Path) -> bool:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clipdrift import formulas
@@ -28,10 +30,11 @@ from clipdrift.measures import (
 )
 from clipdrift.measures.still import still
 from clipdrift.model.clip import Clip
-from clipdrift.model.towers import UnsupportedModelError, tower_of
+from clipdrift.model.towers import Geometry, UnsupportedModelError, tower_of
 from clipdrift.model.weights import effective_weights, text_weights
 from clipdrift.model.zero_shot import class_features, predict
 from clipdrift.monitoring.backbone import BackboneSide, SetSide, apart, same_weights
+from clipdrift.monitoring.pictures import ProbeAttention
 from clipdrift.outcomes.chance import accuracy_p, measurable
 
 Row = dict[str, Any]
@@ -50,6 +53,7 @@ class Examined:
         sets: deck, class names and prompts of each transfer set.
         texts: over which zero-shot distributions are taken, and on which the text tower is read.
         flow: rollout and patch entropy too.
+        shown: positions of the images whose attention is kept for pictures.
     """
 
     probe: ProbeSet
@@ -57,6 +61,7 @@ class Examined:
     texts: tuple[str, ...] = ()
     batch_size: int | None = None
     flow: bool = False
+    shown: tuple[int, ...] = ()
 
 
 def read_backbone(
@@ -73,7 +78,7 @@ def read_backbone(
         MeasureError: nan, inf, or something undefined.
     """
     place = _device(model)
-    internals = read_internals(model, given.probe.on(place), given.batch_size, flow=given.flow)
+    internals = _read(model, given)
     readings(internals, internals, *[effective_weights(model)] * 2, minibatch=False)  # defined, or said now
     features = read = None
     words: dict[str, Tensor] = {}
@@ -102,11 +107,38 @@ def read_backbone(
         text_internals=read,
         text_weights=words,
         sets=sets,
+        attention=_pictured(given, internals, tower_of(model).geometry),
     )
 
 
-def examine(model: nn.Module, clip: Clip | None, given: Examined, side: BackboneSide) -> Row:
+def _read(model: nn.Module, given: Examined) -> Internals:
+    probe = given.probe.on(_device(model))
+    return read_internals(model, probe, given.batch_size, flow=given.flow, shown=given.shown)
+
+
+def _pictured(given: Examined, internals: Internals, geometry: Geometry) -> ProbeAttention | None:
+    """The images that are shown, with the backbone's attention; None where their pictures are lost."""
+    images = given.probe.pictures(given.shown) if given.shown else None
+    if images is None or internals.shown is None:
+        return None
+    titles = tuple(given.probe.titles[position] for position in given.shown)
+    return ProbeAttention(
+        np.ascontiguousarray(images),
+        titles,
+        internals.shown,
+        geometry.grid,
+        geometry.blocks,
+        internals.reader,
+    )
+
+
+def examine(
+    model: nn.Module, clip: Clip | None, given: Examined, side: BackboneSide
+) -> tuple[Row, NDArray[np.float32] | None]:
     """Every number of the model as it is now, against the backbone's.
+
+    Returns:
+        The numbers; attention of the images that are shown, as :class:`Internals` has it.
 
     Raises:
         MeasureError: nan or inf in the model, weights of other names or shapes than the backbone's.
@@ -114,7 +146,7 @@ def examine(model: nn.Module, clip: Clip | None, given: Examined, side: Backbone
     place = _device(model)
     weights = effective_weights(model)
     _same_shapes(side, weights)
-    now = read_internals(model, given.probe.on(place), given.batch_size, flow=given.flow)
+    now = _read(model, given)
     row = _row(readings(side.internals, now, side.weights, weights, minibatch=False))
     row |= {f"measure/{name}": reading.value for name, reading in own_readings(now).items()}
     moved = clip is not None and _texts_moved(clip, side)
@@ -142,7 +174,7 @@ def examine(model: nn.Module, clip: Clip | None, given: Examined, side: Backbone
     if moved and side.text_internals is not None:
         assert clip is not None
         row |= _texts_row(clip, side, now, given)
-    return row
+    return row, now.shown
 
 
 def _texts_row(clip: Clip, side: BackboneSide, now: Internals, given: Examined) -> Row:

@@ -19,7 +19,7 @@ class Followed:
     Attributes:
         out: its folder.
         course: its log; None: there is none yet, or none with a row.
-        fresh: rows that the last look found and the one before did not.
+        fresh: rows, those of failed measurements too, that the last look found and the one before did not.
     """
 
     out: Path
@@ -51,7 +51,7 @@ class Followed:
 
 def _marks(course: Course | None) -> list[tuple[int, object]]:
     """What tells rows apart."""
-    return [] if course is None else [(row["step"], row.get("time")) for row in course.rows]
+    return [] if course is None else [(row["step"], row.get("time")) for row in course.attempts]
 
 
 class Following:

@@ -12,8 +12,18 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from clipdrift.monitoring.course import Course, column_of, courses_in, names_of, places, read_course, value_of
+from clipdrift.monitoring.course import (
+    Course,
+    column_of,
+    courses_in,
+    names_of,
+    nothing_measured,
+    places,
+    read_course,
+    value_of,
+)
 from clipdrift.monitoring.errors import MonitorError
+from clipdrift.monitoring.log import BROKEN, FAILED
 from clipdrift.outcomes.chance import accuracy_p
 from clipdrift.outcomes.columns import chance_p_of, zero_shot_of
 
@@ -32,10 +42,11 @@ def frame(where: Places, of: Of = "measurements") -> pd.DataFrame:
 
             - ``measurements``: ``run`` (the folder's name), ``step``, ``time``, ``seconds``, then numbers
               such as ``cka``, ``entropy_drift`` (percent), ``embedding_drift``, ``retention_cifar100``
-              (percent), and ``said``, ``good``, ``kept``.
+              (percent), and ``said``, ``good``, ``kept``, ``failed`` (why there is no number, else empty).
             - ``blocks``: ``run``, ``step``, ``measure``, ``block`` (from 1), ``value``, ``drift`` (percent).
             - ``runs``: the last measurement of each training as its result, with ``status``: ``done``, or
-              ``diverged`` where a number is nan or infinite. :func:`clipdrift.analyse` takes it where
+              ``diverged`` where a number is nan or infinite, or the model computed such at last.
+              :func:`clipdrift.analyse` takes it where
               ``target``, ``method`` and ``learning_rate`` were said in ``DriftMonitor(config=...)``.
 
         Of measurements and runs, what was said in ``config=`` are columns too.
@@ -53,7 +64,7 @@ def frame(where: Places, of: Of = "measurements") -> pd.DataFrame:
     rows = [
         {"run": name} | settings(course.config) | _measured(row)
         for name, course in found.items()
-        for row in course.rows
+        for row in course.attempts
     ]
     return pd.DataFrame(rows)
 
@@ -72,7 +83,7 @@ def read_all(where: Places) -> dict[str, Course]:
     courses = [read_course(folder) for folder in dict.fromkeys(folders)]
     for course in courses:
         if not course.rows:
-            raise MonitorError(f"{course.out}: its log has no whole row yet")
+            raise MonitorError(nothing_measured(course))
     names = names_of(courses)
     return dict(zip(names, courses, strict=True))
 
@@ -97,6 +108,7 @@ def _measured(row: Mapping[str, Any]) -> dict[str, Any]:
         "said": "; ".join(map(str, said)),
         "good": bool(row.get("good", False)),
         "kept": row.get("kept"),
+        "failed": row.get(FAILED),
     }
 
 
@@ -128,7 +140,7 @@ def runs_frame(courses: Mapping[str, Course]) -> pd.DataFrame:
         numbers = [value_of(course.last, key) for key in course.last if column_of(key) is not None]
         row: dict[str, Any] = {
             "run": name,
-            "status": "done" if all(map(math.isfinite, numbers)) else DIVERGED,
+            "status": DIVERGED if _ends_broken(course) or not all(map(math.isfinite, numbers)) else "done",
             "backbone": str(course.about.get("backbone", "")),
             "images": str((course.about.get("images") or {}).get("source", "")),
         }
@@ -136,11 +148,16 @@ def runs_frame(courses: Mapping[str, Course]) -> pd.DataFrame:
         row |= {
             column: value
             for column, value in last.items()
-            if column not in ("said", "good", "kept", "time", "seconds")
+            if column not in ("said", "good", "kept", "failed", "time", "seconds")
         }
         row |= _before(course)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _ends_broken(course: Course) -> bool:
+    """Whether the model computed nan or inf when it was to be measured last."""
+    return bool(course.attempts[-1].get(BROKEN))
 
 
 def _before(course: Course) -> dict[str, float]:
@@ -162,7 +179,7 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     flat = dict(_flat(config, ()))
     counts = Counter(path[-1] for path in flat)
-    taken = {"run", "step", "time", "seconds", "said", "good", "kept"}
+    taken = {"run", "step", "time", "seconds", "said", "good", "kept", "failed"}
     found = {}
     for path, value in flat.items():
         name = path[-1] if counts[path[-1]] == 1 else ".".join(path)

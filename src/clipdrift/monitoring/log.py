@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,20 @@ from clipdrift.monitoring.errors import MonitorError
 LOG = "drift.jsonl"
 ABOUT = "monitor.json"
 """What is measured, on what, by which rules."""
+
+FAILED = "failed"
+"""Key of a row that stands for a measurement that failed, with the reason in a line."""
+BROKEN = "not_finite"
+"""Key of such a row: whether it failed because the model computes nan or inf."""
+
+
+def failed_row(step: int, reason: str, broken: bool) -> dict[str, Any]:
+    """The row of a measurement that failed.
+
+    Args:
+        broken: whether the model computes nan or inf.
+    """
+    return {"step": step, "time": round(time.time(), 1), FAILED: reason, BROKEN: broken}
 
 
 def append(out: Path, row: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,21 +13,20 @@ from torch import nn
 from clipdrift.comparison.compare import TransferLike
 from clipdrift.comparison.images import ImagesLike
 from clipdrift.comparison.models import ModelLike
-from clipdrift.errors import ClipdriftError, one_line
 from clipdrift.measures import NotFiniteError
 from clipdrift.model.clip import Clip
 from clipdrift.monitoring import checks, log
-from clipdrift.monitoring.backbone import BackboneSide, store
+from clipdrift.monitoring.backbone import BackboneSide
 from clipdrift.monitoring.cadence import Cadence, Every
 from clipdrift.monitoring.examining import Examined, Row, examine
-from clipdrift.monitoring.keeping import GOOD, files_beside, keep_state
+from clipdrift.monitoring.folder import Folder
+from clipdrift.monitoring.keeping import GOOD, files_beside
 from clipdrift.monitoring.live import check_usable, clip_in, generators_kept, is_sharded, readable, view_of
 from clipdrift.monitoring.opened import Asked, about, at_chance, open_watched
 from clipdrift.monitoring.processes import Processes
 from clipdrift.monitoring.rates import multiply_rates
 from clipdrift.monitoring.surroundings import bound
 from clipdrift.rules import Mode, Outcome, Rules, Ruling, Said, Watch
-from clipdrift.runs.files import write_text
 from clipdrift.runs.reporter import Reporter, Silent
 from clipdrift.views import view
 
@@ -52,7 +50,7 @@ class DriftMonitor:
     ``out`` has one of a training that goes on. Wrap, compile or adapt the model before or after, as you like.
 
     Attributes:
-        rows: what was measured, one dictionary of numbers each.
+        rows: what was measured, one dictionary of numbers each; none for a measurement that failed.
         should_stop: whether a rule has asked the training to stop; the same in every process.
         steps: optimiser steps so far.
         measured: steps at the last measurement, also where that failed.
@@ -149,7 +147,7 @@ class DriftMonitor:
             )
         self._ruling = Ruling(self.rules, watch)
         self._pending: list[dict[str, Any]] = []
-        self._writable, self._begun, self._resumed = True, False, 0
+        self._folder = Folder(self.out, self._say)
         self._failed: set[str] = set()
         self._ended = time.perf_counter()
         self._side: BackboneSide | None = None
@@ -157,22 +155,27 @@ class DriftMonitor:
         self._clip: Clip | None = None
         self._given: Examined | None = None
         self._processor = processor if processor is not None else (model if isinstance(model, Clip) else None)
-        if self._processes.first or sharded:
-            self._open(
-                Asked(
-                    images=images,
-                    transfer=transfer,
-                    texts=texts,
-                    backbone=backbone,
-                    processor=self._processor,
-                    limit=limit,
-                    flow=flow,
-                    batch_size=batch_size,
-                    cache=cache,
-                    skip_bad=skip_bad,
-                    reporter=reporter or Silent(),
-                )
-            )
+        asked = Asked(
+            images=images,
+            transfer=transfer,
+            texts=texts,
+            backbone=backbone,
+            processor=self._processor,
+            limit=limit,
+            flow=flow,
+            batch_size=batch_size,
+            cache=cache,
+            skip_bad=skip_bad,
+            reporter=reporter or Silent(),
+        )
+        try:
+            if self._processes.first:
+                self._folder.claim()
+            if self._processes.first or sharded:
+                self._open(asked)
+        except BaseException:
+            self._folder.leave()
+            raise
 
     def _open(self, asked: Asked) -> None:
         """Open the images and have the backbone's side: from ``out``, or read now."""
@@ -186,14 +189,7 @@ class DriftMonitor:
         for one in (*(Said("note", note) for note in opened.notes), *at_chance(opened.side)):
             self._say(one)
         if opened.fresh:
-            self._store()
-
-    def _store(self) -> None:
-        assert self._side is not None
-        try:
-            self._side = store(self._side, self.out)
-        except (OSError, ClipdriftError) as error:
-            self._unwritable(error)
+            self._side = self._folder.store(opened.side)
 
     def step(self, step: int | None = None) -> Row | None:
         """Count an optimiser step, and measure if it is due; to be called after each, in every process.
@@ -223,7 +219,7 @@ class DriftMonitor:
 
     def _measure(self, note: bool = True) -> Row | None:
         began = time.perf_counter()
-        between = began - self._ended
+        between = began - self._ended if self.measured != self.steps else 0.0  # no step, no share of its time
         if is_sharded(self._inner):  # every process helps, so no clock may make their steps differ
             self._cadence.budget = None
         row = None
@@ -232,12 +228,13 @@ class DriftMonitor:
                 if plain is not None and self._processes.first:
                     row = self._row(plain, note)
         except Exception as error:
+            reason = checks.why(error)
+            if self.on_error != "raise":
+                self._once(f"measuring: {reason}", f"not measured ({reason}); the training goes on")
+            if note:
+                self._note_failed(error, reason)
             if self.on_error == "raise":
                 raise
-            reason = checks.why(error)
-            self._once(f"measuring: {reason}", f"not measured ({reason}); the training goes on")
-            if note and isinstance(error, NotFiniteError):
-                self._follow(checks.judge_nan(self._ruling, self.steps))
         if not note:
             return row
         self.measured, took = self.steps, time.perf_counter() - began
@@ -249,13 +246,24 @@ class DriftMonitor:
             self._say(Said("note", said))
         return row
 
+    def _note_failed(self, error: Exception, reason: str) -> None:
+        """Leave a gap in the log that can be seen; rules judge nothing there, and patience does not count."""
+        broken = isinstance(error, NotFiniteError)
+        outcome = checks.judge_nan(self._ruling, self.steps) if broken else Outcome()
+        if self._processes.first:
+            row = log.failed_row(self.steps, reason, broken)
+            row["said"] = [f"{one.kind}: {one.text}" for one in outcome.said]
+            self._folder.append(row, self._about)
+        self._follow(outcome)
+
     def _row(self, plain: nn.Module, note: bool) -> Row:
         assert self._side is not None
         assert self._given is not None
         live = view_of(plain, self._projection)
         clip = None if self._clip is None else bound(self._clip, plain)
         row: Row = {"step": self.steps, "time": round(time.time(), 1)}
-        row |= examine(live, clip, self._given, self._side)
+        numbers, shares = examine(live, clip, self._given, self._side)
+        row |= numbers
         if not note:
             return row
         if not self.rows and (text := checks.another(row["drift/weight_drift"], self.out)):
@@ -263,6 +271,7 @@ class DriftMonitor:
         outcome = self._ruling.judge(row, self.steps)
         row["said"] = [f"{one.kind}: {one.text}" for one in outcome.said]
         self._keep(plain, row, outcome)
+        self._folder.show(self.steps, shares)
         self._follow(outcome)
         return row
 
@@ -281,23 +290,13 @@ class DriftMonitor:
         if not outcome.good or not (self.rules.keep_best_when or self._ruling.watch):
             return
         facts = {"step": self.steps, "numbers": log.numbers(row)}
-        try:
-            kind = keep_state(plain, self.out, facts, files_beside(self._clip, self._processor))
-        except (OSError, ClipdriftError) as error:
-            self._unwritable(error)
-            return
-        row["kept"] = kind
+        if kind := self._folder.keep(plain, facts, files_beside(self._clip, self._processor)):
+            row["kept"] = kind
 
     def _note(self, row: Row) -> None:
         """Put a row where it is looked for: memory, disk, the caller's logger."""
         self.rows.append(row)
-        if self._writable:
-            try:
-                if not self._begun:
-                    self._begin()
-                log.append(self.out, row)
-            except OSError as error:
-                self._unwritable(error)
+        self._folder.append(row, self._about)
         if self.logger is not None:
             try:
                 self.logger(
@@ -308,15 +307,10 @@ class DriftMonitor:
                     raise
                 self._once("logger", f"the logger failed ({checks.why(error)}); the training goes on")
 
-    def _begin(self) -> None:
-        """Before the first row: an older log is moved aside, or cut where this training goes on."""
-        self._begun = True
-        if said := log.begin(self.out, self._resumed):
-            self._say(Said("note", said))
+    def _about(self) -> dict[str, Any]:
         assert self._side is not None
         assert self._given is not None
-        facts = about(self._given, self._side, self._cadence.every, self.rules, self.config)
-        write_text(self.out / log.ABOUT, json.dumps(facts, indent=1) + "\n")
+        return about(self._given, self._side, self._cadence.every, self.rules, self.config)
 
     def _act(self) -> None:
         """Do what has been decided and is due."""
@@ -346,21 +340,25 @@ class DriftMonitor:
             MonitorError: a state of something else.
         """
         checks.check_state(state, None if self._side is None else self._side.images)
-        self.steps = self._resumed = int(state["steps"])
-        self._begun, self.measured = False, None
+        self.steps, self.measured = int(state["steps"]), None
+        self._folder.begin(self.steps)
         self.should_stop = False  # whoever goes on after a stop wants to
         self._cadence.load(state["cadence"])
         self._ruling.load(state["ruling"])
         self._pending = [dict(one) for one in state["pending"]]
         if self._processes.first and (self.out / log.LOG).is_file():
-            self.rows = [row for row in log.read(self.out)[0] if row["step"] <= self.steps]
+            rows = log.read(self.out)[0]
+            self.rows = [row for row in rows if row["step"] <= self.steps and log.FAILED not in row]
 
     def attach(self, model: nn.Module | None = None, optimizer: Any = None, scheduler: Any = None) -> None:
         """Name what the training has made since: what holds the model now, its optimiser and schedule.
 
         Raises:
-            MonitorError, UnsupportedModelError: no model in it, several, or none that can be read.
+            MonitorError, UnsupportedModelError: no model in it, several, or none that can be read; another
+                monitor has taken ``out`` since :meth:`close`.
         """
+        if self._processes.first:
+            self._folder.claim()
         self._inner = self._inner if model is None else clip_in(model)
         self.optimizer = self.optimizer if optimizer is None else optimizer
         self.scheduler = self.scheduler if scheduler is None else scheduler
@@ -374,6 +372,10 @@ class DriftMonitor:
             return None
         made: Path = view("DriftMonitor.report")(self.out)
         return made
+
+    def close(self) -> None:
+        """Let another monitor have ``out``; the end of the process does so too. Measuring takes it again."""
+        self._folder.release()
 
     @property
     def good(self) -> Path | None:
@@ -390,7 +392,3 @@ class DriftMonitor:
         if kind not in self._failed:
             self._failed.add(kind)
             self._say(Said("warning", text))
-
-    def _unwritable(self, error: Exception) -> None:
-        self._writable = False
-        self._once("disk", f"{self.out} cannot be written ({one_line(error)}); nothing is kept there")

@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 
 from clipdrift.comparison.compare import TransferLike
-from clipdrift.comparison.images import ImagesLike
+from clipdrift.comparison.images import ImagesLike, ProbeSet
 from clipdrift.comparison.models import ModelLike
+from clipdrift.measures.shown import spread
 from clipdrift.model.clip import Clip
 from clipdrift.model.towers import tower_of
 from clipdrift.model.weights import effective_weights
@@ -21,6 +22,7 @@ from clipdrift.monitoring.examining import Examined, read_backbone
 from clipdrift.monitoring.lending import lender
 from clipdrift.monitoring.live import view_of
 from clipdrift.monitoring.opening import images_digest, open_images_for, open_sets, texts_of
+from clipdrift.monitoring.pictures import SHOWN
 from clipdrift.monitoring.surroundings import bound, clip_around
 from clipdrift.rules import Rules
 from clipdrift.rules.ruling import Said
@@ -90,7 +92,7 @@ def open_watched(inner: nn.Module, plain: nn.Module, asked: Asked, out: Path) ->
             "no text tower"
         )
     words = texts_of(asked.texts, sets, probe) if speaks is not None else ()
-    given = Examined(probe, sets, words, asked.batch_size, asked.flow)
+    given = Examined(probe, sets, words, asked.batch_size, asked.flow, _shown(probe))
     digest = images_digest(probe)
     kept = restore(out) if asked.backbone is None else None
     if kept is not None:
@@ -104,6 +106,14 @@ def open_watched(inner: nn.Module, plain: nn.Module, asked: Asked, out: Path) ->
         name = asked.processor.name
     side = read_backbone(base, reader, given, name, digest)
     return Opened(given, side, True, clip, lent.projection, lent.notes)
+
+
+def _shown(probe: ProbeSet) -> tuple[int, ...]:
+    """Positions of the images that are shown: of as many classes as there are, else apart from each other."""
+    if probe.labels is not None:
+        return tuple(spread(probe.labels, SHOWN))
+    count = min(SHOWN, len(probe))
+    return tuple(number * len(probe) // count for number in range(count))
 
 
 def _goes_on(kept: BackboneSide, live: nn.Module, given: Examined, digest: str, out: Path) -> tuple[str, ...]:

@@ -40,12 +40,12 @@ class RowsTable:
 
     Attributes:
         heads: key and heading of each column.
-        lines: number of the row, step, cells, whether its state was good, seconds.
+        lines: number of the row (none: measuring failed), step, cells, whether its state was good, seconds.
         left: of rows that are not here.
     """
 
     heads: Sequence[tuple[str, str]]
-    lines: Sequence[tuple[int, int, Sequence[PageCell | None], str, str]]
+    lines: Sequence[tuple[int | None, int, Sequence[PageCell | None], str, str]]
     left: str
 
 

@@ -7,7 +7,7 @@ from clipdrift.repair import RepairError
 from clipdrift.repair.context import RepairContext
 from clipdrift.repair.open_pair import open_two
 from clipdrift.repair.open_run import open_run
-from clipdrift.repair.options import Options
+from clipdrift.repair.options import Options, refuse_unknown
 
 
 def open_context(
@@ -19,8 +19,9 @@ def open_context(
         merged: move merged weights even where an adapter could be scaled.
 
     Raises:
-        RepairError: also where nothing lies between the two.
+        RepairError: also where nothing lies between the two, or an option is unknown.
     """
+    refuse_unknown(options)
     context = open_run(model, merged, options) if tuned is None else open_two(model, tuned, merged, options)
     if not context.measurer.endpoints.moves:
         raise RepairError(

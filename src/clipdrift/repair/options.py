@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TypedDict
 
 from clipdrift.comparison.compare import TransferLike, transfer_sets
 from clipdrift.comparison.images import ImagesLike
 from clipdrift.config import DataSet
+from clipdrift.repair.arguments import RepairError
 from clipdrift.runs.layout import cache_folder
 from clipdrift.runs.reporter import Reporter, Silent
 
@@ -40,6 +42,25 @@ class Options(TypedDict, total=False):
 
 OF_PAIRS = ("images", "limit", "seed", "preprocess", "any_base")
 """Those that a run answers itself."""
+
+
+_OWN = ("alphas", "save_at", "keep_cka", "keep_retention", "blocks", "factors", "out", "force")
+"""Arguments of the functions themselves."""
+
+
+def refuse_unknown(options: Options) -> None:
+    """Refuse what no repair takes.
+
+    Raises:
+        RepairError: its name, and those near it.
+    """
+    for name in options:
+        if name not in Options.__annotations__:
+            near = get_close_matches(name, [*Options.__annotations__, *_OWN], n=3, cutoff=0.5)
+            hint = (
+                f" (near: {', '.join(near)})" if near else f"; there are {', '.join(Options.__annotations__)}"
+            )
+            raise RepairError(f"unknown argument {name}{hint}")
 
 
 def asked_sets(options: Options, own: Sequence[DataSet] = ()) -> list[DataSet]:

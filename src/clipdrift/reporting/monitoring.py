@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from clipdrift.figures.registry import write
 from clipdrift.figures.source import NotDrawnError
 from clipdrift.figures.watched import BOUNDS, FIGURES
+from clipdrift.figures.watched_attention import before_and_now
 from clipdrift.figures.words import label, short
 from clipdrift.listing import MEASURES
-from clipdrift.monitoring.course import Condition, Course, column_of, read_course, value_of
+from clipdrift.monitoring.course import (
+    Condition,
+    Course,
+    column_of,
+    nothing_measured,
+    read_course,
+    value_of,
+)
+from clipdrift.monitoring.errors import MonitorError
 from clipdrift.monitoring.frames import settings
-from clipdrift.monitoring.log import LOG
+from clipdrift.monitoring.log import FAILED, LOG
+from clipdrift.monitoring.pictures import read_before_and_now
 from clipdrift.outcomes.columns import outcome
 from clipdrift.pages.study import Shown
 from clipdrift.pages.watched import MeasureLine, RowsTable, RuleLine, WatchedPage, write_watched_page
@@ -34,6 +46,10 @@ _TITLES = {
     "blocks": (
         "Blocks over steps",
         "Where it moves: CKA falls from 1, entropy of attention falls (blue) or rises (orange).",
+    ),
+    "attention": (
+        "Attention before and now",
+        "Where the {reader} looks in a few images: in the backbone, after step {step}, and the difference.",
     ),
 }
 _FIRST = (
@@ -55,13 +71,13 @@ def write_report(out: str | Path, refresh: int | None = None) -> Path:
     """
     course = read_course(out)
     if not course.rows:
-        raise NotDrawnError(f"{course.out}: its log has no whole row yet, so there is nothing to show")
+        raise NotDrawnError(f"{nothing_measured(course)}; there is nothing to show")
     page = WatchedPage(
         title=course.name,
         facts=_facts(course),
         sentences=sentences(course),
         notes=_notes(course),
-        figures=[_drawn(course, name) for name in FIGURES],
+        figures=[*(_drawn(course, name) for name in FIGURES), _attention(course)],
         rules=[_rule(course, one) for one in course.conditions],
         said=list(course.said),
         measures=_measures(course),
@@ -73,9 +89,24 @@ def write_report(out: str | Path, refresh: int | None = None) -> Path:
 
 
 def _drawn(course: Course, name: str) -> Shown:
+    return _shown(course, name, *_TITLES[name], lambda: FIGURES[name](course))
+
+
+def _attention(course: Course) -> Shown:
+    """Attention in a few images, of the backbone and of the last measurement that left it."""
+    name = "attention"
     title, text = _TITLES[name]
     try:
-        figure = FIGURES[name](course)
+        found = read_before_and_now(course.out)
+    except MonitorError as error:
+        return Shown(name, title, text, None, str(error))
+    text = text.format(reader=found.before.reader, step=f"{found.step:,}")
+    return _shown(course, name, title, text, lambda: before_and_now(found))
+
+
+def _shown(course: Course, name: str, title: str, text: str, draw: Callable[[], Figure]) -> Shown:
+    try:
+        figure = draw()
     except NotDrawnError as error:
         return Shown(name, title, text, None, str(error))
     return Shown(name, title, text, write(figure, course.out / "figures" / f"{name}.png", "png", _DPI))
@@ -108,6 +139,11 @@ def _notes(course: Course) -> list[str]:
     if course.damaged:
         what = "1 line" if course.damaged == 1 else f"{course.damaged} lines"
         notes.append(f"{what} of {LOG} cannot be read and {'is' if course.damaged == 1 else 'are'} left out.")
+    if course.failed:
+        last = course.failed[-1]
+        often = "1 measurement" if len(course.failed) == 1 else f"{len(course.failed)} measurements"
+        when = "at" if len(course.failed) == 1 else "the last at"
+        notes.append(f"{often} failed, {when} step {last['step']:,} ({last[FAILED]}); there is a gap.")
     broken = {
         key: sum(key in row and not math.isfinite(value_of(row, key)) for row in course.rows)
         for key in dict.fromkeys(k for row in course.rows for k in row if column_of(k) is not None)
@@ -162,19 +198,19 @@ def _rows(course: Course) -> RowsTable:
     chosen = [key for key in _FIRST if any(key in row for row in course.rows)]
     kept = [key for start in ("retention/", "zero_shot/") for key in course.keys(start)]
     keys = [*chosen[:3], *kept, *chosen[3:]]
-    start = max(0, len(course.rows) - MOST_ROWS)
+    start = max(0, len(course.attempts) - MOST_ROWS)
+    numbers = {id(row): number for number, row in enumerate(course.rows, start=1)}
     lines = [
         (
-            number,
+            numbers.get(id(row)),
             row["step"],
-            [cell(course, number, key) for key in keys],
-            "kept" if row.get("kept") else "good" if row.get("good") else "",
+            [cell(course, numbers[id(row)], key) if id(row) in numbers else None for key in keys],
+            "failed" if FAILED in row else "kept" if row.get("kept") else "good" if row.get("good") else "",
             printed("seconds", value_of(row, "seconds")) if "seconds" in row else "",
         )
-        for number, row in enumerate(course.rows, start=1)
-        if number > start
+        for row in course.attempts[start:]
     ]
-    left = f"The last {MOST_ROWS} of {len(course.rows):,} rows; all are in {LOG}." if start else ""
+    left = f"The last {MOST_ROWS} of {len(course.attempts):,} rows; all are in {LOG}." if start else ""
     return RowsTable([(key, label(column_of(key) or key)) for key in keys], lines, left)
 
 

@@ -10,7 +10,8 @@ A rule names one number of a comparison, or of a model in training, and bounds i
     |entropy_drift| <= 10         its size, whichever way
     entropy >= 2.5                the adapted model's own value
 
-Every name is one of ``clipdrift ls measures``, or such a name with ``_drift``.
+Every name is one of ``clipdrift ls measures``, or such a name with ``_drift``; of a model in training
+also one of :data:`OF_ROWS`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ DIRECTIONS = ("image_to_text", "text_to_image")
 BY_MATRIX = frozenset({"effective_rank", "intruder_dimensions"})
 """Measures of single matrices: their mean, that of one kind of matrix as part, or the worst."""
 
-_NOT_BLOCKS = BY_SET | BY_MATRIX | {"accuracy", "embedding_drift", "cka_embedding", *RECALLS}
+OF_ROWS = ("modality_gap", "modality_gap_change", "logit_scale")
+"""Numbers of a model in training alone: the gap between both towers' embeddings, its change from the
+backbone's in the same unit, and what cosines are multiplied by."""
+
+_NOT_BLOCKS = BY_SET | BY_MATRIX | {"accuracy", "embedding_drift", "cka_embedding", *RECALLS, *OF_ROWS}
 _COMPARISONS = frozenset(
     name
     for name, entry in MEASURES.items()
@@ -201,7 +206,7 @@ def rule_measures() -> tuple[str, ...]:
     """Every name that a rule may have before its part."""
     own = [name for name in MEASURES if name not in ("recall_at_k", "subset_sensitivity")]
     drifts = [f"{name}_drift" for name in own if name not in _COMPARISONS]
-    return (*own, *RECALLS, *(name for name in drifts if name not in own))
+    return (*own, *RECALLS, *(name for name in drifts if name not in own), *OF_ROWS)
 
 
 def compares(name: str) -> bool:

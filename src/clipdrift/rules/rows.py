@@ -9,12 +9,19 @@ from typing import Any
 
 from clipdrift.rules.grammar import BY_SET, WORST, Rule, compares
 
+_CHANGED_GAP = "modality_gap_change"
+"""As tables call it: names that end in _drift are in percent."""
+
 
 def rule_name(text: str) -> str:
     """A rule or a name with a row's key in place of a measure, as rules name it: ``drift/entropy`` is
     ``entropy_drift``."""
     text = text.strip()
+    if text.startswith("|"):
+        return f"|{rule_name(text[1:])}"
     head, slash, rest = text.partition("/")
+    if text.startswith("drift/modality_gap"):
+        return text.replace("drift/modality_gap", _CHANGED_GAP, 1)
     if not slash or head not in ("drift", "measure", "zero_shot"):
         return text
     if head == "zero_shot":
@@ -42,6 +49,8 @@ def key_of(rule: Rule) -> str:
         return "retention"
     if name == "zero_shot_accuracy":
         return "zero_shot"
+    if name == _CHANGED_GAP:
+        return "drift/modality_gap"
     if already_compared(name):
         return f"drift/{name}"
     if name.endswith("_drift"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from clipdrift.config import ConfigError, ContrastiveObjective, RulesConfig, RunConfig
 from clipdrift.config.rules import CONDITIONS
 from clipdrift.listing import MEASURES
-from clipdrift.rules.grammar import RECALLS, Rule, RuleError, parse_rule
+from clipdrift.rules.grammar import OF_ROWS, RECALLS, Rule, RuleError, parse_rule
 from clipdrift.rules.rows import rule_name
 from clipdrift.rules.ruling import Rules
 
@@ -71,6 +71,8 @@ def _unmeasured(rule: Rule, config: RunConfig) -> str | None:
     name = rule.name
     if name in _ZERO_SHOT:
         return _untested(rule, config)
+    if name in OF_ROWS:
+        return f"{name} is not among the numbers of a run's looks; a DriftMonitor measures it"
     measure = name if name in MEASURES else name.removesuffix("_drift")
     if measure in _AT_THE_END:
         return f"{name} is not measured while a run trains"

@@ -26,27 +26,34 @@ _PATIENCE = 2.0
 _GLANCE = 0.05
 
 
+_RUN = "is at work on this run; wait for it, or stop it and give the same command again"
+
+
+class NoLocksError(StorageError):
+    """A file system on which nobody can be kept out of a folder."""
+
+
 @contextmanager
-def claim(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
-    """Hold ``folder`` alone inside; it is made if need be.
+def claim(folder: Path, patience: float = _PATIENCE, busy: str = _RUN) -> Iterator[None]:
+    """Hold ``folder`` alone inside; it is made if need be. May be let go of in another thread.
+
+    Args:
+        busy: what the owner does and what to do about it, for the error.
 
     Raises:
-        BusyError: a living process has it, and still has after ``patience`` seconds.
-        StorageError: the folder cannot be written, or its file system has no locks.
+        BusyError: a living process has it, or this one, and still has after ``patience`` seconds.
+        NoLocksError, StorageError: its file system has no locks, or the folder cannot be written.
     """
-    lock: BaseFileLock = FileLock(folder / LOCK, timeout=patience)
+    lock: BaseFileLock = FileLock(folder / LOCK, timeout=patience, thread_local=False)
     try:
         with storage(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
     except Timeout:
-        raise BusyError(
-            f"{folder}: {owner(folder)} is at work on this run; wait for it, or stop it and give the same "
-            "command again"
-        ) from None
+        raise BusyError(f"{folder}: {owner(folder)} {busy}") from None
     try:
         if isinstance(lock, SoftFileLock):  # what the library falls back on outlives a dead owner
-            raise StorageError(f"{folder}: this file system has no locks; choose a folder on another")
+            raise NoLocksError(f"{folder}: this file system has no locks; choose a folder on another")
         about = {"host": platform.node(), "pid": os.getpid(), "since": datetime.now(UTC).isoformat()}
         write_text(folder / OWNER, json.dumps(about) + "\n")
         yield

@@ -23,8 +23,9 @@ _HEAD = re.compile(
     re.DOTALL,
 )
 _POINT = re.compile(rb'\{"epoch":(\d+),"step":\d+,"ends_epoch":(true|false),')
+_STOP = re.compile(rb'"kind":\s*"stop",\s*"epoch":\s*(\d+)')
 _TAIL = 2**18
-"""Bytes of metrics to look through; a line is far shorter."""
+"""Bytes of metrics to look through; a line is far shorter. Remarks of a record are shorter too."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class RunState:
     Attributes:
         kind: ``planned`` nothing done yet; ``running`` a living process has it; ``interrupted`` begun, and
             nobody is at it; ``failed`` the last try ended in an error; ``done``, ``diverged`` have a record.
-        reason: why it failed, diverged or has to be repeated.
+        reason: why it failed, diverged, has to be repeated or ended early.
         age_seconds: since the last sign of life; None before the first, 0 where the clock was set back.
-        epoch: finished epochs of the training.
+        epoch: finished epochs of the training; that in which a rule ended it.
         epochs: how many there are to be; 0 where the configuration cannot be read.
     """
 
@@ -56,7 +57,9 @@ def read_state(folder: Path) -> RunState:
     epochs = _epochs(folder / CONFIG)
     kind, reason = _recorded(folder / RECORD) if RECORD in names else (None, None)
     if kind == "done":
-        return RunState("done", None, _age(folder, (RECORD,)), epochs, epochs)
+        stopped = _stopped(folder / RECORD)
+        reason = None if stopped is None else "stopped by a rule"
+        return RunState("done", reason, _age(folder, (RECORD,)), stopped or epochs, epochs)
     if kind is None:
         kind, again = _unfinished(folder, names)
         reason = again or reason
@@ -102,6 +105,17 @@ def _recorded(path: Path) -> tuple[StateKind | None, str | None]:
     with suppress(ValueError):
         return status, json.loads(found["reason"])
     return None, "its record is damaged"
+
+
+def _stopped(path: Path) -> int | None:
+    """Epoch at which a rule ended a finished run; what rules said stands at the record's end."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - _TAIL))
+            found = _STOP.findall(stream.read())
+    except OSError:
+        return None
+    return int(found[0]) if found else None
 
 
 def foreign_record(path: Path, key: str) -> str:

@@ -84,7 +84,8 @@ def runs_frame(records: Iterable[RecordDict], labels: Mapping[str, str] | None =
     measure its value (``entropy``), where it has one its drift in percent (``entropy_drift``), of entropy and
     CKA that of the last block (``entropy_drift_of_last_block``, ``cka_of_last_block``), and
     ``zero_shot_<set>`` and ``retention_<set>`` (percent; None where the backbone is not above chance, whose
-    p-value is ``backbone_chance_p_<set>``). Columns without a prefix are of the epoch chosen on
+    p-value is ``backbone_chance_p_<set>``). Where a rule ended any of them, ``stopped_epoch`` and
+    ``stopped_step``, none for the others. Columns without a prefix are of the epoch chosen on
     validation, those with ``last_`` of the last epoch, with ``epoch1_`` of the first.
     """
     names = labels or {}
@@ -123,6 +124,9 @@ def _run_row(record: RecordDict, label: str) -> RowDict:
         "train_images": record["target"]["images"]["train"]["count"],
         "seconds": sum(record.get("timings", {}).values()),
     }
+    stop = next((one for one in record.get("remarks", ()) if one["kind"] == "stop"), None)
+    if stop is not None:
+        row |= {"stopped_epoch": stop["epoch"], "stopped_step": stop["step"]}
     row |= {f"backbone_{name}": values["mean"] for name, values in record["backbone"]["measures"].items()}
     row |= {f"backbone_{zero_shot_of(name)}": v for name, v in record["backbone"]["zero_shot"].items()}
     chances = _chances(record)

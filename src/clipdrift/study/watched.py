@@ -45,6 +45,9 @@ def watched_runs(root: Path) -> WatchedRuns | None:
         notes += [f"of {name} {problem}" for problem in course.problems]
         if course.damaged:
             notes.append(f"of {name} {course.damaged} damaged lines are left out")
+        if course.failed:
+            often = "a measurement" if len(course.failed) == 1 else f"{len(course.failed)} measurements"
+            notes.append(f"{often} of {name} failed, the last at step {course.failed[-1]['step']}")
         if course.alive:
             notes.append(f"{name} was measured {course.age:.0f} s ago and may go on; its last row counts")
     frame = runs_frame(courses)
