@@ -25,6 +25,7 @@ from clipdrift.forecasting.first_steps import Trial, first_steps
 from clipdrift.forecasting.opening import Target, open_target, open_transfer
 from clipdrift.forecasting.result import FirstStep, Forecast, ForecastError, Gradient, TransferFacts
 from clipdrift.forecasting.suggesting import suggested
+from clipdrift.forecasting.tested import evidence
 from clipdrift.measures import embed
 from clipdrift.model.clip import ModelError
 from clipdrift.model.towers import tower_of
@@ -122,10 +123,10 @@ def forecast(
         missing["entropy"] = "no class names: give --labels, or --classes"
     if target.deck is not None:
         reporter.stage("linear probe")
-        known = right_zero_shot(embedded, texts, target.deck.labels)
+        named = right_zero_shot(embedded, texts, target.deck.labels)
         learnt = right_probe(embedded, target.deck.labels, seed)
-        parts["zero_shot"], parts["probe"] = share_of(known, seed), share_of(learnt, seed)
-        parts["room"] = mean_of(100.0 * (learnt.astype(float) - known), seed, "points")
+        parts["zero_shot"], parts["probe"] = share_of(named, seed), share_of(learnt, seed)
+        parts["room"] = mean_of(100.0 * (learnt.astype(float) - named), seed, "points")
     else:
         missing["zero_shot"] = missing["probe"] = "no labels: give --labels where folders or the set have them"
     clock("read")
@@ -169,6 +170,7 @@ def forecast(
         reporter.stage(f"first step{'s' * (steps > 1)} at {len(wanted)} rates, {draws} draws")
         stepped, gradient = first_steps(opened.clip, trial, wanted, reporter)
     clock("stepped")
+    known = evidence()
     return Forecast(
         base=opened.name,
         fingerprint=opened.fingerprint,
@@ -181,7 +183,10 @@ def forecast(
         transfer=facts,
         gradient=gradient,
         first_steps=tuple(stepped),
-        suggestion=suggested(stepped, steps),
+        weight_decay=weight_decay,
+        suggestion=suggested(stepped, steps, known),
+        tested=known.tested,
+        tested_on=known.source,
         missing=missing,
         notes=(*_notes(target, train_batch), *target.notes),
         environment=environment(str(place)),

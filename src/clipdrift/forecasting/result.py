@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from clipdrift.config.base import Frozen
 from clipdrift.decision.result import Estimate
 from clipdrift.errors import ClipdriftError
+from clipdrift.forecasting.tested import Tested
 from clipdrift.runs.files import write_text
 from clipdrift.runs.frozen import Wording, damage_at, read_json
 from clipdrift.views import view
@@ -99,6 +100,7 @@ class Forecast(Frozen):
     draws: int
     batch_size: int
     seed: int
+    weight_decay: float
     zero_shot: Estimate | None = Field(None, description="Accuracy on the target by its class names, percent.")
     probe: Estimate | None = Field(
         None, description="Accuracy of logistic regression on the embeddings, cross-validated, percent."
@@ -111,6 +113,8 @@ class Forecast(Frozen):
     gradient: Gradient | None = None
     first_steps: tuple[FirstStep, ...] = ()
     suggestion: Suggestion | None = None
+    tested: tuple[Tested, ...] = Field((), description="What became of each number in the committed studies.")
+    tested_on: str = Field("", description="Which studies.")
     missing: dict[str, str] = Field(default_factory=dict, description="What was not computed, and why.")
     notes: tuple[str, ...] = ()
     environment: dict[str, Any] = Field(default_factory=dict)
