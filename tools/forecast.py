@@ -181,7 +181,9 @@ def _coarse(one: Found) -> tuple[str, str]:
     orders = math.factorial(targets) ** (2 if one.number in BY_METHOD else 1)
     if 2 / orders >= 0.05:
         return "cannot be told", f"{targets} targets are too few for any order to be sure"
-    return ("predicts", "over targets") if one.p < 0.05 else ("does not predict", "no clear order over targets")
+    return (
+        ("predicts", "over targets") if one.p < 0.05 else ("does not predict", "no clear order over targets")
+    )
 
 
 def tables(table: pd.DataFrame) -> Iterator[str]:
@@ -194,7 +196,15 @@ def tables(table: pd.DataFrame) -> Iterator[str]:
         f"on {', '.join(targets)}.\n"
     )
     yield "### Numbers that each rate has\n"
-    heads = ["number", "Spearman, all cells", "95 % interval", "p, Holm", *targets, "more than the rate", "verdict"]
+    heads = [
+        "number",
+        "Spearman, all cells",
+        "95 % interval",
+        "p, Holm",
+        *targets,
+        "more than the rate",
+        "verdict",
+    ]
     for outcome, words in OUTCOMES.items():
         yield f"With {words}:\n\n| {' | '.join(heads)} |\n|---|{'--:|' * (len(heads) - 2)}---|"
         for one, p, verdict, why in judged:
@@ -203,7 +213,15 @@ def tables(table: pd.DataFrame) -> Iterator[str]:
             beyond = "" if one.beyond is None else f"{number(one.beyond[0])} ({_span(*one.beyond[1:])})"
             own = [number(one.by_target[target]) for target in targets]
             said = why if one.number == "rate" else f"{verdict}: {why}"
-            row = [names[one.number], number(one.rho), _span(one.low, one.high), p_value(p), *own, beyond, said]
+            row = [
+                names[one.number],
+                number(one.rho),
+                _span(one.low, one.high),
+                p_value(p),
+                *own,
+                beyond,
+                said,
+            ]
             yield f"| {' | '.join(row)} |"
         yield ""
     yield "### Numbers of a target, or of a target and method\n"
@@ -211,7 +229,9 @@ def tables(table: pd.DataFrame) -> Iterator[str]:
     yield f"| number | {' | '.join(COARSE.values())} | verdict |\n|---|{'--:|' * len(COARSE)}---|"
     for name in (*BY_METHOD, *BY_TARGET):
         own = [row for row in judged if row[0].number == name and row[0].by_target is None]
-        cells_ = [f"{number(one.rho)} (p {p_value(one.p)})" if np.isfinite(one.rho) else "–" for one, *_ in own]
+        cells_ = [
+            f"{number(one.rho)} (p {p_value(one.p)})" if np.isfinite(one.rho) else "–" for one, *_ in own
+        ]
         said = sorted({f"{verdict}: {why}" for _, _, verdict, why in own})
         yield f"| {' | '.join([names[name], *cells_, '; '.join(said)])} |"
     yield f"\n### Thresholds: below which cells kept {LEVEL:.0f} %\n"
@@ -261,7 +281,10 @@ def shipped(table: pd.DataFrame) -> Evidence:
     found = []
     for steps in STEPS:
         name = "drift" if steps == 1 else f"drift_{steps}"
-        if any(one.number == name and one.outcome == OUTCOMES["kept"] and one.verdict == "predicts" for one in tested):
+        if any(
+            one.number == name and one.outcome == OUTCOMES["kept"] and one.verdict == "predicts"
+            for one in tested
+        ):
             rows = thresholds(table, name, "target")
             sensitivity, specificity = pooled(rows)
             found.append(

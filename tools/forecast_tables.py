@@ -83,7 +83,9 @@ def cells_of(runs: Iterable[tuple[str, Mapping[str, Any], str]], kept: Mapping[s
     by = ["study", "key", "target", "method", "rate"]
     counts = table.groupby(by).size().rename("runs")
     table = table.groupby(by).mean().join(counts).reset_index()
-    told = pd.DataFrame([_forecast(kept[key], rate) for key, rate in zip(table["key"], table["rate"], strict=True)])
+    told = pd.DataFrame(
+        [_forecast(kept[key], rate) for key, rate in zip(table["key"], table["rate"], strict=True)]
+    )
     table = pd.concat([table, told], axis=1)
     table["gained"] = table["accuracy"] - table["zero_shot"]
     return table
@@ -134,9 +136,7 @@ def groups_of(cells: pd.DataFrame, least: int = 4) -> pd.DataFrame:
 
 def by_rate(cells: pd.DataFrame, draws: Draws) -> list[Found]:
     """Numbers that each rate has, over cells; and whether they order more than the rate alone."""
-    return [
-        _over_cells(cells, number, outcome, draws) for outcome in OUTCOMES for number in BY_RATE
-    ]
+    return [_over_cells(cells, number, outcome, draws) for outcome in OUTCOMES for number in BY_RATE]
 
 
 def _over_cells(cells: pd.DataFrame, number: str, outcome: str, draws: Draws) -> Found:

@@ -58,7 +58,9 @@ def share_of(right: Right, seed: int) -> Estimate:
     if right.min() == right.max():
         beyond = 100 * unseen(n)
         low, high = (100 - beyond, 100.0) if right[0] else (0.0, beyond)
-        return Estimate(value=100 * float(right[0]), unit="%", low=low, high=high, method=f"exact, {n} images")
+        return Estimate(
+            value=100 * float(right[0]), unit="%", low=low, high=high, method=f"exact, {n} images"
+        )
     return mean_of(100.0 * right, seed, "%")
 
 

@@ -167,7 +167,9 @@ def _gradient_norms(adapted: Adapted, trial: Trial, seed: int) -> list[float]:
         for _ in gradients.of([(batch.picked, batch.mirrored)], labels):
             pass
     except NotFiniteLossError:
-        raise ForecastError("the loss is no number before any step; the model or the images are broken") from None
+        raise ForecastError(
+            "the loss is no number before any step; the model or the images are broken"
+        ) from None
     parts = TowerParts.of(adapted.clip, "image")
     found = [_norm(parts.parts), _norm([parts.projection]), *(_norm([block]) for block in parts.blocks)]
     adapted.clip.model.zero_grad()
@@ -183,9 +185,7 @@ def _norm(modules: Sequence[Any]) -> float:
 def _gradient(norms: Sequence[Sequence[float]]) -> Gradient:
     table = np.array(norms)
     total, projection, *blocks = table.mean(0).tolist()
-    return Gradient(
-        total=total, spread=float(table[:, 0].std()), projection=projection, blocks=tuple(blocks)
-    )
+    return Gradient(total=total, spread=float(table[:, 0].std()), projection=projection, blocks=tuple(blocks))
 
 
 def _summed(rate: float, drifts: Sequence[_Drift | None]) -> FirstStep:
@@ -197,6 +197,8 @@ def _summed(rate: float, drifts: Sequence[_Drift | None]) -> FirstStep:
         drift=None if broken else float(np.mean([one.drift for one in whole])),
         drift_draws=tuple(one.drift for one in whole),
         cka_loss=None if broken else float(np.mean([one.cka_loss for one in whole])),
-        transfer_drift={} if broken else {n: float(np.mean([one.transfer[n] for one in whole])) for n in sets},
+        transfer_drift={}
+        if broken
+        else {n: float(np.mean([one.transfer[n] for one in whole])) for n in sets},
         broken=broken,
     )

@@ -100,9 +100,7 @@ def forecast(
             f"{opened.name}: has adapters in it; merge them and save the result, then forecast on that"
         )
     place = settle(opened, device)
-    factory = deck_factory(
-        opened, preprocess_of(preprocess, opened.clip), cache, seed, skip_bad, reporter
-    )
+    factory = deck_factory(opened, preprocess_of(preprocess, opened.clip), cache, seed, skip_bad, reporter)
     size = tower_of(opened.model).geometry.image_size
     target = open_target(images, labels, classes, limit, seed, size, factory)
     sets = open_transfer(transfer, limit, seed, size, factory)
@@ -128,7 +126,9 @@ def forecast(
         parts["zero_shot"], parts["probe"] = share_of(named, seed), share_of(learnt, seed)
         parts["room"] = mean_of(100.0 * (learnt.astype(float) - named), seed, "points")
     else:
-        missing["zero_shot"] = missing["probe"] = "no labels: give --labels where folders or the set have them"
+        missing["zero_shot"] = missing["probe"] = (
+            "no labels: give --labels where folders or the set have them"
+        )
     clock("read")
 
     facts = {}

@@ -81,7 +81,9 @@ class Suggestion(Frozen):
 
     level: float = Field(description="Retention in percent that rates up to `most` are expected to keep.")
     threshold: float = Field(description="Drift of the first step at which runs of the studies lost it.")
-    most: float | None = Field(description="Largest rate below the threshold; None: even the smallest is above.")
+    most: float | None = Field(
+        description="Largest rate below the threshold; None: even the smallest is above."
+    )
     low: float | None = Field(description="The same of the draw that moved most.")
     high: float | None = Field(description="The same of the draw that moved least.")
     open_above: bool = Field(description="Every candidate rate is below the threshold.")
@@ -101,13 +103,18 @@ class Forecast(Frozen):
     batch_size: int
     seed: int
     weight_decay: float
-    zero_shot: Estimate | None = Field(None, description="Accuracy on the target by its class names, percent.")
+    zero_shot: Estimate | None = Field(
+        None, description="Accuracy on the target by its class names, percent."
+    )
     probe: Estimate | None = Field(
         None, description="Accuracy of logistic regression on the embeddings, cross-validated, percent."
     )
-    room: Estimate | None = Field(None, description="Probe minus zero-shot, percentage points, paired by image.")
+    room: Estimate | None = Field(
+        None, description="Probe minus zero-shot, percentage points, paired by image."
+    )
     entropy: Estimate | None = Field(
-        None, description="Mean entropy of the zero-shot distribution over ln of the number of classes, 0 to 1."
+        None,
+        description="Mean entropy of the zero-shot distribution over ln of the number of classes, 0 to 1.",
     )
     transfer: dict[str, TransferFacts] = Field(default_factory=dict)
     gradient: Gradient | None = None

@@ -26,7 +26,9 @@ class Tested(Frozen):
     outcome: str
     verdict: Verdict
     why: str = Field(description="In words, beside the verdict.")
-    rho: float | None = Field(None, description="Spearman's, over cells or, where it knows no rate, over targets.")
+    rho: float | None = Field(
+        None, description="Spearman's, over cells or, where it knows no rate, over targets."
+    )
     low: float | None = None
     high: float | None = None
     p: float | None = None
@@ -41,7 +43,9 @@ class Threshold(Frozen):
     steps: int = Field(description="After so many steps.")
     drift: float
     methods: tuple[str, ...] = Field(description="Of the runs that it was chosen on.")
-    sensitivity: float = Field(description="On targets left out of the choice: lost cells above their threshold.")
+    sensitivity: float = Field(
+        description="On targets left out of the choice: lost cells above their threshold."
+    )
     specificity: float = Field(description="On targets left out of the choice: kept cells below it.")
 
 
