@@ -22,8 +22,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from forecast_tables import (
-    BY_METHOD, BY_RATE, BY_TARGET, COARSE, LEVEL, OUTCOMES, Found, by_rate, cells_of, coarse, groups_of, picks,
-    pooled, thresholds,
+    BY_METHOD,
+    BY_RATE,
+    BY_TARGET,
+    COARSE,
+    LEVEL,
+    OUTCOMES,
+    Found,
+    by_rate,
+    cells_of,
+    coarse,
+    groups_of,
+    picks,
+    pooled,
+    thresholds,
 )  # fmt: skip
 from marked import between
 from rich.progress import track
@@ -43,6 +55,7 @@ FORECASTS = EVIDENCE / "forecast" / "forecasts.json"
 PAGE, SHIPPED = ROOT / "docs" / "forecast.md", ROOT / "src" / "clipdrift" / "forecasting" / "tested.json"
 START, END = "<!-- tables: written by tools/forecast.py -->", "<!-- end of tables -->"
 STEPS, LIMIT = (1, 8), 400
+JUDGED = ("sensitivity", "specificity")
 Record = Mapping[str, Any]
 
 
@@ -145,10 +158,10 @@ def number(value: float, digits: int = 2) -> str:
 def verdicts(table: pd.DataFrame, draws: Draws) -> list[tuple[Found, float, str, str]]:
     """Each correlation with its corrected p, the verdict and why.
 
-    A number that each rate has predicts an outcome if the interval of its correlation excludes 0, p corrected
-    by Holm over the numbers of that outcome is below 0.05, its sign is the same on every target, and it orders
-    more than the rate itself, with an interval above 0. One of a target, or of a target and method, predicts if
-    p is below 0.05; where even the strongest order could not be, it cannot be told.
+    A number that each rate has predicts an outcome if the interval of its correlation excludes 0, p
+    corrected by Holm over the numbers of that outcome is below 0.05, its sign is the same on every target,
+    and it orders more than the rate itself, with an interval above 0. One of a target, or of a target and
+    method, predicts if p is below 0.05; where even the strongest order could not be, it cannot be told.
     """
     found: list[tuple[Found, float, str, str]] = []
     rated = by_rate(table, draws)
@@ -192,8 +205,8 @@ def tables(table: pd.DataFrame) -> Iterator[str]:
     names = BY_RATE | BY_METHOD | BY_TARGET
     targets = sorted(table["target"].unique())
     yield (
-        f"{int(table['runs'].sum())} runs in {len(table)} cells, of the studies {', '.join(sorted(set(table['study'])))}, "
-        f"on {', '.join(targets)}.\n"
+        f"{int(table['runs'].sum())} runs in {len(table)} cells, of the studies "
+        f"{', '.join(sorted(set(table['study'])))}, on {', '.join(targets)}.\n"
     )
     yield "### Numbers that each rate has\n"
     heads = [
@@ -228,15 +241,16 @@ def tables(table: pd.DataFrame) -> Iterator[str]:
     yield "Gradients are compared within a method, over targets; all others over targets.\n"
     yield f"| number | {' | '.join(COARSE.values())} | verdict |\n|---|{'--:|' * len(COARSE)}---|"
     for name in (*BY_METHOD, *BY_TARGET):
-        own = [row for row in judged if row[0].number == name and row[0].by_target is None]
-        cells_ = [
-            f"{number(one.rho)} (p {p_value(one.p)})" if np.isfinite(one.rho) else "–" for one, *_ in own
+        rows = [row for row in judged if row[0].number == name and row[0].by_target is None]
+        orders = [
+            f"{number(one.rho)} (p {p_value(one.p)})" if np.isfinite(one.rho) else "–" for one, *_ in rows
         ]
-        said = sorted({f"{verdict}: {why}" for _, _, verdict, why in own})
-        yield f"| {' | '.join([names[name], *cells_, '; '.join(said)])} |"
+        said = "; ".join(sorted({f"{verdict}: {why}" for _, _, verdict, why in rows}))
+        yield f"| {' | '.join([names[name], *orders, said])} |"
     yield f"\n### Thresholds: below which cells kept {LEVEL:.0f} %\n"
-    yield "Chosen on all cells; sensitivity and specificity are those on the targets, or methods, left out of the choice.\n"
-    yield "| number | threshold | targets left out: sensitivity | specificity | methods left out: sensitivity | specificity |"
+    yield "Chosen on all cells; sensitivity and specificity are those on what was left out of the choice.\n"
+    heads = ["number", "threshold", *(f"{s}, {by} left out" for by in ("targets", "methods") for s in JUDGED)]
+    yield f"| {' | '.join(heads)} |"
     yield "|---|--:|--:|--:|--:|--:|"
     for name, words in BY_RATE.items():
         by_target, by_method = (thresholds(table, name, by) for by in ("target", "method"))
@@ -244,9 +258,10 @@ def tables(table: pd.DataFrame) -> Iterator[str]:
         yield f"| {words} | {by_target[0].threshold:.2g} | {' | '.join(shares)} |"
     for name in ("rate", "drift", "drift_8"):
         yield f"\n### What would have been picked by {names[name].removesuffix(', for comparison')}\n"
-        yield "The largest rate of the study below the threshold chosen on the other targets, and the best rate that kept "
-        yield f"{LEVEL:.0f} %.\n"
-        yield "| study | target | method | picked | kept % | accuracy % | best | accuracy % |\n|---|---|---|--:|--:|--:|--:|--:|"
+        yield "The largest rate of the study below the threshold chosen on the other targets, beside the most"
+        yield f"accurate rate that kept {LEVEL:.0f} %.\n"
+        yield "| study | target | method | picked | kept % | accuracy % | best | accuracy % |"
+        yield "|---|---|---|--:|--:|--:|--:|--:|"
         for pick in picks(table, name):
             yield (
                 f"| {pick.study} | {pick.target} | {pick.method} | {_rate(pick.picked)} | {pick.kept:.1f} | "

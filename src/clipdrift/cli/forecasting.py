@@ -33,8 +33,8 @@ def forecast(
         bool,
         typer.Option(
             "--labels",
-            help="Use its labels: class folders, CLASS/*.jpg or train/CLASS/*.jpg, or those of the named set. "
-            "Without, only what needs no labels is computed.",
+            help="Use its labels: class folders, CLASS/*.jpg or train/CLASS/*.jpg, or those of the named "
+            "set. Without, only what needs no labels is computed.",
         ),
     ] = False,
     classes: Annotated[
@@ -94,10 +94,9 @@ def forecast(
 
         clipdrift forecast clipdrift/mini-photo --images photos/ --labels --method lora --rates 1e-4,1e-3
 
-    Zero-shot and linear-probe accuracy say what there is to gain. Optimiser steps are taken at every candidate
-    rate, on half of the images and by the training's own loop, and the drift of the embeddings is read on the
-    other half; rates are suggested by that drift. Entropy, CKA with the transfer set and gradient norms are shown
-    too.
+    Zero-shot and linear-probe accuracy say what there is to gain. Optimiser steps are taken at every rate,
+    on half of the images and by the training's own loop, and the drift of the embeddings is read on the other
+    half; rates are suggested by that drift. Entropy, CKA with the transfer set and gradient norms are shown.
 
     Each number stands beside what became of it in the committed studies. Those that do not predict give no
     advice. Nothing of BASE is changed; no training is started.

@@ -9,7 +9,9 @@ from rich.text import Text
 from clipdrift.errors import printable
 from clipdrift.forecasting import Forecast
 from clipdrift.forecasting.words import JUDGED_BY, tested, words
-from clipdrift.texts import decimal, rate
+from clipdrift.texts import decimal, fixed, rate
+
+_UNITS = {"cell": "cells", "target": "targets", "target and method": "groups"}
 
 
 def forecast_report(found: Forecast) -> RenderableType:
@@ -24,20 +26,17 @@ def forecast_report(found: Forecast) -> RenderableType:
         lines.append(
             Text(f"gradient norm by block: {blocks}; projection {decimal(found.gradient.projection)}")
         )
-    judged = [(name, tested(found, name)) for name in JUDGED_BY]
-    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
-    for title in ("in the committed studies", "rho", "95 % interval", "units", "verdict"):
-        table.add_column(title, no_wrap=title != "verdict")
-    for _, one in judged:
-        if one is not None:
-            known = one.low is not None and one.high is not None
-            table.add_row(
-                one.words,
-                "" if one.rho is None else f"{one.rho:+.2f}",
-                f"{one.low:+.2f} to {one.high:+.2f}" if known else "",
-                f"{one.units} {one.unit}s" if one.unit == "cell" else f"{one.units}, each {one.unit}",
-                Text(f"{one.verdict} {one.outcome}: {one.why}", style="dim"),
-            )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("in the committed studies", "verdict", "rho", "over"):
+        table.add_column(title, no_wrap=title in ("verdict", "rho"))
+    for one in filter(None, (tested(found, name) for name in JUDGED_BY)):
+        outcome = one.outcome.removesuffix(", %").removesuffix(", points")
+        known = one.low is not None and one.high is not None
+        rho = "" if one.rho is None else f"{one.rho:+.2f}"
+        span = f" ({one.low:+.2f} to {one.high:+.2f})" if known else ""
+        style = "green" if one.verdict == "predicts" else "dim"
+        units = f"{one.units} {_UNITS[one.unit]}"
+        table.add_row(f"{one.words}; {outcome}", Text(one.verdict, style=style), rho + span, units)
     lines += [Text(), table]
     return Group(*lines)
 
@@ -55,16 +54,12 @@ def _rates(found: Forecast) -> Table:
         if step.broken:
             said = f"broke the model in {step.broken} of {found.draws} draws"
         elif advice is not None and step.drift is not None:
-            said = "above" if step.drift >= advice.threshold else f"as runs that kept {advice.level:.0f} %"
-        ends = (
-            f"{decimal(min(step.drift_draws))} to {decimal(max(step.drift_draws))}"
-            if step.drift_draws
-            else ""
-        )
+            said = "above" if step.drift >= advice.threshold else "below the threshold"
+        ends = f"{fixed(min(step.drift_draws))} to {fixed(max(step.drift_draws))}" if step.drift_draws else ""
         moved = [_text(step.transfer_drift.get(name)) for name in found.transfer]
         table.add_row(rate(step.rate), _text(step.drift), ends, _text(step.cka_loss), *moved, said)
     return table
 
 
 def _text(value: float | None) -> str:
-    return "" if value is None else decimal(value)
+    return "" if value is None else fixed(value)

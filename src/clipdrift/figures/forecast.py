@@ -79,7 +79,7 @@ def _steps(axes: Axes, found: Forecast) -> None:
         [max(step.drift_draws) for step in whole],
         color=COLOURS[0], alpha=0.25, linewidth=0,
     )  # fmt: skip
-    axes.plot(rates, [step.drift for step in whole], "o-", color=COLOURS[0], label="target")
+    axes.plot(rates, [step.drift or 0.0 for step in whole], "o-", color=COLOURS[0], label="target")
     for colour, name in zip(COLOURS[2:], found.transfer, strict=False):
         axes.plot(
             rates, [step.transfer_drift[name] for step in whole], "s--", color=colour, label=plain(name, 18)

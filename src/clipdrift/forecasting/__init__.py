@@ -1,4 +1,4 @@
-"""Forecast before any training: how much there is to gain, how far it is, what a first step moves at each rate.
+"""Forecast before any training: how much there is to gain, how far it is, what a first step moves.
 
 This front exports the result, plain data that loads no torch; the work starts in :mod:`.forecast`.
 """

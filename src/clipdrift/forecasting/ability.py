@@ -1,4 +1,4 @@
-"""What the model can do before training: zero-shot, a linear probe, how sure it is; each with its interval."""
+"""What the model can do before training: zero-shot, a linear probe, how sure it is; with intervals."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def share_of(right: Right, seed: int) -> Estimate:
         return Estimate(
             value=100 * float(right[0]), unit="%", low=low, high=high, method=f"exact, {n} images"
         )
-    return mean_of(100.0 * right, seed, "%")
+    return mean_of(100 * right.astype(np.float64), seed, "%")
 
 
 def mean_of(values: NDArray[np.float64], seed: int, unit: str = "") -> Estimate:

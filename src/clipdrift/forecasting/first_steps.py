@@ -151,7 +151,6 @@ def _after(
     except (Diverged, ValueError):  # an embedding is no number, or the same for every image
         return None
     finally:
-        training.close()
         adapted.clip.model.zero_grad()
     return _Drift(drifts.pop(""), loss, drifts)
 

@@ -233,8 +233,8 @@ def _notes(target: Target, train_batch: int) -> list[str]:
     facts = target.facts
     if facts.labelled and facts.stepped < train_batch:
         notes.append(
-            f"The steps were taken on {facts.stepped} images, fewer than a batch of {train_batch}; raise --limit "
-            "if there are more."
+            f"The steps were taken on {facts.stepped} images, fewer than a batch of {train_batch}; raise "
+            "--limit if there are more."
         )
     if facts.bad:
         notes.append(f"{len(facts.bad)} unreadable images were left out.")

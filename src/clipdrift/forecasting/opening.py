@@ -80,7 +80,7 @@ def open_target(
     if len(source.classes) < 2:
         only = f"one class, {source.classes[0]}" if source.classes else "no classes"
         raise ForecastError(
-            f"{source.name}: {only}; a forecast with labels needs two classes at least, as folders CLASS/*.jpg"
+            f"{source.name}: {only}; with labels a forecast needs two classes, as folders CLASS/*.jpg"
         )
     deck, counted = factory.deck(given.subset(spread(given.labels, limit, seed)), source.name)
     stepped, held_out = _halves(deck, source.classes, source.name, seed)
@@ -178,7 +178,7 @@ def _halves(
     stepped, held_out = np.flatnonzero(~held), np.flatnonzero(held)
     if len(held_out) < LEAST_HELD_OUT:
         raise ForecastError(
-            f"{name}: {len(deck)} images, {len(held_out)} of them held out; a forecast needs {LEAST_HELD_OUT} held "
-            "out and as many for the steps: add images"
+            f"{name}: {len(deck)} images, {len(held_out)} of them held out; a forecast needs "
+            f"{LEAST_HELD_OUT} held out and as many for the steps: add images"
         )
     return stepped, held_out

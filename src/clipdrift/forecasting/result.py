@@ -87,6 +87,7 @@ class Suggestion(Frozen):
     low: float | None = Field(description="The same of the draw that moved most.")
     high: float | None = Field(description="The same of the draw that moved least.")
     open_above: bool = Field(description="Every candidate rate is below the threshold.")
+    methods: tuple[str, ...] = Field(description="Of the runs that the threshold is from.")
     source: str
 
 
@@ -132,7 +133,7 @@ class Forecast(Frozen):
         return "\n".join(view("Forecast.summary")(self))
 
     def plot(self) -> Any:
-        """A matplotlib Figure: accuracy before training, drift of the first step by rate, gradient by block."""
+        """A matplotlib Figure: accuracy before training, drift of the first step, gradient by block."""
         return view("Forecast.plot")(self)
 
     def to_frame(self) -> pd.DataFrame:

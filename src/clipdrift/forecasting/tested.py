@@ -1,7 +1,7 @@
 """What became of each number of a forecast in the committed studies: written by ``tools/forecast.py``.
 
-The file ``tested.json`` beside this module is that of docs/forecast.md: which numbers ordered what then happened,
-and the drift of a first step from which on runs lost zero-shot ability. Nothing else gives advice.
+The file ``tested.json`` beside this module is that of docs/forecast.md: which numbers ordered what then
+happened, and the drift of a first step from which on runs lost zero-shot ability. Nothing else gives advice.
 """
 
 from __future__ import annotations

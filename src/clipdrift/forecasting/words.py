@@ -1,13 +1,14 @@
-"""A forecast in sentences: what there is to gain, which rates, and what of it the committed studies bear out."""
+"""A forecast in sentences: what there is to gain, which rates, what of it the studies bear out."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from clipdrift.decision.result import Estimate
 from clipdrift.forecasting.result import Forecast
 from clipdrift.forecasting.tested import Tested
-from clipdrift.texts import decimal, percent, rate
+from clipdrift.texts import decimal, fixed, percent, rate
 
 KEPT, GAINED = "zero-shot accuracy kept, %", "accuracy gained over zero-shot, points"
 JUDGED_BY = {
@@ -35,8 +36,8 @@ def _gain(found: Forecast) -> Iterator[str]:
     zero, probe, room = found.zero_shot, found.probe, found.room
     yield (
         f"On {found.images.source} the model knows {spanned(zero)} by its class names; a linear probe on its "
-        f"embeddings reaches {spanned(probe)}: {room.value:+.1f} points ({room.low:+.1f} to {room.high:+.1f}) "
-        "without moving the image tower."
+        f"embeddings reaches {spanned(probe)}: {room.value:+.1f} points ({room.low:+.1f} to "
+        f"{room.high:+.1f}) without moving the image tower."
         if room.low is not None and room.high is not None
         else f"On {found.images.source}: zero-shot {spanned(zero)}, linear probe {spanned(probe)}."
     )
@@ -50,13 +51,13 @@ def _rates(found: Forecast) -> Iterator[str]:
     if advice is None:
         yield f"No rates are suggested: no threshold for the drift of the {first} was tested."
         return
-    bound = f"the drift of the {first} stays below {decimal(advice.threshold)}"
+    bound = f"the drift of the {first} stays below {fixed(advice.threshold)}"
     highest = found.first_steps[-1].rate
     if advice.most is None:
         smallest = rate(found.first_steps[0].rate)
         yield (
-            f"Even {smallest}, the smallest candidate, moves more than runs that kept {advice.level:.0f} % did "
-            f"({first} below {decimal(advice.threshold)}): try smaller rates."
+            f"Even {smallest}, the smallest candidate, moves more than runs that kept "
+            f"{advice.level:.0f} % did ({first} below {fixed(advice.threshold)}): try smaller rates."
         )
     elif advice.open_above:
         yield (
@@ -66,12 +67,20 @@ def _rates(found: Forecast) -> Iterator[str]:
     else:
         ends = ""
         if advice.low is not None and advice.high is not None and advice.low < advice.high:
-            ends = f" ({rate(advice.low)} to {rate(advice.high)} over draws)"
+            ends = f" ({_two(advice.low)} to {_two(advice.high)} over draws)"
         yield (
-            f"{method}: rates up to {rate(advice.most)}{ends}: there {bound}, as in runs that kept "
+            f"{method}: rates up to {_two(advice.most)}{ends}: there {bound}, as in runs that kept "
             f"{advice.level:.0f} % of their zero-shot accuracy."
         )
-    yield f"That threshold is from {advice.source}; a bound for other models and lengths of training it is not."
+    yield f"That threshold is from {advice.source}; it is no bound for other models."
+    if method not in advice.methods:
+        yield f"None of those runs was trained by {method}; they were by {', '.join(advice.methods)}."
+
+
+def _two(value: float) -> str:
+    """A rate with two digits, never rounded up."""
+    power = math.floor(math.log10(value)) - 1
+    return rate(math.floor(value / 10.0**power + 1e-9) * 10.0**power)
 
 
 def _loss(found: Forecast) -> Iterator[str]:

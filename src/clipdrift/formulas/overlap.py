@@ -7,17 +7,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def covariance_overlap(x: Float[Tensor, "N E"], y: Float[Tensor, "M E"]) -> Float[Tensor, ""]:
+def covariance_overlap(x: Float[Tensor, "N E1"], y: Float[Tensor, "M E2"]) -> Float[Tensor, ""]:
     """CKA of two sets of different images in one space: the cosine of their covariance matrices.
 
     ``tr(C_x C_y) / (||C_x||_F ||C_y||_F)``. CKA of one set of images in two spaces compares Gram matrices
-    over images; here the images differ and the space is one, so the matrices over its dimensions are compared:
-    linear CKA of ``X'`` and ``Y'``, each set centred at its own mean. 1: both vary along the same directions in
-    the same proportions; 0: along directions that have nothing in common.
+    over images; here the images differ and the space is one, so the matrices over its dimensions are
+    compared: linear CKA of ``X'`` and ``Y'``, each set centred at its own mean. 1: both vary along the same
+    directions in the same proportions; 0: along directions that have nothing in common.
 
-    ``||C||_F^2`` is what HSIC of a set with itself estimates, so its unbiased estimate (Song et al. 2012, eq. 5)
-    stands in the denominator; the numerator is unbiased as the two sets are independent. So few images do not
-    make the value smaller, though noisier; it can be a little above 1.
+    ``||C||_F^2`` is what HSIC of a set with itself estimates, so its unbiased estimate (Song et al. 2012,
+    eq. 5) stands in the denominator; the numerator is unbiased as the two sets are independent.
+    So few images do not make the value smaller, though noisier; it can be a little above 1.
 
     Args:
         x: (N, E) embeddings of N images.
