@@ -54,7 +54,7 @@ def _rates(found: Forecast) -> Table:
         if step.broken:
             said = f"broke the model in {step.broken} of {found.draws} draws"
         elif advice is not None and step.drift is not None:
-            said = "above" if step.drift >= advice.threshold else "below the threshold"
+            said = "above" if step.drift >= advice.threshold else "below"
         ends = f"{fixed(min(step.drift_draws))} to {fixed(max(step.drift_draws))}" if step.drift_draws else ""
         moved = [_text(step.transfer_drift.get(name)) for name in found.transfer]
         table.add_row(rate(step.rate), _text(step.drift), ends, _text(step.cka_loss), *moved, said)
