@@ -36,6 +36,7 @@ from forecast_tables import (
     picks,
     pooled,
     thresholds,
+    within,
 )  # fmt: skip
 from marked import between
 from rich.progress import track
@@ -55,6 +56,7 @@ FORECASTS = EVIDENCE / "forecast" / "forecasts.json"
 PAGE, SHIPPED = ROOT / "docs" / "forecast.md", ROOT / "src" / "clipdrift" / "forecasting" / "tested.json"
 START, END = "<!-- tables: written by tools/forecast.py -->", "<!-- end of tables -->"
 STEPS, LIMIT = (1, 8), 400
+METHODS = ("full_ft", "lora")
 JUDGED = ("sensitivity", "specificity")
 Record = Mapping[str, Any]
 
@@ -184,7 +186,7 @@ def _rated(one: Found, p: float) -> tuple[str, str]:
     assert one.beyond is not None
     if one.beyond[1] <= 0:
         return "does not predict", "no more than the rate itself"
-    return "predicts", "more than the rate itself"
+    return "predicts", "more than the rate itself, over methods"
 
 
 def _coarse(one: Found) -> tuple[str, str]:
@@ -237,7 +239,13 @@ def tables(table: pd.DataFrame) -> Iterator[str]:
             ]
             yield f"| {' | '.join(row)} |"
         yield ""
-    yield "### Numbers of a target, or of a target and method\n"
+    yield "Within one method, with zero-shot accuracy kept:\n"
+    yield f"| number | {' | '.join(METHODS)} |\n|---|{'--:|' * len(METHODS)}"
+    for name, words in BY_RATE.items():
+        inside = [within(table[table["method"] == method], name, "kept", draws) for method in METHODS]
+        row = [words, *(f"{number(rho)} ({_span(low, high)})" for rho, low, high in inside)]
+        yield f"| {' | '.join(row)} |"
+    yield "\n### Numbers of a target, or of a target and method\n"
     yield "Gradients are compared within a method, over targets; all others over targets.\n"
     yield f"| number | {' | '.join(COARSE.values())} | verdict |\n|---|{'--:|' * len(COARSE)}---|"
     for name in (*BY_METHOD, *BY_TARGET):

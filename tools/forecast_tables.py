@@ -157,6 +157,13 @@ def _over_cells(cells: pd.DataFrame, number: str, outcome: str, draws: Draws) ->
     return Found(number, outcome, len(x), found.value, span.low, span.high, found.p, beyond, parts)
 
 
+def within(cells: pd.DataFrame, number: str, outcome: str, draws: Draws) -> tuple[float, float, float]:
+    """Correlation over the cells of one method, with its interval."""
+    x, y = (_finite(cells[name].to_numpy(float)) for name in (number, outcome))
+    span = interval(correlation_of(x, y, "Spearman"), list(cells.index), draws=draws, named="cell")
+    return correlate(x, y, "Spearman", draws=draws).value, span.low, span.high
+
+
 def _more(one: Statistic, other: Statistic) -> Statistic:
     """How much larger the first correlation is, either way."""
     return lambda weights: np.abs(one(weights)) - np.abs(other(weights))
@@ -235,10 +242,11 @@ def thresholds(cells: pd.DataFrame, number: str, by: str) -> list[Held]:
 
 
 def pooled(rows: Iterable[Held]) -> tuple[float, float]:
-    """Sensitivity and specificity over all held-out cells."""
+    """Sensitivity and specificity over all held-out cells; nan where there is none to judge."""
     held = [row for row in rows if row.held]
     lost, kept = sum(r.lost for r in held), sum(r.cells - r.lost for r in held)
-    return sum(r.hits for r in held) / lost, sum(r.quiet for r in held) / kept
+    hits, quiet = sum(r.hits for r in held), sum(r.quiet for r in held)
+    return hits / lost if lost else float("nan"), quiet / kept if kept else float("nan")
 
 
 @dataclass(frozen=True)
