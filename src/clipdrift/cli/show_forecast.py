@@ -8,7 +8,7 @@ from rich.text import Text
 
 from clipdrift.errors import printable
 from clipdrift.forecasting import Forecast
-from clipdrift.forecasting.words import JUDGED_BY, tested, words
+from clipdrift.forecasting.words import computed, tested, words
 from clipdrift.texts import decimal, fixed, rate
 
 _UNITS = {"cell": "cells", "target": "targets", "target and method": "groups"}
@@ -29,7 +29,7 @@ def forecast_report(found: Forecast) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("in the committed studies", "verdict", "rho", "over"):
         table.add_column(title, no_wrap=title in ("verdict", "rho"))
-    for one in filter(None, (tested(found, name) for name in JUDGED_BY)):
+    for one in filter(None, (tested(found, name) for name in computed(found))):
         outcome = one.outcome.removesuffix(", %").removesuffix(", points")
         known = one.low is not None and one.high is not None
         rho = "" if one.rho is None else f"{one.rho:+.2f}"
@@ -37,7 +37,8 @@ def forecast_report(found: Forecast) -> RenderableType:
         style = "green" if one.verdict == "predicts" else "dim"
         units = f"{one.units} {_UNITS[one.unit]}"
         table.add_row(f"{one.words}; {outcome}", Text(one.verdict, style=style), rho + span, units)
-    lines += [Text(), table]
+    if table.row_count:
+        lines += [Text(), table]
     return Group(*lines)
 
 

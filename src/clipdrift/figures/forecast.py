@@ -85,7 +85,7 @@ def _steps(axes: Axes, found: Forecast) -> None:
             rates, [step.transfer_drift[name] for step in whole], "s--", color=colour, label=plain(name, 18)
         )
     if found.suggestion is not None:
-        axes.axhline(found.suggestion.threshold, color=COLOURS[1], linestyle=":", label="threshold")
+        axes.axhline(found.suggestion.threshold, color=COLOURS[1], linestyle=":", label="threshold, target")
     first = "first step" if found.steps == 1 else f"{found.steps} steps"
     axes.set(xscale="log", yscale="log", xlabel="learning rate", title=f"embedding drift after the {first}")
     axes.legend(frameon=False, fontsize=8)

@@ -87,6 +87,7 @@ class Suggestion(Frozen):
     low: float | None = Field(description="The same of the draw that moved most.")
     high: float | None = Field(description="The same of the draw that moved least.")
     open_above: bool = Field(description="Every candidate rate is below the threshold.")
+    sensitivity: float = Field(description="On targets left out of the choice: lost cells at or above it.")
     methods: tuple[str, ...] = Field(description="Of the runs that the threshold is from.")
     source: str
 

@@ -38,6 +38,7 @@ def suggested(steps: Sequence[FirstStep], count: int, known: Evidence) -> Sugges
         low=min(whole) if len(whole) == len(draws) and whole else None,
         high=max(whole, default=None),
         open_above=max(drifts) < bound,
+        sensitivity=threshold.sensitivity,
         methods=threshold.methods,
         source=known.source,
     )

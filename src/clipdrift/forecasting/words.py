@@ -72,7 +72,10 @@ def _rates(found: Forecast) -> Iterator[str]:
             f"{method}: rates up to {_two(advice.most)}{ends}: there {bound}, as in runs that kept "
             f"{advice.level:.0f} % of their zero-shot accuracy."
         )
-    yield f"That threshold is from {advice.source}; it is no bound for other models."
+    yield (
+        f"That threshold is from {advice.source}. On targets left out of the choice it caught "
+        f"{100 * advice.sensitivity:.0f} % of what lost more; it is no bound for other models."
+    )
     if method not in advice.methods:
         yield f"None of those runs was trained by {method}; they were by {', '.join(advice.methods)}."
 
@@ -115,6 +118,18 @@ def values(found: Forecast) -> dict[str, str]:
     return shown
 
 
+def computed(found: Forecast) -> list[str]:
+    """The numbers that were computed, by the name under which they were tested."""
+    there = {
+        "drift": bool(found.first_steps),
+        "cka_loss": bool(found.first_steps),
+        "transfer_drift": bool(found.first_steps and found.transfer),
+        "gradient": found.gradient is not None,
+        "overlap": any(facts.overlap is not None for facts in found.transfer.values()),
+    }
+    return [name for name in JUDGED_BY if there.get(name, getattr(found, name, None) is not None)]
+
+
 def tested(found: Forecast, number: str) -> Tested | None:
     """What became of a number in the committed studies, beside the outcome it would have to order."""
     outcome = JUDGED_BY[number]
@@ -127,8 +142,12 @@ def tested(found: Forecast, number: str) -> Tested | None:
 
 
 def _missing(found: Forecast) -> Iterator[tuple[str, str]]:
+    """What was not computed, and why, together where the reason is the same."""
+    by_why: dict[str, list[str]] = {}
     for name, why in found.missing.items():
-        yield name.replace("_", " "), why.rstrip(".")
+        by_why.setdefault(why.rstrip("."), []).append(name.replace("_", " "))
+    for why, names in by_why.items():
+        yield " and ".join(names), why
 
 
 def spanned(estimate: Estimate) -> str:
