@@ -68,6 +68,7 @@ def test_help_names_every_command(say: Say) -> None:
         "check",
         "advise",
         "card",
+        "forecast",
         "study",
         "report",
         "watch",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from clipdrift.config import RunConfig, load_config
     from clipdrift.decision import Checked
     from clipdrift.decision.checking import baseline, check
+    from clipdrift.forecasting import Forecast
+    from clipdrift.forecasting.forecast import forecast
     from clipdrift.model.clip import Clip, load
     from clipdrift.model.trace import Traced, trace
     from clipdrift.monitoring.frames import frame
@@ -42,6 +44,7 @@ __all__ = [
     "Clip",
     "Comparison",
     "DriftMonitor",
+    "Forecast",
     "Measurement",
     "Record",
     "Repaired",
@@ -56,6 +59,7 @@ __all__ = [
     "baseline",
     "check",
     "compare",
+    "forecast",
     "formulas",
     "frame",
     "interpolate",
@@ -77,6 +81,7 @@ _HOMES = {
     "Clip": "clipdrift.model.clip",
     "Comparison": "clipdrift.comparison",
     "DriftMonitor": "clipdrift.monitoring.monitor",
+    "Forecast": "clipdrift.forecasting",
     "Measurement": "clipdrift.comparison.measuring",
     "Record": "clipdrift.runs.record",
     "Repaired": "clipdrift.repair",
@@ -90,6 +95,7 @@ _HOMES = {
     "baseline": "clipdrift.decision.checking",
     "check": "clipdrift.decision.checking",
     "compare": "clipdrift.comparison.compare",
+    "forecast": "clipdrift.forecasting.forecast",
     "frame": "clipdrift.monitoring.frames",
     "interpolate": "clipdrift.repair.interpolating",
     "load": "clipdrift.model.clip",
@@ -107,6 +113,8 @@ _HOMES = {
 provide("Comparison.summary", "clipdrift.comparison.verdict:verdict")
 provide("Comparison.plot", "clipdrift.figures.compared_blocks:block_drift")
 provide("DriftMonitor.report", "clipdrift.reporting.monitoring:write_report")
+provide("Forecast.summary", "clipdrift.forecasting.words:words")
+provide("Forecast.plot", "clipdrift.figures.forecast:forecast")
 provide("Repaired.summary", "clipdrift.repair.summary:words")
 provide("Repaired.plot", "clipdrift.figures.paths:path")
 provide("Repaired.write_plot", "clipdrift.figures.paths:write_path")

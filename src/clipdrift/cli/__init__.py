@@ -17,6 +17,7 @@ from clipdrift.cli.carding import card
 from clipdrift.cli.checking import check
 from clipdrift.cli.comparing import compare
 from clipdrift.cli.figuring import figure
+from clipdrift.cli.forecasting import forecast
 from clipdrift.cli.options import Cache, Checkpoints, Deterministic, Device, Out, Sets, SkipBad, Track
 from clipdrift.cli.repairing import interpolate, rewind, soften
 from clipdrift.cli.replicating import replicate
@@ -131,6 +132,7 @@ def train(
 app.command()(compare)
 app.command()(check)
 app.command()(card)
+app.command()(forecast)
 app.add_typer(study, name="study")
 app.command()(watch)
 app.command()(report)

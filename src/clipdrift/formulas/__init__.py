@@ -32,6 +32,7 @@ from clipdrift.formulas.contrastive import calibrating_bias, contrastive_loss, s
 from clipdrift.formulas.flow import NATS_PER_BIT, bits, patch_entropy, rollout, rollout_step
 from clipdrift.formulas.jackknife import leave_one_out_cka
 from clipdrift.formulas.joint import alignment, median_rank, modality_gap, uniformity
+from clipdrift.formulas.overlap import covariance_overlap
 from clipdrift.formulas.representation import cka, cka_matrix, embedding_drift, minibatch_cka
 from clipdrift.formulas.weights import (
     effective_rank,
@@ -52,6 +53,7 @@ __all__ = [
     "cka_matrix",
     "coefficient_of_variation",
     "contrastive_loss",
+    "covariance_overlap",
     "effective_rank",
     "effective_receptive_field",
     "embedding_drift",

@@ -39,6 +39,7 @@ _ABOVE = frozenset(
         "comparison",
         "decision",
         "figures",
+        "forecasting",
         "integrations",
         "monitoring",
         "pages",
