@@ -26,6 +26,7 @@ SIGNALS = {
     "entropy_size": "change of attention entropy either way, %",
     "text_embedding_drift": "drift of text embeddings",
     "text_cka": "1 - CKA of the text tower",
+    "rate": "*the learning rate, for comparison*",
 }
 
 
@@ -42,7 +43,9 @@ def read(evidence: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     runs["towers"] = [_towers(record) for record in records]
     runs["way"] = runs["method"].where(runs["towers"] == "head", "captions")
     history = history.assign(
-        entropy_fall=-history["entropy_drift"], entropy_size=history["entropy_drift"].abs()
+        rate=history["run"].map(runs.set_index("run")["learning_rate"]),
+        entropy_fall=-history["entropy_drift"],
+        entropy_size=history["entropy_drift"].abs(),
     )
     for name in ("cka", "cka_embedding", "text_cka"):
         if name in history:
@@ -72,7 +75,7 @@ def found(evidence: Path, by: str, shares: Sequence[float] = SHARES) -> tuple[in
 
 
 def number(value: float, digits: int = 2) -> str:
-    return "–" if np.isnan(value) else f"{value:.{digits}f}"
+    return "–" if np.isnan(value) else f"{value + 0.0:.{digits}f}"
 
 
 def pooled(rows: list[Warned]) -> tuple[float, float, list[float]]:

@@ -138,9 +138,8 @@ def _after(
             f"{trial.steps} steps: a training on these images has {order.steps}; ask for fewer"
         )
     torch.manual_seed(seed)  # dropout
-    training = train_model(
-        adapted, trial.stepped, optim, seed=seed, flip=True, moments=order.per_epoch, order=order
-    )
+    every = order.looks(order.per_epoch)
+    training = train_model(adapted, trial.stepped, optim, seed=seed, flip=True, looks=every, order=order)
     model = adapted.clip.model
     try:
         for _ in islice(training, trial.steps):  # it yields after each step
