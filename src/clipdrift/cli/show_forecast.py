@@ -45,10 +45,10 @@ def forecast_report(found: Forecast) -> RenderableType:
 def _rates(found: Forecast) -> Table:
     first = "first step" if found.steps == 1 else f"{found.steps} steps"
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("rate", justify="right")
+    table.add_column("rate", justify="right", no_wrap=True)
     for title in (f"drift, {first}", "over draws", "1 - CKA", *(f"drift, {name}" for name in found.transfer)):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("")
+        table.add_column(title, justify="right")  # the words above a number may break, it does not
+    table.add_column("", no_wrap=True)
     advice = found.suggestion
     for step in found.first_steps:
         said = ""
