@@ -71,8 +71,9 @@ def leads(place: Path) -> Iterator[str]:
         "threshold is the default rule's, else the one that is best at the end for the other targets.\n"
     )
     heads = ("below", "rule", "lost runs", "before", "same look", "later", "never")
-    yield f"| {' | '.join(heads)} | median lead, steps | kept then, % | kept at the end, % |"
-    yield "|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+    more = ("median lead, steps", "kept the look before, %", "kept then, %", "kept at the end, %")
+    yield f"| {' | '.join((*heads, *more))} |"
+    yield "|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
     for level in LEVELS:
         lost = runs[runs[KEPT] < level]
         for words, at in warned(runs, history, level):
@@ -85,7 +86,8 @@ def leads(place: Path) -> Iterator[str]:
             kept = lost.set_index("run")[KEPT].reindex(at.index)
             yield (
                 f"| {level:.0f} % | {words} | {len(at)} | {' | '.join(map(str, parts))} | "
-                f"{number(lead.median(), 0)} | {number(at['kept_then'].median(), 0)} | {kept.median():.0f} |"
+                f"{number(lead.median(), 0)} | {number(at['kept_before'].median(), 0)} | "
+                f"{number(at['kept_then'].median(), 0)} | {kept.median():.0f} |"
             )
 
 

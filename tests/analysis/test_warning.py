@@ -87,6 +87,9 @@ def test_warnings_before_at_and_after_the_loss_are_told_apart() -> None:
         {"before": 2, "same": 0, "late": -6, "never": np.nan, "at once": 0}, nan_ok=True
     )
     assert found.loc["before", ["warned", "lost", "kept_then"]].tolist() == [0.25, 0.5, 95]
+    assert found["kept_before"].to_dict() == pytest.approx(
+        {"before": 99, "same": 95, "late": 75, "never": np.nan, "at once": 100}, nan_ok=True
+    )
     assert found["learnt_then"].tolist() == [40, 40, 60, 60, 0]
     assert (found["learnt"] == 60).all()
     assert found.loc["never", ["warned", "lost"]].isna().all()

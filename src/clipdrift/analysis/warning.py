@@ -152,9 +152,9 @@ def first_crossings(
 
     Returns:
         One row per run: ``warned`` and ``lost``, the first look of each as a share of the training (nan:
-        never), and ``lead``, by how many steps the warning came first; ``kept_then`` at the warning;
-        ``learnt_then``, the best validation accuracy up to it, 0 before the first epoch's end; ``learnt``,
-        the best of all.
+        never), and ``lead``, by how many steps the warning came first; ``kept_then`` at the warning and
+        ``kept_before`` at the look before it, 100 where it was the first; ``learnt_then``, the best
+        validation accuracy up to it, 0 before the first epoch's end; ``learnt``, the best of all.
     """
     rows = []
     parts = dict(iter(history.sort_values("step", kind="stable").groupby("run")))
@@ -162,7 +162,8 @@ def first_crossings(
         part = parts[run]
         step = part["step"].to_numpy(dtype=float)
         first = _first(part[signal].to_numpy(dtype=float) >= threshold)
-        gone = _first(part[kept].to_numpy(dtype=float) < level)
+        left = part[kept].to_numpy(dtype=float)
+        gone = _first(left < level)
         learnt = part["validation_accuracy"].to_numpy(dtype=float)
         before = learnt[: len(part) if first is None else first + 1]
         warned_step = np.nan if first is None else step[first]
@@ -173,7 +174,8 @@ def first_crossings(
                 "warned": warned_step / steps,
                 "lost": lost_step / steps,
                 "lead": lost_step - warned_step,
-                "kept_then": np.nan if first is None else float(part[kept].iloc[first]),
+                "kept_then": np.nan if first is None else left[first],
+                "kept_before": np.nan if first is None else left[first - 1] if first else 100.0,
                 "learnt_then": float(np.nanmax(before, initial=0.0)),
                 "learnt": float(np.nanmax(learnt, initial=0.0)),
             }
