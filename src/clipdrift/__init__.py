@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from clipdrift.runs.record import Record
     from clipdrift.study.engines.running import run_study
     from clipdrift.study.plan import Study, load_study
+    from clipdrift.sweeping import Sweep
+    from clipdrift.sweeping.running import sweep
     from clipdrift.training.runner import train
 
 __version__ = "0.1.0"
@@ -49,6 +51,7 @@ __all__ = [
     "Rules",
     "RunConfig",
     "Study",
+    "Sweep",
     "Traced",
     "__version__",
     "advise",
@@ -67,6 +70,7 @@ __all__ = [
     "rewind",
     "run_study",
     "soften",
+    "sweep",
     "trace",
     "train",
 ]
@@ -84,6 +88,7 @@ _HOMES = {
     "Rules": "clipdrift.rules",
     "RunConfig": "clipdrift.config",
     "Study": "clipdrift.study.plan",
+    "Sweep": "clipdrift.sweeping",
     "Traced": "clipdrift.model.trace",
     "advise": "clipdrift.advice",
     "analyse": "clipdrift.analysis",
@@ -100,6 +105,7 @@ _HOMES = {
     "rewind": "clipdrift.repair.rewinding",
     "run_study": "clipdrift.study.engines.running",
     "soften": "clipdrift.repair.softening",
+    "sweep": "clipdrift.sweeping.running",
     "trace": "clipdrift.model.trace",
     "train": "clipdrift.training.runner",
 }
@@ -110,6 +116,7 @@ provide("DriftMonitor.report", "clipdrift.reporting.monitoring:write_report")
 provide("Repaired.summary", "clipdrift.repair.summary:words")
 provide("Repaired.plot", "clipdrift.figures.paths:path")
 provide("Repaired.write_plot", "clipdrift.figures.paths:write_path")
+provide("Sweep.summary", "clipdrift.sweeping.summary:words")
 
 
 def __getattr__(name: str) -> Any:

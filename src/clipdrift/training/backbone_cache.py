@@ -47,6 +47,7 @@ _ABOVE = frozenset(
         "replication",
         "reporting",
         "study",
+        "sweeping",
         "testing",
     )
 )
