@@ -61,7 +61,8 @@ def sweep(
 
     Optuna proposes methods, ranks and rates; each is trained for few epochs, the best third of them for
     three times as many, up to the epochs of ``config``. A run that keeps too little is mixed with its
-    backbone until it keeps enough. The most accurate on validation images is saved, and tested on images that took no part.
+    backbone until it keeps enough. The most accurate on validation images is saved, and
+    tested on images that took no part.
 
     Runs lie in ``out`` as those of any study do: the same call finds them done and proposes the same again.
 

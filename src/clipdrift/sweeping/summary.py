@@ -27,7 +27,7 @@ def _lines(found: Sweep) -> Iterator[str]:
             f"{_chosen_on(found.nearest)}"
         )
     else:
-        yield f"{wish}: nothing can be said, as no run ended well."
+        yield f"{wish}: nothing can be said, as every run was pruned, diverged or failed."
     if found.final is not None:
         yield from _final(found.final, keep)
     elif found.nearest is not None:
@@ -36,7 +36,7 @@ def _lines(found: Sweep) -> Iterator[str]:
     for status in ("pruned", "diverged", "failed"):
         for trial in found.trials:
             if trial.status == status:
-                yield f"- {status}: {trial.name}, {trial.epochs} epochs: {trial.why}"
+                yield f"- {status}: {trial.name}, {_epochs(trial.epochs)}: {trial.why}"
     yield from (f"- {note}" for note in found.notes)
 
 
@@ -64,10 +64,14 @@ def _final(final: Final, keep: float) -> Iterator[str]:
 
 def _done(found: Sweep) -> str:
     rungs = [
-        f"{sum(trial.rung == rung for trial in found.trials)} for {epochs} epochs"
+        f"{sum(trial.rung == rung for trial in found.trials)} for {_epochs(epochs)}"
         for rung, epochs in enumerate(found.asked.epochs, start=1)
     ]
     return (
         f"- {found.size} settings, {len({trial.name for trial in found.trials})} tried: {', '.join(rungs)}; "
         f"the work of {found.work:.3g} whole runs of {found.asked.budget:g}."
     )
+
+
+def _epochs(count: int) -> str:
+    return "1 epoch" if count == 1 else f"{count} epochs"

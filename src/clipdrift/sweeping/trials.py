@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clipdrift.config import RunConfig
+from clipdrift.rules.grammar import parse_rule
+from clipdrift.rules.ruling import SEVERE_DRIFT, WARN_DRIFT
 from clipdrift.runs.record import Record
 from clipdrift.runs.store import RunFolder
+from clipdrift.sweeping.errors import SweepError
 from clipdrift.sweeping.mixes import Scored, read_mixes, scored, sets_of, whole
 from clipdrift.sweeping.result import Asked, Status, Trial
 from clipdrift.sweeping.space import Choice, Space
+
+
+LOST = {WARN_DRIFT: 90.0, SEVERE_DRIFT: 50.0}
+"""Embedding drift -> percent of zero-shot accuracy below which runs ended that went beyond it."""
 
 
 def trial_of(
@@ -53,14 +60,25 @@ def trial_of(
     if record.status == "diverged":
         return made("diverged", record.reason or "training broke the model", work)
     sets = sets_of(record, asked.keep_on)
-    own = whole(record, sets) if sets else None
+    if not sets:  # the same of all runs, which have one backbone and one choice of images
+        raise SweepError(
+            f"{' and '.join(asked.choosing)}: the backbone is not above chance on the images that choose, so what "
+            "is kept is not measurable; take another transfer set, or more of its images"
+        )
+    own = whole(record, sets)
     if own is None:
-        return made("failed", "what it keeps is not measurable: its backbone is not above chance", work)
+        return made("failed", "its record has no accuracy or no retention", work)
     looks = (*(read_mixes(folder.path) if asked.mix else ()), own)
     if asked.prune is not None and record.stopped is not None:
         at = record.stopped
-        return made("pruned", f"after epoch {at.epoch}: {at.text}", work, scored((own,), sets, asked.keep))
+        why = f"after epoch {at.epoch}: {at.text}; beyond it, runs ended below {_lost(asked.prune):g} %"
+        return made("pruned", why, work, scored((own,), sets, asked.keep))
     return made("done", "", work, scored(looks, sets, asked.keep))
+
+
+def _lost(rule: str) -> float:
+    """Retention below which runs ended that crossed a rule (docs/early-warning.md)."""
+    return LOST[parse_rule(rule).value]
 
 
 def _done(record: Record) -> int:
