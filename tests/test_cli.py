@@ -69,6 +69,7 @@ def test_help_names_every_command(say: Say) -> None:
         "advise",
         "card",
         "study",
+        "sweep",
         "report",
         "watch",
         "figure",

@@ -9,9 +9,15 @@ from clipdrift.runs.reporter import Reporter
 from clipdrift.runs.store import Store
 from clipdrift.study.engines.jobs import StudyJob, StudyOptions
 from clipdrift.sweeping.mixes import STEPS, Look, next_step, read_mixes, sets_of, whole, write_mixes
+from clipdrift.sweeping.result import Asked
 
 HEAD = "head"
 """What a run saves that trained the head alone: nothing lies between it and its backbone."""
+
+
+def mixer_of(asked: Asked) -> Mixer | None:
+    """What is to be done with each run of a sweep; None where no mixes are wanted."""
+    return Mixer(asked.keep, asked.keep_on, asked.prune is not None) if asked.mix else None
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from typing import Any
 from clipdrift.sweeping.errors import SweepError
 from clipdrift.sweeping.space import Choice, Space
 
-_TRIES = 100
-"""Proposals in a row that were all made before, after which the settings left are taken in turn."""
+_TRIES = 20
+"""Proposals in a row that were all made before, after which the next to the last of them is taken."""
+_ANOTHER = 3
+"""Another method is as far away as so many steps of the rate."""
 _MISSED = "missed"
 _FEWEST = 4
 
@@ -69,8 +71,9 @@ class Proposer:
                 self._seen[choice] = trial
                 return choice
             self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
-        left = [choice for choice in self._space.choices if choice not in self._seen]
-        choice = left[len(left) // 2]
+        left = [one for one in self._space.choices if one not in self._seen]
+        last = choice
+        choice = min(left, key=lambda one: abs(one.rate - last.rate) + _ANOTHER * (one.arm != last.arm))
         self._study.enqueue_trial(self._parameters(choice))
         trial = self._study.ask()
         self._choice(trial)

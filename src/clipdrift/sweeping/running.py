@@ -15,7 +15,7 @@ from clipdrift.study.folder import Manifest, PlannedRun, write_study_manifest
 from clipdrift.sweeping.errors import SweepError
 from clipdrift.sweeping.finishing import finish
 from clipdrift.sweeping.halving import ETA, affords, counts
-from clipdrift.sweeping.mixing import Mixer
+from clipdrift.sweeping.mixing import mixer_of
 from clipdrift.sweeping.planning import ConfigLike, Plan, plan_of
 from clipdrift.sweeping.proposing import Proposer
 from clipdrift.sweeping.result import Sweep, Trial
@@ -110,14 +110,22 @@ def sweep(
         retry_failed=retry_failed,
         track=known(track),
         deterministic=deterministic,
-        then=Mixer(keep, keep_on, plan.asked.prune is not None) if mix else None,
+        then=mixer_of(plan.asked),
     )
+    trials = explore(plan, how, engine, watcher, command)
+    return finish(plan, trials, how, watcher.finishing(), nearest, command)
+
+
+def explore(
+    plan: Plan, how: StudyOptions, engine: Engine, watcher: SweepWatcher, command: str = ""
+) -> tuple[Trial, ...]:
+    """Do the runs of a plan, rung by rung, or find them done; nothing is chosen yet."""
     work = _Work(plan, how, engine, watcher, command)
-    watcher.expects(sum(counts(plan.planned, len(plan.epochs), eta)))
+    watcher.expects(sum(counts(plan.planned, len(plan.epochs), plan.asked.eta)))
     _first_rung(work)
     for rung in range(2, len(plan.epochs) + 1):
         _promote(work, rung)
-    return finish(plan, tuple(work.trials.values()), how, watcher.finishing(), nearest, command)
+    return tuple(work.trials.values())
 
 
 @dataclass

@@ -14,7 +14,6 @@ from clipdrift.sweeping.mixes import Scored, read_mixes, scored, sets_of, whole
 from clipdrift.sweeping.result import Asked, Status, Trial
 from clipdrift.sweeping.space import Choice, Space
 
-
 LOST = {WARN_DRIFT: 90.0, SEVERE_DRIFT: 50.0}
 """Embedding drift -> percent of zero-shot accuracy below which runs ended that went beyond it."""
 
@@ -62,8 +61,8 @@ def trial_of(
     sets = sets_of(record, asked.keep_on)
     if not sets:  # the same of all runs, which have one backbone and one choice of images
         raise SweepError(
-            f"{' and '.join(asked.choosing)}: the backbone is not above chance on the images that choose, so what "
-            "is kept is not measurable; take another transfer set, or more of its images"
+            f"{' and '.join(asked.choosing)}: the backbone is not above chance on the images that choose, so "
+            "what is kept is not measurable; take another transfer set, or more of its images"
         )
     own = whole(record, sets)
     if own is None:
@@ -78,7 +77,7 @@ def trial_of(
 
 def _lost(rule: str) -> float:
     """Retention below which runs ended that crossed a rule (docs/early-warning.md)."""
-    return LOST[parse_rule(rule).value]
+    return LOST[parse_rule(rule).threshold]
 
 
 def _done(record: Record) -> int:
