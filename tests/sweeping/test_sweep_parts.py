@@ -98,7 +98,8 @@ def test_proposals_repeat_exhaust_the_space_and_go_where_it_is_good() -> None:
     space = space_of({}, ["full_ft", "lora"], "1e-6:1e-2", [], 6)
 
     def asked(seed: int, count: int) -> list[tuple[int, int]]:
-        proposer, found = Proposer(space, seed, count), []
+        proposer = Proposer(space, seed, count)
+        found: list[tuple[int, int]] = []
         while len(found) < count and (batch := proposer.ask(4)):
             for choice in batch:
                 found.append((choice.arm, choice.rate))

@@ -42,7 +42,7 @@ def base(lab: Lab, zoo: Path) -> dict[str, Any]:
 
 
 def do(base: dict[str, Any], lab: Lab, out: Path, **changes: Any) -> Sweep:
-    asked = {"keep": KEEP, "budget": 3, "rates": "1e-4,1e-3,1e-2", "device": "cpu"}
+    asked: dict[str, Any] = {"keep": KEEP, "budget": 3, "rates": "1e-4,1e-3,1e-2", "device": "cpu"}
     return clipdrift.sweep(base, out, cache=lab.cache, **(asked | changes))
 
 
