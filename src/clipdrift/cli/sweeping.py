@@ -142,20 +142,20 @@ def sweep(
     import json
 
     from clipdrift.comparison.compare import transfer_sets
-    from clipdrift.config import read_toml
+    from clipdrift.config import put, read_toml
     from clipdrift.study.engines import pick_engine
     from clipdrift.sweeping.running import sweep as work
 
     content: dict[str, Any] = read_toml(config, sets or [])
     if model is not None:
         content["model"] = model
-    if data is not None or transfer:
-        section = dict(content.get("data") or {})
-        if data is not None:
-            section["target"] = transfer_sets([data])[0].model_dump(exclude_none=True)
-        if transfer:
-            section["transfer"] = [spec.model_dump(exclude_none=True) for spec in transfer_sets(transfer)]
-        content["data"] = section
+    if data is not None:
+        content = put(
+            content, "data.target", transfer_sets([data])[0].model_dump(exclude_none=True), "--data"
+        )
+    if transfer:
+        specs = [spec.model_dump(exclude_none=True) for spec in transfer_sets(transfer)]
+        content = put(content, "data.transfer", specs, "--transfer")
     where = pick_engine(engine, address, gpus_per_run, cpus_per_run)
 
     from clipdrift.cli.show import console
