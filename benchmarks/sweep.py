@@ -167,7 +167,7 @@ def swept(base: dict[str, Any], how: Any, keep: float, seed: int) -> tuple[End, 
     )  # a study's folder of its own, with the same runs in it
     place.mkdir(exist_ok=True)
     for folder in how.out.iterdir():
-        if not (place / folder.name).exists():
+        if folder.is_dir() and not (place / folder.name).exists():
             (place / folder.name).symlink_to(folder.resolve())
     there = replace(how, out=place, then=mixer_of(plan.asked))
     trials = explore(plan, there, run_here, SilentSweepWatcher())

@@ -37,7 +37,6 @@ class Proposer:
             seed=seed,
             n_startup_trials=max(_FEWEST, count // 2),
             constant_liar=True,
-            constraints_func=lambda trial: (trial.user_attrs[_MISSED],),
         )
         with _silently(self._optuna):
             self._study = self._optuna.create_study(study_name="sweep", direction="maximize", sampler=sampler)
@@ -60,7 +59,7 @@ class Proposer:
         if value is None:
             self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
             return
-        trial.set_user_attr(_MISSED, float(missed))
+        trial.set_constraint(_MISSED, float(missed))
         self._study.tell(trial, float(value))
 
     def _new(self) -> Choice:
