@@ -266,7 +266,7 @@ def table(result: dict[str, Any]) -> list[str]:
     works = [sweep["work"] for row in result["keeps"] for sweep in row["sweeps"]]
     lines += [
         "",
-        f"Work of each sweep: {min(works):.2f} to {max(works):.2f} whole runs, of the grid's "
+        f"Work of the sweep that did most: {max(works):.2f} whole runs, of the grid's "
         f"{result['grid_runs']}; measured on {result['machine']['processor']}, "
         f"torch {result['machine']['torch']}.",
     ]
