@@ -70,6 +70,7 @@ def test_help_names_every_command(say: Say) -> None:
         "card",
         "forecast",
         "study",
+        "sweep",
         "report",
         "watch",
         "figure",

@@ -14,7 +14,7 @@ CODE = """
 import importlib, pkgutil, random, sys
 import clipdrift
 names = sorted(module.name for module in pkgutil.walk_packages(clipdrift.__path__, "clipdrift."))
-optional = {"open_clip", "ray", "wandb", "mlflow"}
+optional = {"open_clip", "ray", "wandb", "mlflow", "optuna"}
 assert len(names) > 200, len(names)
 public = [n for n in clipdrift.__all__ if n != "__version__"]
 kinds = {n: type(getattr(clipdrift, n)).__name__ for n in public}

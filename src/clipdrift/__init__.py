@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from clipdrift.runs.record import Record
     from clipdrift.study.engines.running import run_study
     from clipdrift.study.plan import Study, load_study
+    from clipdrift.sweeping import Sweep
+    from clipdrift.sweeping.running import sweep
     from clipdrift.training.runner import train
 
 __version__ = "0.1.0"
@@ -52,6 +54,7 @@ __all__ = [
     "Rules",
     "RunConfig",
     "Study",
+    "Sweep",
     "Traced",
     "__version__",
     "advise",
@@ -71,6 +74,7 @@ __all__ = [
     "rewind",
     "run_study",
     "soften",
+    "sweep",
     "trace",
     "train",
 ]
@@ -89,6 +93,7 @@ _HOMES = {
     "Rules": "clipdrift.rules",
     "RunConfig": "clipdrift.config",
     "Study": "clipdrift.study.plan",
+    "Sweep": "clipdrift.sweeping",
     "Traced": "clipdrift.model.trace",
     "advise": "clipdrift.advice",
     "analyse": "clipdrift.analysis",
@@ -106,6 +111,7 @@ _HOMES = {
     "rewind": "clipdrift.repair.rewinding",
     "run_study": "clipdrift.study.engines.running",
     "soften": "clipdrift.repair.softening",
+    "sweep": "clipdrift.sweeping.running",
     "trace": "clipdrift.model.trace",
     "train": "clipdrift.training.runner",
 }
@@ -118,6 +124,7 @@ provide("Forecast.plot", "clipdrift.figures.forecast:forecast")
 provide("Repaired.summary", "clipdrift.repair.summary:words")
 provide("Repaired.plot", "clipdrift.figures.paths:path")
 provide("Repaired.write_plot", "clipdrift.figures.paths:write_path")
+provide("Sweep.summary", "clipdrift.sweeping.summary:words")
 
 
 def __getattr__(name: str) -> Any:

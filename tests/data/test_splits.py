@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clipdrift.data.errors import DataError
-from clipdrift.data.splits import Division, balanced, balanced_subsets, divide
+from clipdrift.data.splits import Division, balanced, balanced_subsets, divide, without
 
 RNG = np.random.default_rng(5)
 COUNTS = (40, 90, 65, 200)
@@ -135,6 +135,13 @@ def test_balanced_is_nested_and_seeded() -> None:
     assert not np.array_equal(few, balanced(TRAIN, 4, 1))
     with pytest.raises(DataError, match=r"class 0 has 40 images, 41 are asked for"):
         balanced(TRAIN, 41, 0)
+
+
+def test_what_is_left_out_and_what_is_left_are_the_whole() -> None:
+    chosen, left = balanced(TRAIN, 4, 7), without(TRAIN, 4, 7)
+    assert sorted([*chosen, *left]) == list(range(len(TRAIN)))
+    with pytest.raises(DataError, match=r"class 0 has 40 images, and as many are left out"):
+        without(TRAIN, 40, 7)
 
 
 def test_subsets_are_disjoint_and_balanced() -> None:

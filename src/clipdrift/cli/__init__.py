@@ -23,6 +23,7 @@ from clipdrift.cli.repairing import interpolate, rewind, soften
 from clipdrift.cli.replicating import replicate
 from clipdrift.cli.reporting import report
 from clipdrift.cli.studying import study
+from clipdrift.cli.sweeping import sweep
 from clipdrift.cli.watching import watch
 from clipdrift.errors import ClipdriftError, Interrupted, named_line, printable
 from clipdrift.runs.layout import cache_folder
@@ -134,6 +135,7 @@ app.command()(check)
 app.command()(card)
 app.command()(forecast)
 app.add_typer(study, name="study")
+app.command()(sweep)
 app.command()(watch)
 app.command()(report)
 app.command()(advise)

@@ -75,6 +75,7 @@ class StudyDisplay:
         self._spent: list[float] = []
         self._open: set[str] = set()
         self._total = 0
+        self._expected = 0
         self._live = Live(self, console=console, refresh_per_second=4, transient=True)
 
     def __rich__(self) -> Group:
@@ -95,6 +96,22 @@ class StudyDisplay:
         self._total = len(jobs)
         self._all.update(self._task, total=len(jobs))
 
+    def expect(self, runs: int) -> None:
+        """Show a total before all runs are known."""
+        self._expected = runs
+        self._all.update(self._task, total=runs)
+
+    def plan_more(self, jobs: tuple[StudyJob, ...]) -> None:
+        """Add jobs to those that are known."""
+        self._open |= {job.key for job in jobs}
+        self._total += len(jobs)
+        self._all.update(self._task, total=max(self._total, self._expected))
+
+    def between(self) -> Reporter:
+        """Reporter of work that is no run."""
+        self._title = Text("")
+        return self._run
+
     def begins(self, job: StudyJob) -> Reporter:
         self._title = Text(f"{job.key}  {job.label}, seed {job.config.seed}", style="bold")
         return self._run
@@ -107,8 +124,9 @@ class StudyDisplay:
         if not outcome.known and outcome.ending in ("done", "diverged"):
             self._spent.append(outcome.seconds)
         left = ""
-        if self._spent and self._open:  # runs found done took no time and tell nothing
-            left = f"some {age(len(self._open) * sum(self._spent) / len(self._spent))} left"
+        waiting = len(self._open) + max(0, self._expected - self._total)
+        if self._spent and waiting:  # runs found done took no time and tell nothing
+            left = f"some {age(waiting * sum(self._spent) / len(self._spent))} left"
         self._all.update(self._task, completed=self._total - len(self._open), left=left)
         line = Text(f"{outcome.ending:9}", style=_STYLE[outcome.ending])
         line.append(f" {job.key}  {job.label}, seed {job.config.seed}", style="default")
@@ -118,7 +136,7 @@ class StudyDisplay:
         self._recent.append(line)
         if not console.is_terminal and not (outcome.known and outcome.ending == "done"):
             done = self._total - len(self._open)
-            console.print(f"{done}/{self._total}", line, left, soft_wrap=True)
+            console.print(f"{done}/{max(self._total, self._expected)}", line, left, soft_wrap=True)
 
 
 def study_table(out: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import Self
+from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from clipdrift.config.base import MACHINE, Frozen
 
@@ -68,7 +68,11 @@ class DataSet(_Named):
         ge=1,
         description="Use this many test images of each class (transfer sets), chosen by the data seed.",
     )
-
+    skip_per_class: int | None = Field(
+        None,
+        ge=1,
+        description="Leave out the test images (transfer sets) that per_class of this number would use.",
+    )
     retrieval: bool = Field(
         False, description="A transfer set of images with captions, tested by retrieval instead of zero-shot."
     )
@@ -79,3 +83,11 @@ class DataSet(_Named):
             if prompt.count("{}") != 1:
                 raise ValueError(f"prompt {prompt!r} must contain {{}} exactly once, for the class name")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not skipped: such runs are written as they were before anything could be."""
+        data: dict[str, Any] = written(self)
+        if self.skip_per_class is None:
+            data.pop("skip_per_class", None)
+        return data

@@ -140,6 +140,22 @@ def balanced(
     return _joined(picked)
 
 
+def without(labels: ArrayLike, per_class: int, seed: int, *, classes: Sequence[str] | None = None) -> Indices:
+    """Sorted positions of all images but those of :func:`balanced`.
+
+    Raises:
+        DataError: A class has no others.
+    """
+    array = _as_labels(labels)
+    taken = balanced(array, per_class, seed, classes=classes)
+    left = np.setdiff1d(np.arange(len(array), dtype=np.int64), taken)
+    if short := sorted(set(array.tolist()) - set(array[left].tolist())):
+        raise DataError(
+            f"class {_Names(classes)(short[0])} has {per_class} images, and as many are left out; skip fewer"
+        )
+    return left
+
+
 def balanced_subsets(
     labels: ArrayLike, k: int, size: int, seed: int, *, classes: Sequence[str] | None = None
 ) -> tuple[Indices, ...]:

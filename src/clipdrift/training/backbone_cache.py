@@ -48,6 +48,7 @@ _ABOVE = frozenset(
         "replication",
         "reporting",
         "study",
+        "sweeping",
         "testing",
     )
 )

@@ -17,7 +17,7 @@ from clipdrift.data.images import ImageSet
 from clipdrift.data.pixels import Pixels, load_pixels
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.data.sources import Source
-from clipdrift.data.splits import balanced
+from clipdrift.data.splits import balanced, without
 from clipdrift.model.clip import Clip
 from clipdrift.model.zero_shot import class_features
 from clipdrift.runs.record import DataFacts, ImageCounts
@@ -98,10 +98,13 @@ class DeckFactory:
         return deck, ImageCounts(count=len(deck), fingerprint=pixels.fingerprint[:16], bad=pixels.bad)
 
     def part(self, spec: DataSet, source: Source) -> tuple[Deck, ImageCounts]:
-        """Make the deck of a transfer set's test images: all, or as many of each class as ``spec`` says."""
+        """Make the deck of a transfer set's test images: all, or those of each class that ``spec`` says."""
         if source.test is None:
             raise DataError(f"{spec.name}: a transfer set needs a test split")
         images = source.test
+        if spec.skip_per_class is not None:
+            rest = without(images.labels, spec.skip_per_class, self.seed, classes=source.classes)
+            images = images.subset(rest)
         if spec.per_class is not None:
             images = images.subset(balanced(images.labels, spec.per_class, self.seed, classes=source.classes))
         return self.deck(images, f"{source.name} test")

@@ -251,8 +251,9 @@ def count_images(config: RunConfig, image_size: int) -> dict[str, int]:
         opened = open_source(spec, image_size=image_size, parts=("test",))
         if opened.test is None:
             raise DataError(f"{spec.name}: a transfer set needs a test split")
-        asked = len(opened.classes) * spec.per_class if spec.per_class else len(opened.test)
-        counts[f"transfer {spec.name}"] = min(asked, len(opened.test))
+        there = len(opened.test) - len(opened.classes) * (spec.skip_per_class or 0)
+        asked = len(opened.classes) * spec.per_class if spec.per_class else there
+        counts[f"transfer {spec.name}"] = min(asked, there)
     return counts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from clipdrift.errors import BusyError, Interrupted, one_line
 from clipdrift.runs.store import Store
@@ -35,8 +36,23 @@ def attempt_job(job: StudyJob, how: StudyOptions, watcher: StudyWatcher) -> JobO
         outcome = JobOutcome(job.key, "failed", state.reason, known=True)
     else:
         outcome = _do(job, how, watcher)
+    if how.then is not None and outcome.ending == "done":
+        outcome = _go_on(job, how, watcher, outcome)
     watcher.ends(job, outcome)
     return outcome
+
+
+def _go_on(job: StudyJob, how: StudyOptions, watcher: StudyWatcher, outcome: JobOutcome) -> JobOutcome:
+    """What follows a finished run; if it fails, so has the job, and the run's record stands."""
+    assert how.then is not None
+    start = time.perf_counter()
+    try:
+        how.then(job, how, watcher.begins(job))
+    except (Interrupted, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        return replace(outcome, ending="failed", reason=one_line(error, 2000), known=False)
+    return replace(outcome, seconds=outcome.seconds + time.perf_counter() - start)
 
 
 def _do(job: StudyJob, how: StudyOptions, watcher: StudyWatcher) -> JobOutcome:

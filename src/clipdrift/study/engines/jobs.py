@@ -43,7 +43,12 @@ class JobOutcome:
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """Options shared by all runs of a study; nothing here changes a result."""
+    """Options shared by all runs of a study; nothing here changes a result.
+
+    Attributes:
+        then: what is done with each run that is done, where its engine did it; a function of a module, so
+            that a worker can be sent it.
+    """
 
     out: Path
     cache: Path
@@ -55,6 +60,7 @@ class StudyOptions:
     checkpoint_every: float = 60.0
     track: tuple[str, ...] = ()
     deterministic: bool = False
+    then: Callable[[StudyJob, StudyOptions, Reporter], None] | None = None
 
 
 class StudyWatcher(Protocol):
