@@ -45,6 +45,11 @@ def test_two_halves_are_the_whole(halves: tuple[Path, Path, Path]) -> None:
         f"{two}: 6 of 12 runs stand in {one} too and count once",
         f"eurosat: pooled from 12 runs of {one}, 6 runs of {two}",
     )
+    Tables.of(whole).runs.to_csv(
+        whole / "runs.csv", index=False
+    )  # a table made from records names their cells
+    again = clipdrift.advise([one, whole / "runs.csv"], keep=80).to_dict()["places"][0]
+    assert {s["name"]: (s["n"], s["accuracy"], s["kept"]) for s in again["cells"]["settings"]} == numbers[0]
 
 
 def test_the_same_run_with_other_numbers_is_said(halves: tuple[Path, Path, Path], tmp_path: Path) -> None:

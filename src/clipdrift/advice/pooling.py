@@ -155,9 +155,13 @@ def _once(sources: Sequence[Source]) -> Iterator[str]:
         for record in source.tables.records():
             if (cell := _trained(record["config"])) is not None:
                 cells[record["key"]] = cell
+    named: dict[str, str] = {}  # cells as records and the tables made from them name them
     for source in sources:
-        own = source.runs["run"].map(cells)
-        source.runs["cell"] = own.where(own.notna(), source.runs["cell"])
+        pairs = zip(source.runs["cell"].map(str), source.runs["run"].map(str), strict=True)
+        named |= {old: cells[run] for old, run in pairs if run in cells}
+    for source in sources:
+        new = source.runs["cell"].map(named)
+        source.runs["cell"] = new.where(new.notna(), source.runs["cell"])
     for i, source in enumerate(sources):
         for earlier in sources[:i]:
             same = list(_same(earlier.runs, source.runs))
