@@ -209,6 +209,10 @@ def test_what_can_be_mended_is_one_line(
             (tiny_clip_dir, moved(1.0), "--images", tmp_path / "empty", "--min-cka", "0.9"),
             "it is empty",
         ),
+        (
+            (tiny_clip_dir, moved(1.0), "--images", tmp_path / "file", "--min-cka", "0.9"),
+            "file: a file; give",
+        ),
     ):
         assert re.search(said, fails(say("check", *arguments))), arguments
 
@@ -226,3 +230,30 @@ def test_nothing_to_keep_could_not_be_checked(
     assert "Could not be checked: retention/colours >= 90 %" in said.out
     assert "is not above chance" in said.out
     assert ElementTree.parse(report).getroot().get("errors") == "1"
+
+
+@pytest.mark.parametrize("missing", ["model", "images", "transfer set", "baseline"])
+def test_what_cannot_be_loaded_is_in_every_report(
+    say: Say, tiny_clip_dir: Path, known: Path, tmp_path: Path, missing: str
+) -> None:
+    nowhere, report, summary = tmp_path / "nowhere", tmp_path / "check.xml", tmp_path / "summary.md"
+    models: list[object] = [tiny_clip_dir, nowhere if missing == "model" else tiny_clip_dir]
+    if missing == "baseline":
+        models[0:1] = ["--baseline", nowhere]
+    images = nowhere if missing == "images" else known
+    transfer = nowhere if missing == "transfer set" else known
+    said = say(
+        "check", *models, "--images", images, "--transfer", f"colours={transfer}", "--limit", "20",
+        "--min-cka", "0.9", "--min-retention", "90", "--json", "--junit", report, "--summary", summary,
+    )  # fmt: skip
+    line = said.err.splitlines()[-1].removeprefix("error: ")
+    assert said.code == 2
+    assert str(nowhere) in line
+    found = json.loads(said.out)
+    assert (found["exit_status"], found["kept"], found["error"]) == (2, False, line)
+    assert [rule["rule"] for rule in found["rules"]] == ["cka >= 0.9", "retention/colours >= 90 %"]
+    errors = ElementTree.parse(report).getroot().findall("testsuite/testcase/error")
+    assert len(errors) == 2
+    assert all(line in str(error.get("message")) for error in errors)
+    assert summary.read_text().count(line) == 1
+    assert summary.read_text().startswith("### ❌ Could not be checked: ")

@@ -15,6 +15,7 @@ from clipdrift.monitoring.course import column_of, read_course
 from clipdrift.monitoring.errors import MonitorError
 from clipdrift.monitoring.frames import settings
 from clipdrift.monitoring.log import checked_config
+from clipdrift.outcomes.keys import select
 from clipdrift.reporting import report
 from clipdrift.study.tables import ResultsError, Tables
 from made_logs import made_log, made_row
@@ -139,7 +140,28 @@ def test_trainings_of_others_are_analysed_and_reported(tmp_path: Path) -> None:
     assert tables.rows("rate")["value"].notna().any()
     done = report(tmp_path, tmp_path / "report")
     assert "untold is left out" in done.page.read_text()
-    assert any("matched" in file.name for file in done.figures)
+    drawn = {file.stem for file in done.figures}
+    assert {"matched_rates", "block_drift", "onset"} <= drawn
+    assert "training" not in drawn  # by epochs, of which logs say nothing
+
+
+def test_depth_and_onset_of_watched_trainings_are_answered(tmp_path: Path) -> None:
+    """Oracle: the made logs: entropy falls by 0.1 % a step, in block b by b / 20 %."""
+    for file in _study(tmp_path).glob("*/drift.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        for row in rows:
+            row |= {f"drift/entropy/block_{b}": -row["step"] * b / 20 for b in range(1, 7)}
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tables = Tables.open(tmp_path)
+    last = tables.history.groupby("run")["step"].max()
+    late = select(tables.rows("depth"), "late blocks")
+    assert sorted(late["value"]) == pytest.approx(sorted(-step * 5.5 / 20 for step in last))
+    begun = select(tables.rows("onset"), "onset step")["value"].dropna()
+    assert (len(begun), set(begun)) == (6, {10.0})  # the first measurement at which 1 % is reached
+    assert set(tables.keep([last.index[0]]).blocks["run"]) == {last.index[0]}
+    cka = tables.history_blocks("cka")
+    assert len(cka) == 3 * len(tables.history)
+    assert {"epoch"}.isdisjoint(cka)
 
 
 def test_trainings_that_say_nothing_are_no_study(tmp_path: Path) -> None:

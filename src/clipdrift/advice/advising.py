@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +11,7 @@ from clipdrift.advice.asked import Asked, asked
 from clipdrift.advice.errors import AdviceError
 from clipdrift.advice.judging import Judged, judged
 from clipdrift.advice.picks import picks_of
+from clipdrift.advice.pooling import Pooled, own_notes, pooled
 from clipdrift.advice.proposing import LEAST, Tried, proposals
 from clipdrift.advice.result import Advice, Missing, PlaceAdvice
 from clipdrift.advice.settings import Setting, cell_settings, families, kept_of, settings_along
@@ -23,7 +24,7 @@ from clipdrift.study.tables import Tables
 
 
 def advise(
-    place: str | Path | Tables,
+    place: str | Path | Tables | Sequence[str | Path | Tables] | Pooled,
     *,
     keep: float | None = None,
     max_drop: float | None = None,
@@ -33,6 +34,8 @@ def advise(
 
     Args:
         place: the folder of a study, of any runs or of monitors, a CSV of runs made elsewhere, or tables.
+            Of several in a list the runs are pooled where they can be compared (see
+            :func:`clipdrift.advice.pooling.pooled`); notes say where, and why not elsewhere.
         keep: least retention in percent: the most accurate setting is wanted. 90 where nothing is asked.
         max_drop: most points of accuracy below the most accurate setting; without ``keep`` the setting that
             keeps most is wanted.
@@ -43,12 +46,11 @@ def advise(
         ResultsError, AnalyseError: no finished run, no table of runs.
     """
     wanted = asked(keep, max_drop, transfer)
+    if not isinstance(place, str | Path | Tables):
+        return _of_several(place if isinstance(place, Pooled) else pooled(place, transfer), wanted)
     tables = place if isinstance(place, Tables) else Tables.open(place)
     sets = [outcome(column).transfer for column in columns_of("retention", tables.runs)]
-    if transfer is not None and transfer not in sets:
-        raise AdviceError(
-            f"--transfer {transfer}: no run was tested on it; there are {', '.join(sets) or 'none'}"
-        )
+    _refuse_unknown(transfer, sets)
     every = _every(tables)
     runs = tables.prepared.assign(family=families(tables.prepared))
     columns = [transfer] if transfer is not None else sets
@@ -57,7 +59,27 @@ def advise(
         for name, where in places_of(every).items()
     ]
     name = tables.manifest.name if tables.manifest else "runs"
-    return Advice(name, wanted, tuple(found), tuple(_notes(tables)))
+    return Advice(name, wanted, tuple(found), tuple(own_notes(tables)))
+
+
+def _of_several(several: Pooled, wanted: Asked) -> Advice:
+    """Advice for each place of several folders."""
+    _refuse_unknown(wanted.transfer, several.transfer)
+    found = []
+    for pool in several.pools:
+        tables = pool.tables
+        sets = [outcome(column).transfer for column in columns_of("retention", tables.runs)]
+        columns = [wanted.transfer] if wanted.transfer is not None else sets
+        runs = tables.prepared.assign(family=families(tables.prepared))
+        found.append(_advised(tables, pool.place, runs, _every(tables), columns, wanted))
+    return Advice(several.name, wanted, tuple(found), several.notes)
+
+
+def _refuse_unknown(transfer: str | None, sets: Sequence[str]) -> None:
+    if transfer is not None and transfer not in sets:
+        raise AdviceError(
+            f"--transfer {transfer}: no run was tested on it; there are {', '.join(sets) or 'none'}"
+        )
 
 
 def _every(tables: Tables) -> pd.DataFrame:
@@ -65,15 +87,6 @@ def _every(tables: Tables) -> pd.DataFrame:
     every = prepared(tables.runs.assign(status=DONE))
     ended = tables.runs.set_index("run")["status"]
     return every.assign(family=families(every), status=every["run"].map(ended))
-
-
-def _notes(tables: Tables) -> Iterator[str]:
-    yield from (f"a record was left out: {problem}" for problem in tables.problems)
-    yield from tables.notes
-    out = {kind: count for kind, count in tables.ends.items() if kind != DONE and count}
-    if out:
-        said = ", ".join(f"{count} {kind}" for kind, count in out.items())
-        yield f"{sum(out.values())} of {sum(tables.ends.values())} runs do not count: {said}"
 
 
 def _advised(

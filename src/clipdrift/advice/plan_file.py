@@ -27,28 +27,29 @@ Leaves = dict[str, Any]
 """Dotted key -> value of a configuration, as far as it is not the default."""
 
 
-def write_next(advice: Advice, root: Path | None, file: Path) -> Study | None:
+def write_next(advice: Advice, roots: Path | Sequence[Path] | None, file: Path) -> Study | None:
     """Write the proposed runs as a study's file, and return the study; None where nothing is proposed.
 
-    Runs that stand in ``root`` already, however they ended, are left out.
+    Runs that stand in ``roots`` already, however they ended, are left out.
 
     Args:
-        root: the folder of the records that the advice is from, whose configurations are repeated.
+        roots: the folders of the records that the advice is from, whose configurations are repeated.
 
     Raises:
-        AdviceError: there are no records, or the file cannot be made to say what is meant.
+        AdviceError: a setting has no record, or the file cannot be made to say what is meant.
     """
     if not advice.proposals:
         return None
-    if root is None:
+    folders = [roots] if isinstance(roots, Path) else list(roots or ())
+    if any(_config_of(proposal, folders) is None for proposal in advice.proposals):
         raise AdviceError(
             f"{file}: a table of runs or a monitor's log has no configurations to repeat, so no study can be "
             "written; the runs to do stand in the advice itself"
         )
-    wanted = _wanted(advice.proposals, root)
+    wanted = _wanted(advice.proposals, folders)
     if not wanted:
         return None
-    text = _file(advice, root, wanted)
+    text = _file(advice, wanted)
     study = study_of(tomllib.loads(text))
     keys = [_bare(run.config).key for run in study.runs]
     expected = [_bare(config).key for _, configs in wanted for config in configs]
@@ -58,12 +59,20 @@ def write_next(advice: Advice, root: Path | None, file: Path) -> Study | None:
     return study
 
 
-def _wanted(proposals: Iterable[Proposal], root: Path) -> list[tuple[Proposal, list[RunConfig]]]:
+def _config_of(proposal: Proposal, roots: Iterable[Path]) -> Path | None:
+    """The configuration of one of the runs that a proposal goes on from; None: no folder has one."""
+    files = (root / run / CONFIG for run in proposal.like.runs for root in roots)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _wanted(proposals: Iterable[Proposal], roots: Sequence[Path]) -> list[tuple[Proposal, list[RunConfig]]]:
     """The new runs of each proposal: none that exists, none twice."""
-    known = {_bare(config).key for config in _existing(root)}
+    known = {_bare(config).key for root in roots for config in _existing(root)}
     found = []
     for proposal in proposals:
-        base = _read(root / proposal.like.runs[0] / CONFIG)
+        file = _config_of(proposal, roots)
+        assert file is not None
+        base = _read(file)
         new = []
         for seed in proposal.seeds:
             data = put(base, "optim.learning_rate", proposal.rate, "advice") | {"seed": int(seed)}
@@ -128,7 +137,7 @@ def _without_none(value: Any) -> Any:
     return [_without_none(part) for part in value] if isinstance(value, list) else value
 
 
-def _file(advice: Advice, root: Path, wanted: Sequence[tuple[Proposal, list[RunConfig]]]) -> str:
+def _file(advice: Advice, wanted: Sequence[tuple[Proposal, list[RunConfig]]]) -> str:
     leaves = [_leaves(configs[0]) for _, configs in wanted]
     first = leaves[0]
     shared = {k: v for k, v in first.items() if all(k in other and other[k] == v for other in leaves)}

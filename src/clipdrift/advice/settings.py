@@ -109,6 +109,9 @@ def _names(runs: pd.DataFrame) -> dict[str, str]:
         words = first[name].map(option)
         short = short.where(~twice, short + f", {name.replace('_', ' ')} " + words)
     again = short.duplicated(keep=False)
+    if "source" in first:  # of several folders: which one
+        short = short.where(~again, short + ", " + first["source"].map(str))
+        again = short.duplicated(keep=False)
     short = short.where(~again, short + " (" + first["cell"].map(str) + ")")
     return dict(zip(first["cell"], short, strict=True))
 

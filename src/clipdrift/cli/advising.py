@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 def advise(
-    place: Annotated[
-        Path | None,
+    places: Annotated[
+        list[Path] | None,
         typer.Argument(
-            metavar="DIR",
-            help="Folder of a study, of any runs, or of monitors' logs; or a CSV with a row for each run.",
+            metavar="DIR...",
+            help="Folder of a study, of any runs, or of monitors' logs; or a CSV with a row for each run. "
+            "Several are pooled where target, backbone and transfer sets are the same.",
             show_default=False,
         ),
     ] = None,
@@ -75,6 +76,7 @@ def advise(
         clipdrift advise runs/matched --keep 95 --transfer cifar100
         clipdrift advise runs/matched --max-drop 1
         clipdrift advise my-runs.csv --json > advice.json
+        clipdrift advise runs/matched runs/matched-next
         clipdrift advise runs/matched --next next.toml
         clipdrift study run next.toml --out runs/matched-next
 
@@ -86,16 +88,19 @@ def advise(
 
     from clipdrift.advice import advise as work
     from clipdrift.advice.plan_file import write_next
+    from clipdrift.advice.pooling import Pooled, pooled
     from clipdrift.config import ConfigError
     from clipdrift.study.tables import Tables
 
-    if place is None:
+    if not places:
         raise ConfigError("advise: name a study's folder, as in `clipdrift advise runs/matched`")
-    if not place.exists():
-        raise ConfigError(f"{place}: no such folder")
-    tables = Tables.open(place)
+    for place in places:
+        if not place.exists():
+            raise ConfigError(f"{place}: no such folder")
+    tables = Tables.open(places[0]) if len(places) == 1 else pooled(places, transfer)
     found = work(tables, keep=keep, max_drop=max_drop, transfer=transfer)
-    study = write_next(found, tables.folder, next_file) if next_file is not None else None
+    roots = tables.folders if isinstance(tables, Pooled) else tables.folder
+    study = write_next(found, roots, next_file) if next_file is not None else None
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False))
     else:
@@ -103,7 +108,7 @@ def advise(
         if next_file is not None:
             said = "no run is proposed, so no file was written"
             if study is not None:
-                out = f"{place}-next"
+                out = f"{places[0]}-next"
                 said = f"{len(study.runs)} runs in {next_file}; `clipdrift study run {next_file} --out {out}`"
             Console().print(said, soft_wrap=True, highlight=False, markup=False)
     if not found.answered:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clipdrift.cli.options import AnyBase, Batch, Cache, Device, ImageSeed, SkipBad
+from clipdrift.errors import ClipdriftError, Interrupted
 from clipdrift.rules import Rule, parse_rule
 from clipdrift.runs.layout import cache_folder
+
+if TYPE_CHECKING:
+    from clipdrift.config import DataSet
 
 _BOUNDS = {
     "min_cka": "cka >= {}",
@@ -130,7 +134,7 @@ def check(
     """Fail a CI job when a tuned model lost what it should keep.
 
     Exit status 0: the rules hold; 1: one is broken; 2: it could not be checked, also where the images are too
-    few to resolve any rule.
+    few to resolve any rule. Reports are written then too, with the reason.
 
         clipdrift check BASE TUNED --images photos/ --min-cka 0.9 --min-retention 90 --transfer cifar100
 
@@ -178,6 +182,7 @@ def check(
     from clipdrift.decision.baseline import read_baseline
     from clipdrift.decision.checking import baseline as keep
     from clipdrift.decision.checking import check as work
+    from clipdrift.decision.checking import not_measured
     from clipdrift.reporting.checks import append_markdown, write_junit
     from clipdrift.runs.files import refuse_unwritable
 
@@ -185,42 +190,58 @@ def check(
     page = summary or (Path(steps) if steps else None)
     for file in filter(None, (junit, page, save_baseline)):
         refuse_unwritable(file)
-    sets = [
-        spec if transfer_per_class is None else spec.model_copy(update={"per_class": transfer_per_class})
-        for spec in transfer_sets([*(transfer or asked.transfer)])
-    ]
-    kept = None if baseline is None else read_baseline(baseline)
-    with RunDisplay(Console(stderr=True) if json_ else None) as display:
-        common = {
-            "transfer": sets,
-            "limit": limit,
-            "seed": seed,
-            "batch_size": batch_size,
-            "cache": cache_folder(cache),
-            "device": device,
-            "skip_bad": skip_bad_images,
-            "reporter": display,
-        }
-        if only_base:
-            assert save_baseline is not None
-            written = keep(save_baseline, models[0], images or "", **common)  # type: ignore[arg-type]
-        else:
-            checked = work(
-                kept or models[0],
-                models[-1],
-                images,
-                rules,
-                strict=strict or asked.strict,
-                save_baseline=save_baseline,
-                any_base=any_base,
-                **common,  # type: ignore[arg-type]
-            )
+    sets: list[DataSet] = []
+    failed: ClipdriftError | None = None
+    try:
+        sets += [
+            spec if transfer_per_class is None else spec.model_copy(update={"per_class": transfer_per_class})
+            for spec in transfer_sets([*(transfer or asked.transfer)])
+        ]
+        kept = None if baseline is None else read_baseline(baseline)
+        with RunDisplay(Console(stderr=True) if json_ else None) as display:
+            common = {
+                "transfer": sets,
+                "limit": limit,
+                "seed": seed,
+                "batch_size": batch_size,
+                "cache": cache_folder(cache),
+                "device": device,
+                "skip_bad": skip_bad_images,
+                "reporter": display,
+            }
+            if only_base:
+                assert save_baseline is not None
+                written = keep(save_baseline, models[0], images or "", **common)  # type: ignore[arg-type]
+            else:
+                checked = work(
+                    kept or models[0],
+                    models[-1],
+                    images,
+                    rules,
+                    strict=strict or asked.strict,
+                    save_baseline=save_baseline,
+                    any_base=any_base,
+                    **common,  # type: ignore[arg-type]
+                )
+    except ClipdriftError as error:
+        if only_base or isinstance(error, Interrupted):
+            raise
+        failed = error
+        checked = not_measured(
+            rules,
+            error,
+            base=str(baseline or models[0]),
+            tuned=models[-1],
+            source=images or "the images of the baseline",
+            transfer=[spec.name for spec in sets],
+            strict=strict or asked.strict,
+        )
     if only_base:
         console.print(f"baseline  {written}", soft_wrap=True)
         return
     if json_:
         typer.echo(checked.to_json(), nl=False)
-    else:
+    elif failed is None:
         from clipdrift.cli.show_checked import checked_report
 
         console.print(checked_report(checked), soft_wrap=True)
@@ -228,6 +249,8 @@ def check(
         write_junit(checked, junit)
     if page is not None:
         append_markdown(checked, page)
+    if failed is not None:
+        raise failed
     raise typer.Exit(checked.exit_status)
 
 

@@ -17,7 +17,7 @@ from transformers import ImageProcessingMixin, ProcessorMixin
 from clipdrift.comparison import ProbeImages
 from clipdrift.config import DataSet
 from clipdrift.data.captions import Captions, captions_of_rows, read_captions
-from clipdrift.data.catalog import DEFAULT_PROMPTS
+from clipdrift.data.catalog import CATALOG, DEFAULT_PROMPTS
 from clipdrift.data.deck import Batches, Deck, Prepared
 from clipdrift.data.decode import decode
 from clipdrift.data.errors import BadImage, DataError
@@ -27,6 +27,7 @@ from clipdrift.data.preprocess import Preprocess
 from clipdrift.data.sources import holds_tables, open_source
 from clipdrift.data.splits import balanced_subsets
 from clipdrift.data.tree import Folder, PassedOver, passed_notes, passed_over, read_tree
+from clipdrift.data.worlds import WORLDS
 from clipdrift.model.clip import Clip
 from clipdrift.training.decks import DeckFactory
 
@@ -272,8 +273,14 @@ def _of_source(
 
 
 def named_source(name: str) -> dict[str, str]:
-    """A data set as it was written down: a folder that is there or is written as one, or a name."""
+    """A data set as it was written down: a folder that is there or is written as one, or a name.
+
+    Raises:
+        DataError: a file, which is no name of a data set.
+    """
     place = Path(name).expanduser()
+    if place.is_file() and name not in CATALOG and name not in WORLDS:
+        raise DataError(f"{shown(place)}: a file; give the folder that holds the images")
     if place.is_dir() or name.startswith(("/", "./", "../", "~")):
         return {"name": place.name or name, "path": name}
     return {"name": name}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +20,7 @@ from clipdrift.decision.judging import judge, not_checked
 from clipdrift.decision.numbers import NotMeasured, number_of, spread_out
 from clipdrift.decision.result import Checked, CheckError, RuleResult
 from clipdrift.decision.sampling import interval_of
+from clipdrift.errors import printable
 from clipdrift.rules import Rule
 from clipdrift.runs.reporter import Reporter, Silent
 
@@ -128,6 +129,35 @@ def judged(
     )
     checked._comparison = found
     return checked
+
+
+def not_measured(
+    rules: Iterable[Rule],
+    error: object,
+    *,
+    base: str,
+    tuned: str,
+    source: str,
+    transfer: Sequence[str] = (),
+    strict: bool = False,
+) -> Checked:
+    """A check in which no rule could be checked, because something could not be loaded.
+
+    Args:
+        error: why, in one line.
+        base, tuned, source: what was to be read, as it was named.
+        transfer: names of the transfer sets.
+    """
+    reason = printable(str(error))
+    return Checked(
+        base=base,
+        tuned=tuned,
+        source=source,
+        images=0,
+        rules=tuple(not_checked(rule, reason) for rule in spread_out(rules, transfer)),
+        strict=strict,
+        error=reason,
+    )
 
 
 def baseline(

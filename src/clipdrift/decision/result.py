@@ -82,6 +82,7 @@ class Checked(Frozen):
     images: int
     rules: tuple[RuleResult, ...]
     strict: bool = Field(False, description="A rule that is not resolved counts as broken.")
+    error: str = Field("", description="Why nothing could be measured; empty where it was.")
     notes: tuple[str, ...] = ()
     environment: dict[str, Any] = Field(default_factory=dict)
     _comparison: Comparison | None = PrivateAttr(None)
@@ -115,6 +116,8 @@ class Checked(Frozen):
     @property
     def headline(self) -> str:
         """One sentence: is it kept?"""
+        if self.error:
+            return f"Could not be checked: {self.error}"
         count = f"{len(self.rules)} rule{'s' if len(self.rules) > 1 else ''}"
         failing = sorted((rule for rule in self.rules if self.fails(rule)), key=lambda rule: rule.status)
         if failing:

@@ -34,7 +34,7 @@ from clipdrift.figures.over_blocks import seed_means
 from clipdrift.figures.over_rates import of_runs
 from clipdrift.figures.panels import CHANGE, block_places, colour_bar, heat_map
 from clipdrift.figures.seeds import along, band_text, lost_text, zero
-from clipdrift.figures.source import StudySource, in_order, joined, places, plain, rates
+from clipdrift.figures.source import NotDrawnError, StudySource, in_order, joined, places, plain, rates
 from clipdrift.figures.words import label
 from clipdrift.outcomes.keys import select
 from clipdrift.texts import rate as rate_text
@@ -44,7 +44,13 @@ FALL = -1.0
 
 
 def epochs(points: pd.DataFrame) -> pd.DataFrame:
-    """The points with ``time``: epochs done, as a number between two epochs where looks lie within one."""
+    """The points with ``time``: epochs done, as a number between two epochs where looks lie within one.
+
+    Raises:
+        NotDrawnError: they have steps alone, as logs of monitors.
+    """
+    if "epoch" not in points:
+        raise NotDrawnError("these trainings have steps and no epochs")
     ends = points.groupby("run")[["step", "epoch"]].transform("max")
     return points.assign(time=(points["step"] * ends["epoch"] / ends["step"]).round(6))
 

@@ -69,7 +69,7 @@ def _second(axes: list[Axes], tables: StudySource, place: str, kept: list[str]) 
             zero(axis)
         return 1
 
-    if not tables.history.empty:
+    if "epoch" in tables.history:
         points = epochs(joined(tables, tables.history))
         count += course(points, "time", "validation_accuracy", "validation_accuracy")
         count += course(points, "time", "entropy_drift", "entropy_drift")

@@ -132,6 +132,17 @@ def blocks_frame(courses: Mapping[str, Course]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["run", "step", "measure", "block", "value", "drift"])
 
 
+def history_frame(courses: Mapping[str, Course]) -> pd.DataFrame:
+    """One row per training and measurement, with its numbers alone; of epochs a log says nothing."""
+    words = ("time", "seconds", "said", "good", "kept", "failed")
+    rows = [
+        {"run": name, "ends_epoch": False} | {k: v for k, v in _measured(row).items() if k not in words}
+        for name, course in courses.items()
+        for row in course.rows
+    ]
+    return pd.DataFrame(rows)
+
+
 def runs_frame(courses: Mapping[str, Course]) -> pd.DataFrame:
     """One row per training: what was said of it, and its last measurement as the result."""
     rows = []

@@ -187,7 +187,8 @@ def _notes(tables: Tables, published: bool) -> list[str]:
             "These records were generated, for tests. Nothing was trained and nothing here is a result."
         )
     if tables.folder is None:
-        notes.append("These runs were made elsewhere: their table alone was read, no records.")
+        read = "their table alone was" if tables.watched is None else "the logs of their monitors were"
+        notes.append(f"These runs were made elsewhere: {read} read, no records.")
         notes += [f"In this table {note}." for note in tables.notes]
     protocols = set(runs["protocol"].dropna()) if "protocol" in runs else set()
     if "published" in protocols:

@@ -17,7 +17,7 @@ def junit(checked: Checked) -> str:
     """One test case per rule: failure where it makes the check fail, error where it was not checked.
 
     A warning, and a rule that is not resolved, is a case that passes with output. Where no rule at all could
-    be resolved, none passes.
+    be resolved, or nothing could be loaded, none passes.
     """
     cases = [_case(checked, rule) for rule in checked.rules]
     counts = {
@@ -67,7 +67,7 @@ def markdown(checked: Checked) -> str:
     lines = [
         f"### {'✅' if checked.kept else '❌'} {_cell(checked.headline)}",
         "",
-        f"`{_code(checked.tuned)}` against `{_code(checked.base)}`, {checked.images} images of "
+        f"`{_code(checked.tuned)}` against `{_code(checked.base)}`, {_count(checked)} "
         f"`{_code(checked.source)}`",
         "",
         "| | rule | value | 95 % interval | standard error | how |",
@@ -76,10 +76,15 @@ def markdown(checked: Checked) -> str:
     for rule in checked.rules:
         status = rule.status + (" (warning)" if rule.severity == "warn" else "")
         error = "" if rule.standard_error is None else rule.number(rule.standard_error)
-        cells = (rule.value_text, rule.interval_text, error, _cell(rule.reason or rule.method))
+        how = "" if checked.error else rule.reason or rule.method  # the heading has the error
+        cells = (rule.value_text, rule.interval_text, error, _cell(how))
         lines.append(f"| {_SIGNS[rule.status]} {status} | `{_code(rule.rule)}` | {' | '.join(cells)} |")
     lines += ["", *(f"> {_cell(note)}\n" for note in checked.notes)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _count(checked: Checked) -> str:
+    return "on" if checked.error else f"{checked.images} images of"
 
 
 def _cell(text: str) -> str:

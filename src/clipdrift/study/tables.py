@@ -35,7 +35,7 @@ from clipdrift.study.frames import (
     records_in,
     runs_frame,
 )
-from clipdrift.study.watched import watched_runs
+from clipdrift.study.watched import WatchedRuns, watched_runs
 
 PATHS = "paths.csv"
 """In a study's folder: what lies between backbone and adapted models."""
@@ -53,6 +53,7 @@ class Tables:
         manifest: the study's plan, where there is one.
         problems: records that could not be read, one line each.
         notes: how a table made elsewhere was read, one line each.
+        watched: what monitors' logs say along depth and training, where the runs are of such.
     """
 
     def __init__(
@@ -62,10 +63,11 @@ class Tables:
         manifest: Manifest | None = None,
         problems: Iterable[str] = (),
         notes: Iterable[str] = (),
+        watched: WatchedRuns | None = None,
     ) -> None:
         self._frame = frame
         self.folder, self.manifest = folder, manifest
-        self.problems, self.notes = tuple(problems), tuple(notes)
+        self.problems, self.notes, self.watched = tuple(problems), tuple(notes), watched
         self._of_measure: dict[str, pd.DataFrame] = {}
         self._answers: dict[str, pd.DataFrame] = {}
 
@@ -81,7 +83,7 @@ class Tables:
         keys, labels = (manifest.keys, manifest.labels) if manifest else (None, None)
         frame = runs_frame(records_in(root, keys, problems.append), labels)
         if frame.empty and (watched := watched_runs(root)) is not None:
-            return cls(watched.runs, notes=watched.notes)
+            return cls(watched.runs, notes=watched.notes, watched=watched)
         if frame.empty:
             why = f" ({problems[0]})" if problems else ""
             raise ResultsError(f"{root}: no finished run here{why}; `clipdrift study run NAME --out {root}`")
@@ -123,7 +125,8 @@ class Tables:
     def keep(self, runs: Iterable[str]) -> Tables:
         """The tables of some runs, by their names; what else there is is not looked at."""
         kept = self._frame[self._frame["run"].isin(set(runs))]
-        return Tables(kept.reset_index(drop=True), self.folder, self.manifest, self.problems, self.notes)
+        about = self.folder, self.manifest, self.problems, self.notes, self.watched
+        return Tables(kept.reset_index(drop=True), *about)
 
     @cached_property
     def prepared(self) -> pd.DataFrame:
@@ -157,8 +160,8 @@ class Tables:
 
     @cached_property
     def blocks(self) -> pd.DataFrame:
-        """``run, measure, block, value, drift`` at the chosen epoch."""
-        return blocks_frame(self.records())
+        """``run, measure, block, value, drift`` at the chosen epoch; of watched trainings at last."""
+        return blocks_frame(self.records()) if self.watched is None else self._own(self.watched.blocks)
 
     @cached_property
     def backbone_blocks(self) -> pd.DataFrame:
@@ -168,14 +171,20 @@ class Tables:
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """One row per run and look at the model during training."""
-        return history_frame(self.records())
+        """One row per run and look at the model during training; of watched trainings without ``epoch``."""
+        return history_frame(self.records()) if self.watched is None else self._own(self.watched.history)
 
     def history_blocks(self, measure: str) -> pd.DataFrame:
-        """``run, epoch, step, block, value, drift`` of one measure during training."""
+        """``run, epoch, step, block, value, drift`` of one measure during training; likewise."""
+        if self.watched is not None:
+            every = self.watched.history_blocks
+            return self._own(every[every["measure"] == measure].drop(columns="measure"))
         if measure not in self._of_measure:
             self._of_measure[measure] = history_blocks_frame(self.records(), measure)
         return self._of_measure[measure]
+
+    def _own(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return frame[frame["run"].isin(self._frame["run"])].reset_index(drop=True)
 
     @cached_property
     def paths(self) -> pd.DataFrame:
@@ -240,7 +249,7 @@ class Tables:
         if not asked:
             return
         blocks = history = paths = None
-        if self.folder is not None:
+        if self.folder is not None or self.watched is not None:
             by_block = {"depth", "methods", "penalties", "options"}
             blocks = self.blocks if by_block & set(asked) else None
             history = self.history if {"onset", "convergence"} & set(asked) else None

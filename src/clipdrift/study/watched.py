@@ -12,16 +12,31 @@ from clipdrift.analysis.elsewhere import tidied
 from clipdrift.analysis.runs import NEEDED, AnalyseError
 from clipdrift.monitoring.course import Course, courses_in
 from clipdrift.monitoring.errors import MonitorError
-from clipdrift.monitoring.frames import read_all, runs_frame
+from clipdrift.monitoring.frames import blocks_frame, history_frame, read_all, runs_frame
 from clipdrift.study.errors import ResultsError
 
 
 @dataclass(frozen=True, eq=False)
 class WatchedRuns:
-    """Table of runs, and what must be known of how it was read."""
+    """Tables of watched trainings, and what must be known of how they were read.
+
+    Attributes:
+        runs: one row per training.
+        history: one row per training and measurement.
+        history_blocks: ``run, step, measure, block, value, drift`` of every measurement.
+    """
 
     runs: pd.DataFrame
     notes: tuple[str, ...]
+    history: pd.DataFrame
+    history_blocks: pd.DataFrame
+
+    @property
+    def blocks(self) -> pd.DataFrame:
+        """``run, measure, block, value, drift`` of each training's last measurement."""
+        every = self.history_blocks
+        last = every["run"].map(self.history.groupby("run")["step"].max())
+        return every[every["step"] == last].drop(columns="step").reset_index(drop=True)
 
 
 def watched_runs(root: Path) -> WatchedRuns | None:
@@ -72,7 +87,12 @@ def watched_runs(root: Path) -> WatchedRuns | None:
         runs, said = tidied(frame[~unknown].reset_index(drop=True), root)
     except AnalyseError as error:
         raise ResultsError(str(error)) from None
-    return WatchedRuns(runs, (*notes, *said))
+    courses = {name: courses[name] for name in runs["run"]}
+    by_block = blocks_frame(courses)
+    if not by_block.empty:  # value and drift of a block have a row each
+        by_block = by_block.groupby(["run", "step", "measure", "block"], sort=False, as_index=False).first()
+        notes.append("blocks are those of each training's last measurement")
+    return WatchedRuns(runs, (*notes, *said), history_frame(courses), by_block)
 
 
 _SPELT = {"lr": "learning_rate", "dataset": "target"}
