@@ -24,10 +24,12 @@ def dense_tables(place: Path) -> Iterator[str]:
     _, by_way = found(place, "way", EARLY)
     yield f"## The first steps: {count} runs of the study early-warning\n"
     for level in LEVELS:
-        whole = next(r for r in by_target if r.level == level and not r.held)
-        yield f"### Below {level:.0f} % at the end: {whole.lost} of {count} runs\n"
+        lost = int((read(place)[0][KEPT] < level).sum())
+        yield f"### Below {level:.0f} % at the end: {lost} of {count} runs\n"
         for share in EARLY:
             after = f"Read after {100 * share:.0f} % of the training"
+            known = max(r.runs for r in by_target if (r.share, r.level, r.held) == (share, level, ""))
+            after += "" if known == count else f" ({known} runs that have had a step by then)"
             yield f"{after}; each target tested with the threshold of the others:\n"
             yield from held_out(by_target, share, level)
             yield ""

@@ -100,6 +100,8 @@ def held_out(rows: list[Warned], share: float, level: float) -> Iterator[str]:
         if not of:
             continue
         whole, parts = next(r for r in of if not r.held), [r for r in of if r.held]
+        if not any(r.runs for r in parts):  # measured in one group alone: nothing to test it on
+            continue
         sensitivity, specificity, thresholds = pooled(parts)
         index = sensitivity + specificity
         span = f"{min(thresholds):.3g} to {max(thresholds):.3g}"
