@@ -98,6 +98,16 @@ def test_looks_of_ones_own_change_nothing_else_and_may_test_zero_shot(
     assert (looked.best, looked.last) == (plain.best, plain.last)
 
 
+def test_looks_in_one_spelling_and_refused_in_one_line(lab: Lab) -> None:
+    """Order and repetition are no other run; what is no share is named with its key."""
+    one = lab.config(evaluation={"at": [0.1, 0.02, 0.1]})
+    assert one.evaluation.at == (0.02, 0.1)
+    assert one.key == lab.config(evaluation={"at": [0.02, 0.1]}).key
+    for wrong in ([1.5], [0], "often", [True], ["a"]):
+        with pytest.raises((ConfigError, ValueError), match="shares of the training above 0"):
+            lab.config(evaluation={"at": wrong})
+
+
 def test_looks_by_shares_are_told_in_steps() -> None:
     """Never before the share, never before the first step; a short epoch has no more looks than steps."""
     order = Order(count=70, size=10, epochs=3)

@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from clipdrift.config.base import MACHINE, Frozen
 from clipdrift.config.methods import FullFineTuning, LogitScale, Method
@@ -131,7 +138,7 @@ class EvaluationConfig(Frozen):
     per_epoch: int = Field(
         1, ge=1, description="How often within an epoch internals are measured (dense option)."
     )
-    at: Literal["dense"] | tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+    at: Literal["dense"] | tuple[float, ...] = Field(
         (),
         description="Steps after which internals are measured besides: shares of the training, as "
         "[0.01, 0.02, 0.05, 0.1], rounded down to whole steps from the first on; or 'dense': after 1, 2, "
@@ -162,6 +169,15 @@ class EvaluationConfig(Frozen):
         description="Choose among the epochs that keep this much (percent) of zero-shot accuracy on every "
         "transfer set, as far as it is tested after each epoch; none: the best on validation.",
     )
+
+    @field_validator("at", mode="before")
+    @classmethod
+    def _shares(cls, value: object) -> object:
+        several: list[Any] = [*value] if isinstance(value, list | tuple) else [value]
+        numbers = [isinstance(v, int | float) and not isinstance(v, bool) and 0 < v <= 1 for v in several]
+        if value != "dense" and not all(numbers):
+            raise ValueError("shares of the training above 0 and up to 1, as [0.01, 0.1], or 'dense'")
+        return value if value == "dense" else tuple(sorted({float(v) for v in several}))
 
     @model_validator(mode="after")
     def _tested(self) -> Self:
