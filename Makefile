@@ -22,6 +22,9 @@ demo: $(READY)  # fine-tune the shipped CLIP two ways and show what is left of i
 # Processes that share the tests; each of them runs torch on one thread.
 WORKERS ?= 2
 
+# Where Python is told to keep nothing compiled, each process that a test starts would compile clipdrift anew.
+test test-all: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(READY)  # everything but the slow tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

@@ -17,8 +17,14 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+# What a module with checked shapes is the first to import is compiled, not read: its cache has another name.
+import beartype  # noqa: F401
 import numpy as np
+import peft  # noqa: F401
+import pydantic  # noqa: F401
 import pytest
+import sklearn.linear_model  # noqa: F401
+import statsmodels.api  # noqa: F401
 import torch
 from transformers import CLIPConfig, CLIPModel, PretrainedConfig
 

@@ -21,6 +21,7 @@ from clipdrift.config.penalties import BUILT_IN as PENALTIES
 from clipdrift.extensions import extensions
 from clipdrift.listing import broken_extensions, installed_extensions
 from clipdrift.runs.record import DamagedRecordError, RecordError, read_record
+from fresh import fresh
 
 PAGE = Path(__file__).parents[1] / "docs" / "extend.md"
 SCRIPT = """
@@ -69,14 +70,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_commands(site: Path, *commands: list[str], code: str = SCRIPT) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, json.dumps(commands)],
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
 def test_a_package_adds_a_method_a_penalty_and_measures(
     site: Path, tiny_clip_dir: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -87,8 +80,7 @@ def test_a_package_adds_a_method_a_penalty_and_measures(
     run.write_text(small_runs.toml(small_runs.settings(tiny_clip_dir, pictures, method=method)))
     runs, cache = str(tmp_path / "runs"), str(tmp_path / "cache")
     try:
-        done = run_commands(
-            site,
+        asked = [
             ["ls", "methods"],
             ["ls", "measures"],
             ["train", str(run), "--out", runs, "--cache", cache, "--set", "penalty=norm_keeper"],
@@ -97,19 +89,19 @@ def test_a_package_adds_a_method_a_penalty_and_measures(
             ["compare", str(tiny_clip_dir), str(tiny_clip_dir), "--images", str(pictures), "--limit", "9",
              "--out", str(tmp_path / "compared"), "--cache", cache],
             ["study", "table", runs, "--csv", str(tmp_path / "runs.csv")],
-        )  # fmt: skip
+        ]  # fmt: skip
+        done = fresh(SCRIPT, json.dumps(asked), path=[site])
     finally:
         aside.rename(greedy)
-    ends = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"said"')]
-    assert [end["code"] for end in ends] == [0, 0, 0, 2, 2, 0, 0], done.stderr
+    ends = [json.loads(line) for line in done.out.splitlines() if line.startswith('{"said"')]
+    assert [end["code"] for end in ends] == [0, 0, 0, 2, 2, 0, 0], done.err
     assert re.search(
-        r"projection_only +train the visual projection and the head \(from clip-extras 1\.2\.0\)", done.stdout
+        r"projection_only +train the visual projection and the head \(from clip-extras 1\.2\.0\)", done.out
     )
-    assert re.search(r"state_angle .* degrees +0 to 180", done.stdout)
-    assert "legal keys of projection_only: with_final_norm" in done.stderr
+    assert re.search(r"state_angle .* degrees +0 to 180", done.out)
+    assert "legal keys of projection_only: with_final_norm" in done.err
     assert (
-        "methods extension 'unlucky' of bad-luck 0.1 cannot be used (RuntimeError: no luck today)"
-        in done.stderr
+        "methods extension 'unlucky' of bad-luck 0.1 cannot be used (RuntimeError: no luck today)" in done.err
     )
 
     (folder,) = [path for path in (tmp_path / "runs").iterdir() if path.is_dir()]
@@ -149,7 +141,11 @@ from clipdrift.listing import METHODS, PENALTIES, MEASURES, broken_extensions
 assert "torch" not in sys.modules
 print(json.dumps([sorted(METHODS), sorted(PENALTIES), sorted(MEASURES), broken_extensions()]))
 """
-    done = run_commands(site, code=code)
+    search = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=os.environ | {"PYTHONPATH": search}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     methods, penalties, measures, broken = json.loads(done.stdout)
     assert set(methods) == {*map(name_of, METHODS), "projection_only"}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from importlib import import_module
 
 import pytest
 
 from clipdrift import views
+from fresh import fresh
 
 CODE = """
 import importlib, pkgutil, random, sys
@@ -42,9 +41,9 @@ print("ok", sorted(set(kinds.values())))
 
 
 def test_public_functions_are_functions_in_whatever_order_modules_are_imported() -> None:
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", CODE], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.startswith("ok")
+    done = fresh(CODE)
+    assert done.code == 0, done.err[-2000:]
+    assert done.out.startswith("ok")
 
 
 @pytest.mark.parametrize(("name", "home"), sorted(views.provided().items()))

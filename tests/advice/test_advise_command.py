@@ -145,9 +145,8 @@ def test_the_next_study_is_taken_and_none_of_its_runs_exists(
     proposals = clipdrift.advise(study, **_asked(asked)).proposals  # type: ignore[arg-type]
     wanted = {(p.rate, int(seed)) for p in proposals for seed in p.seeds}
     assert {(run.config.optim.learning_rate, run.config.seed) for run in planned.runs} <= wanted
-    command = [sys.executable, "-c", "from clipdrift.cli import main; main()", "study", "plan", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    code, _, err = say(capsys, "study", "plan", file)
+    assert code == 0, err
 
 
 def _asked(arguments: list[str]) -> dict[str, float]:

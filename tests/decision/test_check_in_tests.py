@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,18 +36,18 @@ def test_what_cannot_be_told_fails(kept: Path, moved: Callable[[float], Path], t
 
 
 def test_a_failing_test_shows_the_message_and_not_our_code(
-    kept: Path, moved: Callable[[float], Path], tmp_path: Path
+    kept: Path, moved: Callable[[float], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """In a run of pytest of its own, in this process, with nothing of this one's settings."""
     file = tmp_path / "test_model.py"
     arguments = f"{str(kept)!r}, {str(moved(1.0))!r}, None, 'cka >= 0.999', cache={str(tmp_path)!r}"
     file.write_text(
         f"from clipdrift.testing import assert_kept\n\ndef test_drift():\n    assert_kept({arguments})\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", str(file)],
-        capture_output=True,
-        text=True,
+    ended = pytest.main(
+        ["-q", "-p", "no:cacheprovider", "--import-mode=importlib", "-c", "/dev/null", str(file)]
     )
-    assert done.returncode == 1
-    assert "Not kept: 1 of 1 rule fails: cka >= 0.999" in done.stdout
-    assert "__tracebackhide__" not in done.stdout
+    said = capsys.readouterr().out
+    assert ended == pytest.ExitCode.TESTS_FAILED
+    assert "Not kept: 1 of 1 rule fails: cka >= 0.999" in said
+    assert "__tracebackhide__" not in said

@@ -10,13 +10,15 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from browser import looked_at, needs_browser
 from clipdrift.figures.source import NotDrawnError
-from clipdrift.figures.watched import blocks, curves, panels_of
+from clipdrift.figures.watched import FIGURES, blocks, curves, panels_of
 from clipdrift.monitoring.course import read_course
 from clipdrift.monitoring.errors import MonitorError
+from clipdrift.reporting import monitoring
 from clipdrift.reporting.monitoring import write_report
 from clipdrift.reporting.watched_words import sentences
 from clipdrift.views import view
@@ -40,6 +42,12 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = made_log(tmp_path_factory.mktemp("logs") / "mine", texts=True, good=25, config={"lr": 1e-5})
     write_report(out)
     return out
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take most of the time of a page, and say nothing of its words."""
+    monkeypatch.setattr(monitoring, "FIGURES", {name: lambda course: Figure((1, 1)) for name in FIGURES})
 
 
 def test_every_number_of_the_page_is_one_of_the_log(watched: Path) -> None:
@@ -66,7 +74,7 @@ def test_the_page_is_one_file_that_runs_nothing(watched: Path) -> None:
         assert image["alt"]
 
 
-def test_a_page_of_a_living_training_is_loaded_again(watched: Path, tmp_path: Path) -> None:
+def test_a_page_of_a_living_training_is_loaded_again(tmp_path: Path, undrawn: None) -> None:
     out = made_log(tmp_path / "alive", [5])
     assert '<meta http-equiv="refresh" content="7">' in write_report(out, refresh=7).read_text()
 
@@ -89,7 +97,7 @@ def test_the_words_say_where_it_stands(watched: Path) -> None:
 
 
 def test_rules_stand_beside_their_numbers(watched: Path) -> None:
-    page = _page(watched)
+    page = Page.of((watched / "index.html").read_text(encoding="utf-8"))
     cells = [e.text for e in page.all("td") if any(p["id"] == "rules-table" for p in e.inside)]
     assert [cells[start : start + 4] for start in range(0, len(cells), 4)] == [
         ["warn", "embedding_drift >= 0.28", "0.400", "yes"],
@@ -168,7 +176,7 @@ def test_nothing_but_nan(tmp_path: Path) -> None:
     assert "Not drawn: no measurement has numbers by block" in _page(out).id("blocks").text
 
 
-def test_damaged_lines_are_counted(tmp_path: Path) -> None:
+def test_damaged_lines_are_counted(tmp_path: Path, undrawn: None) -> None:
     out = made_log(tmp_path / "odd", ends='{"step": 4\nwhat?\n')
     assert "2 lines of drift.jsonl cannot be read and are left out." in _page(out).id("notes").text
     (out / "monitor.json").write_text("[]")
@@ -185,7 +193,7 @@ def test_a_line_that_is_being_written_is_no_damage(tmp_path: Path) -> None:
     assert len(read_course(out).rows) == 8
 
 
-def test_names_cannot_become_markup(tmp_path: Path) -> None:
+def test_names_cannot_become_markup(tmp_path: Path, undrawn: None) -> None:
     out = made_log(tmp_path / "a<b>&c", [5], config={"note": "<script>alert(1)</script>"})
     text = write_report(out).read_text()
     assert "<script>alert" not in text
