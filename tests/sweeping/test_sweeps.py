@@ -129,7 +129,7 @@ def test_a_sweep_that_was_stopped_goes_on_to_the_same(
 def test_a_run_that_drifts_too_far_is_pruned_and_says_why(
     base: dict[str, Any], lab: Lab, tmp_path: Path
 ) -> None:
-    """Without mixes; then nothing is left to choose from, and nothing is saved."""
+    """Without mixes; then nothing is left to choose from, and only the nearest is saved, on request."""
     asked = {"methods": ["full_ft"], "rates": "1e-2", "budget": 2, "mix": False}
     found = do(base, lab, tmp_path, **asked)
     (trial,) = found.trials
@@ -144,14 +144,11 @@ def test_a_run_that_drifts_too_far_is_pruned_and_says_why(
     assert "no setting that was tried does" in whole.summary()
     assert "Nothing was saved" in whole.summary()
     assert not (tmp_path / "chosen").exists()
-
-
-def test_the_nearest_is_saved_on_request(base: dict[str, Any], lab: Lab, tmp_path: Path) -> None:
-    asked = {"methods": ["full_ft"], "rates": "1e-2", "budget": 2, "mix": False, "prune": False}
-    found = do(base, lab, tmp_path / "a", nearest=True, **asked)
-    assert found.chosen is None
-    assert found.final is not None
-    assert Path(found.final.model).is_dir()
+    nearest = do(base, lab, tmp_path, prune=False, nearest=True, **asked)
+    assert nearest.trials == whole.trials
+    assert nearest.chosen is None
+    assert nearest.final is not None
+    assert Path(nearest.final.model).is_dir()
 
 
 def test_a_failed_run_is_named_and_stops_nothing(
