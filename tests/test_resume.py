@@ -28,6 +28,7 @@ from clipdrift.runs.store import RunFolder
 from clipdrift.training.checkpoint import load_state, save_state
 from clipdrift.training.course import CheckpointSchedule, CheckpointWriter, Course
 from clipdrift.training.loop import train_model
+from clipdrift.training.order import Order
 from clipdrift.training.progress import Moment, Progress
 from interrupted_runs import Unplugged, Unplugs, weights_of
 from small_runs import Lab
@@ -71,7 +72,7 @@ def test_training_goes_on_to_the_bit(
     """Every method with penalties: within an epoch, and between a step and the look that was due."""
     deck, config = make_deck(10), some_penalties(method)
     optim = OptimConfig(learning_rate=1e-3, epochs=2, batch_size=4)
-    ways: dict[str, Any] = {"seed": 5, "moments": 2}
+    ways: dict[str, Any] = {"seed": 5, "looks": Order(len(deck), optim.batch_size, optim.epochs).looks(2)}
 
     def look(adapted: Adapted) -> None:
         adapted.eval()
