@@ -167,7 +167,7 @@ def held(found: TextInternals, clip: Clip, spans: Callable[[Array], slice], star
         assert found.attention[name] == pytest.approx(values, abs=1e-5), name
         assert found.heads[name].mean(1) == pytest.approx(values.mean(0), abs=1e-5), name
     assert torch.stack(list(found.states)).numpy() == pytest.approx(states, abs=1e-4)
-    assert found.embedding.numpy() == pytest.approx(embedding, abs=1e-5)
+    assert found.embedding.numpy() == pytest.approx(embedding, abs=3e-5)
 
 
 @pytest.mark.parametrize("adapter", [False, True], ids=["plain", "lora"])
@@ -178,7 +178,7 @@ def test_clip_is_as_eager_attention_has_it(tiny_clip: Clip, photo: Clip, model: 
     clip = with_adapter(clip) if adapter else clip
     found = read_texts(clip, TEXTS)
     held(found, clip, lambda row: slice(1, row.shape[-1] - 1), start=True)
-    assert found.embedding.numpy() == pytest.approx(clip.texts(TEXTS).numpy(), abs=1e-5)
+    assert found.embedding.numpy() == pytest.approx(clip.texts(TEXTS).numpy(), abs=3e-5)
     assert found.attention["text_entropy"].std() > 0.05
     assert found.words[2] == 0
     assert found.words[7] == clip.model.config.text_config.max_position_embeddings - 2
