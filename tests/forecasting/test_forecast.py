@@ -218,7 +218,8 @@ def test_only_what_predicts_gives_advice(made: Forecast) -> None:
     for threshold in known.thresholds:
         assert kept["drift" if threshold.steps == 1 else f"drift_{threshold.steps}"].verdict == "predicts"
     said = made.summary()
-    assert said.count("No advice follows from") == 1
+    without = {one.verdict for one in known.tested} - {"predicts"}
+    assert 1 <= said.count("No advice follows from") <= len(without)  # one line for each reason
     assert "entropy" in said.partition("No advice follows from")[2]
     assert known.source in said
 
