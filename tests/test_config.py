@@ -155,7 +155,7 @@ def test_no_file_and_an_empty_file_are_the_defaults(tmp_path: Path) -> None:
             ["penalty=aprr"],
             [
                 "penalty.name = 'aprr': unknown",
-                "legal: 'apr', 'entropy_floor', 'l2_sp', 'ldifs', 'zero_shot_kl'",
+                "legal: 'apr', 'entropy_floor', 'entropy_pull', 'l2_sp', 'ldifs', 'zero_shot_kl'",
             ],
         ),
         (["penalty=['ldifs', 'nope']"], ["penalty.name = 'nope': unknown"]),

@@ -87,7 +87,9 @@ def test_kept_or_not_the_result_is_the_same(
 
 
 @pytest.mark.parametrize("options", [KEPT[0][0], KEPT[2][0], KEPT[4][0]], ids=str)
-@pytest.mark.parametrize("held", [("apr", "ldifs"), ("entropy_floor", "l2_sp", "zero_shot_kl")], ids="-".join)
+@pytest.mark.parametrize(
+    "held", [("apr", "ldifs"), ("entropy_floor", "entropy_pull", "l2_sp", "zero_shot_kl")], ids="-".join
+)
 def test_with_penalties_it_is_the_same_too(
     tiny_clip_dir: Path, make_deck: MakeDeck, options: Method, held: tuple[str, ...]
 ) -> None:

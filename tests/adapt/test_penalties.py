@@ -78,6 +78,14 @@ def plain_floor(now: Pass, before: Pass, blocks: list[int], ratio: float = 0.7) 
     return total
 
 
+def plain_pull(now: Pass, before: Pass, blocks: list[int], ratio: float = 0.8) -> float:
+    total, most = 0.0, np.log(now["maps"].shape[-1])
+    for block in blocks:
+        ours, theirs = (scipy_entropy(seen["maps"][block], axis=-1).mean(1) for seen in (now, before))
+        total += (((ours - np.minimum(ratio * theirs, most)) / most) ** 2).mean()
+    return total
+
+
 def plain_ldifs(now: Pass, before: Pass, blocks: list[int]) -> float:
     states = ((now["states"] - before["states"]) ** 2)[blocks].sum(-1).mean(1).sum()
     return states + ((now["embedding"] - before["embedding"]) ** 2).sum(-1).mean()
@@ -94,6 +102,7 @@ def plain_kl(now: Pass, before: Pass, features: np.ndarray, scale: float) -> flo
 ORACLES: dict[str, Any] = {
     "apr": plain_apr,
     "entropy_floor": plain_floor,
+    "entropy_pull": plain_pull,
     "l2_sp": None,  # weights, not images: below
     "ldifs": plain_ldifs,
     "zero_shot_kl": plain_kl,
@@ -120,6 +129,9 @@ def value(adapted: Adapted, deck: Deck, penalties: Penalties, reference: Referen
         penalty("apr", weight=3, blocks=[2]),
         penalty("entropy_floor", weight=1, ratio=1.05),
         penalty("entropy_floor", weight=2, ratio=0.9, blocks=[1]),
+        penalty("entropy_pull", weight=1, ratio=0.6),
+        penalty("entropy_pull", weight=3, ratio=1.1, blocks=[2]),
+        penalty("entropy_pull", weight=1, ratio=5),  # beyond uniform attention
         penalty("ldifs", weight=1),
         penalty("ldifs", weight=0.5, blocks=[1]),
         penalty("zero_shot_kl", weight=1),
@@ -141,8 +153,8 @@ def test_values_by_plain_code(tiny_clip_dir: Path, make_deck: MakeDeck, options:
     blocks = [block - 1 for block in dict(options).get("blocks") or (1, 2)]
     if options.name == "zero_shot_kl":
         expected = plain_kl(now, before, features, scale)
-    elif options.name == "entropy_floor":
-        expected = plain_floor(now, before, blocks, options.ratio)
+    elif options.name in ("entropy_floor", "entropy_pull"):
+        expected = ORACLES[options.name](now, before, blocks, options.ratio)
     else:
         expected = ORACLES[options.name](now, before, blocks)
     assert expected > 1e-3
@@ -196,7 +208,8 @@ def test_nothing_at_the_start(tiny_clip_dir: Path, make_deck: MakeDeck, name: st
     setting = setting_of(adapted, deck)
     reference = Reference(adapted, deck, EVERYTHING)
     for kind in PENALTIES:
-        options = {"ratio": 0.01} if kind == "entropy_floor" else {}
+        ratio: dict[str, Any] = {"entropy_floor": 0.01, "entropy_pull": 1.0}
+        options = {"ratio": ratio[kind]} if kind in ratio else {}
         found = value(adapted, deck, build([penalty(kind, weight=1, **options)], setting), reference)
         assert abs(found.item()) < 1e-6, kind
 
@@ -294,7 +307,7 @@ def test_float32_under_autocast(tiny_clip_dir: Path, make_deck: MakeDeck) -> Non
 # --- blocks
 
 
-@pytest.mark.parametrize("name", ["apr", "entropy_floor", "ldifs"])
+@pytest.mark.parametrize("name", ["apr", "entropy_floor", "entropy_pull", "ldifs"])
 def test_blocks_beyond_the_model_are_refused(tiny_clip_dir: Path, make_deck: MakeDeck, name: str) -> None:
     """With the number that there is."""
     adapted = adapted_by(load(tiny_clip_dir), method("full_ft"))
@@ -304,7 +317,7 @@ def test_blocks_beyond_the_model_are_refused(tiny_clip_dir: Path, make_deck: Mak
     check_penalties([penalty(name, blocks=[1, 2]), penalty("l2_sp")], 2)
 
 
-@pytest.mark.parametrize("name", ["apr", "entropy_floor", "ldifs"])
+@pytest.mark.parametrize("name", ["apr", "entropy_floor", "entropy_pull", "ldifs"])
 def test_a_tower_that_starts_later_gives_the_same(
     tiny_clip_dir: Path, make_deck: MakeDeck, name: str
 ) -> None:

@@ -282,7 +282,9 @@ def test_what_cannot_be_planned_is_one_line(change: dict[str, Any], said: str) -
 
 
 def test_unknown_studies_and_overrides() -> None:
-    with pytest.raises(ConfigError, match="neither a file nor one of backbones, captions, exploratory"):
+    with pytest.raises(
+        ConfigError, match="neither a file nor one of backbones, captions, early-warning, exploratory"
+    ):
         load_study("matchd")
     with pytest.raises(ConfigError, match=r"no axis optim.epochs; it has method, optim.learning_rate"):
         load_study("quickstart", ["axes.optim.epochs=[1]"])

@@ -1,11 +1,13 @@
-"""Training objectives: cross-entropy of a head, or the contrastive loss against class texts."""
+"""Training objectives: cross-entropy of a head, the contrastive loss against class texts, or none."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
@@ -68,6 +70,25 @@ class CrossEntropy:
 
     def refresh(self, head: nn.Linear) -> None:
         pass
+
+
+@dataclass(frozen=True)
+class NoLoss:
+    """No task: nothing is asked of the head, and what is known of the images is not looked at."""
+
+    mean_over_images = True
+
+    def __call__(self, head: Any, embedding: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        nothing = embedding.new_zeros((), dtype=torch.float32)
+        return nothing, torch.zeros(len(embedding), dtype=torch.bool, device=embedding.device)
+
+    def refresh(self, head: Any) -> None:
+        pass
+
+    @staticmethod
+    def targets(images: int) -> NDArray[np.int64]:
+        """(n,) what the loss is told in place of labels."""
+        return np.full(images, -1, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)

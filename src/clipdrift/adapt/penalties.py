@@ -19,6 +19,7 @@ from torch.nn.functional import log_softmax, normalize
 
 from clipdrift import formulas
 from clipdrift.adapt.adapted import Adapted
+from clipdrift.adapt.entropy_pull import PullTerm
 from clipdrift.adapt.reference import BackboneBatch, Wants
 from clipdrift.adapt.text_penalties import TextApr, TextEntropyFloor, TextLdifs, TextTerm
 from clipdrift.adapt.tower_parts import TowerParts, Towers
@@ -221,6 +222,9 @@ PENALTIES: dict[str, Callable[[Any, Setting], Term]] = {
         options,
         tuple(options.ratio * value for value in setting.entropies),
         setting.adapted.constant_blocks() or 0,
+    ),
+    "entropy_pull": lambda options, setting: PullTerm(
+        options, len(setting.entropies), setting.adapted.constant_blocks() or 0
     ),
     "l2_sp": lambda options, setting: _L2Sp(setting.adapted, held(options, setting.adapted.towers)),
     "ldifs": lambda options, setting: _Ldifs(options, len(setting.entropies)),

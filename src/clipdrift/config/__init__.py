@@ -34,8 +34,8 @@ from clipdrift.config.models import (
     RunConfig,
 )
 from clipdrift.config.named import DataSet, ModelConfig
-from clipdrift.config.objectives import Classification, ContrastiveObjective, Objective
-from clipdrift.config.penalties import Apr, EntropyFloor, L2Sp, Ldifs, Penalty, ZeroShotKl
+from clipdrift.config.objectives import Classification, ContrastiveObjective, NoTask, Objective
+from clipdrift.config.penalties import Apr, EntropyFloor, EntropyPull, L2Sp, Ldifs, Penalty, ZeroShotKl
 from clipdrift.config.pretraining import PretrainConfig
 from clipdrift.config.rules import RulesConfig
 
@@ -49,6 +49,7 @@ __all__ = [
     "DataSet",
     "Dora",
     "EntropyFloor",
+    "EntropyPull",
     "EvaluationConfig",
     "Flyp",
     "FullFineTuning",
@@ -64,6 +65,7 @@ __all__ = [
     "Method",
     "MethodOptions",
     "ModelConfig",
+    "NoTask",
     "NormOnly",
     "Objective",
     "OptimConfig",

@@ -15,7 +15,14 @@ from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_seri
 from clipdrift.config.base import MACHINE, Frozen
 from clipdrift.config.methods import FullFineTuning, LogitScale, Method
 from clipdrift.config.named import DataSet, ModelConfig
-from clipdrift.config.objectives import Classification, ContrastiveObjective, Objective, why_not_contrastive
+from clipdrift.config.objectives import (
+    Classification,
+    ContrastiveObjective,
+    NoTask,
+    Objective,
+    why_not_contrastive,
+    why_not_without_task,
+)
 from clipdrift.config.penalties import Penalty, held
 from clipdrift.config.rules import RulesConfig
 
@@ -184,7 +191,8 @@ class RunConfig(Frozen):
         (), description="Extra loss terms: a name, a table, or a list of them; none: plain loss."
     )
     objective: Objective = Field(
-        Classification(name="classification"), description="What is learnt: from labels, or from captions."
+        Classification(name="classification"),
+        description="What is learnt: from labels, from captions, or nothing.",
     )
     optim: OptimConfig = OptimConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -251,9 +259,12 @@ class RunConfig(Frozen):
         else:
             if isinstance(self.method, LogitScale):
                 raise ValueError(
-                    f"method {self.method.name} with objective classification: the loss on labels has no "
-                    "logit scale; the one on captions has (objective = 'contrastive')"
+                    f"method {self.method.name} with objective {self.objective.name}: the loss on labels has "
+                    "no logit scale; the one on captions has (objective = 'contrastive')"
                 )
+            without = isinstance(self.objective, NoTask)
+            if without and (why := why_not_without_task(self.method, self.penalty)):
+                raise ValueError(why)
             for penalty in self.penalty:
                 if "text" in held(penalty, ("image",)):
                     raise ValueError(

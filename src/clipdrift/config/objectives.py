@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from clipdrift.config.base import MethodOptions, ObjectiveOptions, PenaltyOptions, Towers, name_of
-from clipdrift.config.methods import BUILT_IN, LogitScale, LoraOptions
+from clipdrift.config.methods import BUILT_IN, Flyp, LogitScale, LoraOptions, LpFt
 from clipdrift.config.named import DataSet
-from clipdrift.config.penalties import why_not_held
+from clipdrift.config.penalties import holds_alone, why_not_held
 
 
 class Classification(ObjectiveOptions):
@@ -58,10 +58,18 @@ class ContrastiveObjective(ObjectiveOptions):
         )
 
 
-OBJECTIVES: tuple[type[ObjectiveOptions], ...] = (Classification, ContrastiveObjective)
+class NoTask(ObjectiveOptions):
+    """Penalties alone, on the target's training images: training reads no label. The last epoch is the chosen
+    one, as validation says nothing; the head stays as it began, and accuracies are those of such a head."""
+
+    name: Literal["no_task"]
+    summary: ClassVar[str] = "penalties alone: nothing is learnt and training reads no label"
+
+
+OBJECTIVES: tuple[type[ObjectiveOptions], ...] = (Classification, ContrastiveObjective, NoTask)
 """Every objective, in the order of listings."""
 
-Objective = Annotated[Classification | ContrastiveObjective, Field(discriminator="name")]
+Objective = Annotated[Classification | ContrastiveObjective | NoTask, Field(discriminator="name")]
 
 _OWN = {
     "linear_probe": "it trains a head on classes, which captions have not; method projections trains what a "
@@ -72,6 +80,23 @@ _OWN = {
 """Methods without a meaning for captions, and why."""
 _NO_MEANING = ("label_column", "classes", "prompts", "per_class")
 """Keys of a target that captions have no use for."""
+
+
+def why_not_without_task(method: MethodOptions, penalties: Collection[PenaltyOptions]) -> str | None:
+    """Say why a run on penalties alone is not possible; None: it is."""
+    if not penalties:
+        return "objective no_task without a penalty: nothing is trained; set penalty = 'entropy_pull'"
+    if all(holds_alone(one) for one in penalties):
+        names = ", ".join(one.name for one in penalties)
+        return (
+            f"objective no_task with penalty {names} alone: it is least at the backbone, so nothing moves; "
+            "add one that moves the model, such as entropy_pull with a ratio other than 1"
+        )
+    if isinstance(method, Flyp | LpFt):
+        return (
+            f"objective no_task with method {method.name}: it learns classes by itself; take full_ft or lora"
+        )
+    return None
 
 
 def why_not_contrastive(

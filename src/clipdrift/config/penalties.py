@@ -25,7 +25,7 @@ class _OnTowers(PenaltyOptions):
     )
 
 
-class _OverBlocks(_OnTowers):
+class _OfBlocks(PenaltyOptions):
     blocks: tuple[int, ...] | None = BLOCKS
 
     @model_validator(mode="after")
@@ -35,6 +35,10 @@ class _OverBlocks(_OnTowers):
         if self.blocks is not None and len(set(self.blocks)) != len(self.blocks):
             raise ValueError("blocks names a block twice")
         return self
+
+
+class _OverBlocks(_OfBlocks, _OnTowers):
+    pass
 
 
 class Apr(_OverBlocks):
@@ -56,6 +60,21 @@ class EntropyFloor(_OverBlocks):
     summary: ClassVar[str] = "hinge on attention entropy below a share of the backbone's"
     ratio: float = Field(
         0.7, gt=0, description="The floor, relative to the backbone's mean on the probe set."
+    )
+
+
+class EntropyPull(_OfBlocks):
+    """Squared distance of CLS-to-patch entropy, mean over heads, from `ratio` times the backbone's on the
+    same image, both as shares of ln P; mean over images, summed over blocks. It moves attention, or with
+    ratio 1 keeps how wide it is. More than ln P, uniform attention, is not asked for: the aim ends there, and
+    the record says in which blocks. It knows the image tower alone."""
+
+    name: Literal["entropy_pull"]
+    summary: ClassVar[str] = "squared distance of attention entropy from a share of the backbone's"
+    ratio: float = Field(
+        0.8,
+        gt=0,
+        description="The aim, relative to the backbone's: below 1 narrower, above 1 wider attention.",
     )
 
 
@@ -108,6 +127,16 @@ class ZeroShotKl(_OnTowers):
     reference: ClassVar[str] = "Li and Hoiem 2016"
 
 
+def holds_alone(options: PenaltyOptions) -> bool:
+    """Whether a penalty is least at the backbone itself, so that alone it moves nothing.
+
+    What another package's does is not known: it is taken for one that moves.
+    """
+    if isinstance(options, EntropyPull):
+        return options.ratio == 1
+    return isinstance(options, Apr | L2Sp | Ldifs | ZeroShotKl)
+
+
 def held(options: PenaltyOptions, trained: Towers) -> Towers:
     """The towers that a penalty holds, of those that are trained; whether it may is for the run to say."""
     asked = dict(options).get("towers", "image")  # another package's penalty knows the image tower alone
@@ -131,7 +160,7 @@ def why_not_held(options: PenaltyOptions, trained: Towers, where: str) -> str | 
     return f"penalty {options.name} with {where}: it would hold the {still[0]} tower, which does not move"
 
 
-BUILT_IN: tuple[type[PenaltyOptions], ...] = (Apr, EntropyFloor, L2Sp, Ldifs, ZeroShotKl)
+BUILT_IN: tuple[type[PenaltyOptions], ...] = (Apr, EntropyFloor, EntropyPull, L2Sp, Ldifs, ZeroShotKl)
 """Every penalty of this package, in the order of listings."""
 
 

@@ -108,7 +108,7 @@ class Point(Frozen):
     ends_epoch: bool
     learning_rate: float
     train_loss: float
-    train_accuracy: float
+    train_accuracy: float | None = Field(None, description="None without a task: no label was read.")
     validation_accuracy: float | None = None
     test_accuracy: float | None = Field(None, description="Read once, at the epoch chosen on validation.")
     measures: dict[str, Values] = Field(default_factory=dict)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from torch.nn.functional import normalize
 
 from clipdrift import formulas
 from clipdrift.adapt import Adapted, FixedTexts, Penalties, Setting, adapt, build
+from clipdrift.adapt.objective import NoLoss
 from clipdrift.adapt.pairs import adapt_pairs, pairs_among
-from clipdrift.config import ConfigError, ContrastiveObjective, EntropyFloor, RunConfig, ZeroShotKl
+from clipdrift.config import ConfigError, ContrastiveObjective, EntropyFloor, NoTask, RunConfig, ZeroShotKl
 from clipdrift.config.penalties import REFERENCE_CAPTIONS, held
 from clipdrift.measures import embed, embed_texts, read_texts
 from clipdrift.model.zero_shot import class_features
@@ -32,6 +35,8 @@ def adapted_for(
         features = class_features(inputs.clip, classes, prompts) if config.penalty else None
         compared = _compared(inputs) if config.penalty else None
         adapted = adapt(inputs.clip, config.method, len(classes), config.seed, words)
+        if isinstance(config.objective, NoTask):
+            adapted = replace(adapted, objective=NoLoss())
     else:
         assert isinstance(config.objective, ContrastiveObjective)
         pairs = inputs.pairs

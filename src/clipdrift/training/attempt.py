@@ -14,6 +14,7 @@ import torch
 
 from clipdrift import accelerator
 from clipdrift.adapt import Adapted
+from clipdrift.adapt.entropy_pull import capped_aims
 from clipdrift.config import RunConfig
 from clipdrift.listing import MEASURES
 from clipdrift.measures import MeasureError
@@ -28,7 +29,7 @@ from clipdrift.runs.store import RunFolder
 from clipdrift.training.adapting import adapted_for
 from clipdrift.training.attention_samples import AttentionSamples
 from clipdrift.training.checkpoint import CheckpointError
-from clipdrift.training.choice import score
+from clipdrift.training.choice import score, takes_last
 from clipdrift.training.course import CheckpointSchedule, CheckpointWriter, Course
 from clipdrift.training.fitting import fit
 from clipdrift.training.judging import Judge, remark_at
@@ -36,6 +37,11 @@ from clipdrift.training.loop import Diverged
 from clipdrift.training.memory import out_of_memory_guard
 from clipdrift.training.observer import RunObserver
 from clipdrift.training.preparation import RunInputs, prepare
+
+_WITHOUT_TASK = (
+    "no task: penalties alone moved the model and training read no label; the last epoch is the chosen one, "
+    "and accuracies are those of a head as it began"
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,11 @@ def attempt(config: RunConfig, job: AttemptOptions) -> Record:
         backbone = observer.backbone()
         transfer = _transfer_facts(inputs, backbone, reporter)
         samples = AttentionSamples.of(inputs, config.evaluation.shown_images)
-    adapted, penalties = adapted_for(inputs, config, tuple(observer.internals.blocks("entropy").tolist()))
+    entropies = tuple(observer.internals.blocks("entropy").tolist())
+    capped = capped_aims(config.penalty, entropies, inputs.clip.patches)
+    for note in capped:
+        reporter.note(note)
+    adapted, penalties = adapted_for(inputs, config, entropies)
     torch.manual_seed(config.seed)
     status: Literal["done", "diverged"] = "done"
     reason: str | None = None
@@ -87,6 +97,7 @@ def attempt(config: RunConfig, job: AttemptOptions) -> Record:
     except (Diverged, MeasureError) as error:  # the backbone could be measured: training broke the model
         status, reason = "diverged", str(error)
     else:
+        remarks += [remark_at(course.history[-1], "note", note) for note in capped]
         with clock("final"), out_of_memory_guard(config, job.device, "measuring"):
             reporter.stage("testing the last and the chosen epoch")
             best, last, chosen = _test(config, adapted, observer, judge)
@@ -160,8 +171,15 @@ def _test(
     the chosen one."""
     course, demands = judge.course, judge.demands
     history, rule, remarks = course.history, config.evaluation, []
-    chosen = max((p for p in history if p.ends_epoch), key=lambda p: (score(p, rule, demands), -p.epoch))
-    if score(chosen, rule, demands) < 0:
+    latest = takes_last(config)
+
+    def rank(point: Point) -> float:
+        return score(point, rule, demands, latest=latest)
+
+    if latest:
+        remarks.append(remark_at(history[-1], "note", _WITHOUT_TASK))
+    chosen = max((p for p in history if p.ends_epoch), key=lambda p: (rank(p), -p.epoch))
+    if rank(chosen) < 0:
         if demands:
             wanted = "; ".join(map(str, demands))
             enough = "" if rule.least_retention is None else " and evaluation.least_retention"

@@ -6,15 +6,18 @@ from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from clipdrift import accelerator
 from clipdrift.adapt import Adapted, Penalties
+from clipdrift.adapt.objective import NoLoss
 from clipdrift.adapt.pairs import PairLoss
 from clipdrift.config import ContrastiveObjective, OptimConfig, RunConfig
 from clipdrift.runs.reporter import Reporter
 from clipdrift.runs.store import RunFolder
-from clipdrift.training.choice import score
+from clipdrift.training.choice import score, takes_last
 from clipdrift.training.course import CheckpointWriter
 from clipdrift.training.judging import Judge
 from clipdrift.training.loop import train_model
@@ -95,7 +98,7 @@ def _all(
         folder.note(point)
         reporter.point(point)
         if point.ends_epoch:
-            found = score(point, config.evaluation, judge.demands)
+            found = score(point, config.evaluation, judge.demands, latest=takes_last(config))
             if found > course.best:
                 course.best, course.snapshot = found, adapted.snapshot()
         keeper.looked(point.ends_epoch)
@@ -113,9 +116,11 @@ def _moments(
     penalties: Penalties | None = None,
 ) -> Iterator[Moment]:
     objective = adapted.objective
-    targets = None
+    targets: Callable[[int], NDArray[np.int64]] | None = None
     if isinstance(objective, PairLoss):
         targets = partial(objective.targets, config.seed)
+    elif isinstance(objective, NoLoss):
+        targets = lambda epoch: objective.targets(len(inputs.train))  # noqa: E731
     order = order_of(inputs, config, optim)
     per_epoch, steps = order.per_epoch, order.steps
     return train_model(

@@ -23,6 +23,7 @@ from clipdrift.measures.packing import pack, unpack
 from clipdrift.model.towers import tower_of
 from clipdrift.runs.record import Backbone, ModelFacts, Point, Retrieval, Transfer, Values
 from clipdrift.training.abilities import Abilities
+from clipdrift.training.choice import takes_last
 from clipdrift.training.preparation import RunInputs
 from clipdrift.training.progress import Moment
 from clipdrift.training.text_observer import TextObserver
@@ -100,7 +101,7 @@ class RunObserver:
             ends_epoch=moment.ends_epoch,
             learning_rate=moment.learning_rate,
             train_loss=moment.loss,
-            train_accuracy=moment.accuracy,
+            train_accuracy=None if takes_last(self.config) else moment.accuracy,
             validation_accuracy=validation,
             measures=self.measure(adapted),
             transfer=part,

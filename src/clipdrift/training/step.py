@@ -15,6 +15,7 @@ from clipdrift.adapt.objective import Coupled
 from clipdrift.adapt.penalties import Penalties
 from clipdrift.adapt.reference import Reference
 from clipdrift.adapt.text_penalties import TextReference
+from clipdrift.config import ConfigError
 from clipdrift.model.text_trace import TracedCaptions, trace_captions
 from clipdrift.model.towers import text_tower_of
 from clipdrift.model.towers.text import Prompt
@@ -80,6 +81,11 @@ class Gradients:
                     loss, right = objective(self.adapted.head, traced.embedding, target)
             penalty = self._penalty(traced, part, texts)
             loss = _finite(loss if penalty is None else loss + penalty)
+            if not loss.requires_grad:
+                raise ConfigError(
+                    "objective no_task: no penalty reads a block that is trained, so nothing would move; "
+                    "take other penalty.blocks or train more of the model"
+                )
             (loss * (len(target) / len(targets))).backward()
             yield loss, right
 
