@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from clipdrift.cli.options import AnyBase, Batch, Cache, Device, ImageSeed, SkipBad
+from clipdrift.cli.options import AnyBase, Batch, Cache, Device, ImageSeed, SkipBad, TransferPerClass
 from clipdrift.runs.layout import cache_folder
 
 
@@ -35,9 +35,7 @@ def card(
             "--transfer", help="Zero-shot set: a name, a folder, or `name=folder`. Repeatable.", metavar="SET"
         ),
     ] = None,
-    transfer_per_class: Annotated[
-        int | None, typer.Option(min=1, help="Use so many images of each class of a transfer set.")
-    ] = None,
+    transfer_per_class: TransferPerClass = None,
     base_model: Annotated[
         str | None,
         typer.Option("--base-model", help="BASE's id on the hub, where its name does not say.", metavar="ID"),
@@ -70,10 +68,7 @@ def card(
     if len(models) > 2:
         raise CheckError(f"{len(models)} models: give BASE and TUNED, or a run alone")
     refuse_unwritable(into)
-    sets = [
-        spec if transfer_per_class is None else spec.model_copy(update={"per_class": transfer_per_class})
-        for spec in transfer_sets(transfer or [])
-    ]
+    sets = transfer_sets(transfer or [], transfer_per_class)
     with RunDisplay() as display:
         facts = work(
             models[0],

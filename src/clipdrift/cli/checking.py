@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipdrift.cli.options import AnyBase, Batch, Cache, Device, ImageSeed, SkipBad
+from clipdrift.cli.options import AnyBase, Batch, Cache, Device, ImageSeed, SkipBad, TransferPerClass
 from clipdrift.errors import ClipdriftError, Interrupted
 from clipdrift.rules import Rule, parse_rule
 from clipdrift.runs.layout import cache_folder
@@ -96,9 +96,7 @@ def check(
             metavar="SET",
         ),
     ] = None,
-    transfer_per_class: Annotated[
-        int | None, typer.Option(min=1, help="Use so many images of each class of a transfer set.")
-    ] = None,
+    transfer_per_class: TransferPerClass = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="A rule that the images cannot resolve is broken.")
     ] = False,
@@ -193,10 +191,7 @@ def check(
     sets: list[DataSet] = []
     failed: ClipdriftError | None = None
     try:
-        sets += [
-            spec if transfer_per_class is None else spec.model_copy(update={"per_class": transfer_per_class})
-            for spec in transfer_sets([*(transfer or asked.transfer)])
-        ]
+        sets += transfer_sets([*(transfer or asked.transfer)], transfer_per_class)
         kept = None if baseline is None else read_baseline(baseline)
         with RunDisplay(Console(stderr=True) if json_ else None) as display:
             common = {

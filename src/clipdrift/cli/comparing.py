@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipdrift.cli.options import AnyBase, Batch, Cache, Device, ImageSeed, SkipBad
+from clipdrift.cli.options import AnyBase, Batch, Cache, Device, ImageSeed, SkipBad, TransferPerClass
 from clipdrift.runs.layout import cache_folder
 
 
@@ -52,9 +52,7 @@ def compare(
         ),
     ] = None,
     limit: Annotated[int, typer.Option(min=4, help="Read at most so many images.")] = 500,
-    transfer_per_class: Annotated[
-        int | None, typer.Option(min=1, help="Use so many images of each class of a transfer set.")
-    ] = None,
+    transfer_per_class: TransferPerClass = None,
     show: Annotated[int, typer.Option(min=0, help="Images whose attention is drawn.")] = 6,
     no_flow: Annotated[
         bool, typer.Option("--no-flow", help="Skip rollout and patch entropy, which need whole maps.")
@@ -89,10 +87,7 @@ def compare(
     from clipdrift.comparison.compare import transfer_sets
     from clipdrift.reporting.comparison import report
 
-    sets = [
-        spec if transfer_per_class is None else spec.model_copy(update={"per_class": transfer_per_class})
-        for spec in transfer_sets(transfer or [])
-    ]
+    sets = transfer_sets(transfer or [], transfer_per_class)
     with RunDisplay() as display:
         found = work(
             base,

@@ -51,3 +51,25 @@ Batch = Annotated[
 ImageSeed = Annotated[
     int, typer.Option("--seed", min=0, help="Chooses images where there are more than --limit.")
 ]
+TransferPerClass = Annotated[
+    int | None, typer.Option(min=1, help="Use so many images of each class of a transfer set.")
+]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")]
+AutoBatch = Annotated[
+    bool,
+    typer.Option(
+        "--auto-batch",
+        help="Where memory does not suffice, train on smaller pieces of each batch; the result stays.",
+    ),
+]
+Engine = Annotated[str, typer.Option("--engine", help="here: this process. ray: a Ray cluster.")]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="With --engine ray: the cluster; none: one on this machine."),
+]
+GpusPerRun = Annotated[
+    float | None, typer.Option("--gpus-per-run", help="With --engine ray: share of a GPU, as in 0.25.")
+]
+CpusPerRun = Annotated[
+    float | None, typer.Option("--cpus-per-run", help="With --engine ray: processors for each run.")
+]

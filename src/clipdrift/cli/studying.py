@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from clipdrift.cli.options import Cache, Checkpoints, Deterministic, Device, Sets, Track
+from clipdrift.cli.options import (
+    Address,
+    AutoBatch,
+    Cache,
+    Checkpoints,
+    CpusPerRun,
+    Deterministic,
+    Device,
+    Engine,
+    GpusPerRun,
+    RetryFailed,
+    Sets,
+    Track,
+)
 
 study = typer.Typer(
     no_args_is_help=True,
@@ -72,28 +85,15 @@ def run(
     keep_checkpoint: Annotated[
         bool, typer.Option("--keep-checkpoint", help="Keep the training state of finished runs.")
     ] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
-    auto_batch: Annotated[
-        bool,
-        typer.Option(
-            "--auto-batch",
-            help="Where memory does not suffice, train on smaller pieces of each batch; the result stays.",
-        ),
-    ] = False,
+    retry_failed: RetryFailed = False,
+    auto_batch: AutoBatch = False,
     checkpoint_every: Checkpoints = 60.0,
     track: Track = None,
     deterministic: Deterministic = False,
-    engine: Annotated[str, typer.Option("--engine", help="here: this process. ray: a Ray cluster.")] = "here",
-    address: Annotated[
-        str | None,
-        typer.Option("--address", help="With --engine ray: the cluster; none: one on this machine."),
-    ] = None,
-    gpus_per_run: Annotated[
-        float | None, typer.Option("--gpus-per-run", help="With --engine ray: share of a GPU, as in 0.25.")
-    ] = None,
-    cpus_per_run: Annotated[
-        float | None, typer.Option("--cpus-per-run", help="With --engine ray: processors for each run.")
-    ] = None,
+    engine: Engine = "here",
+    address: Address = None,
+    gpus_per_run: GpusPerRun = None,
+    cpus_per_run: CpusPerRun = None,
 ) -> None:
     """Do every run of a study. Interrupt it at any time: the same command goes on from there.
 

@@ -9,7 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from clipdrift.cli.options import Cache, Deterministic, Device, Sets, Track
+from clipdrift.cli.options import (
+    Address,
+    AutoBatch,
+    Cache,
+    CpusPerRun,
+    Deterministic,
+    Device,
+    Engine,
+    GpusPerRun,
+    RetryFailed,
+    Sets,
+    Track,
+)
 
 
 def sweep(
@@ -103,23 +115,14 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help="All of it as JSON, and nothing else.")] = False,
     cache: Cache = None,
     device: Device = "auto",
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
-    auto_batch: Annotated[
-        bool, typer.Option("--auto-batch", help="Where memory does not suffice, train on smaller pieces.")
-    ] = False,
+    retry_failed: RetryFailed = False,
+    auto_batch: AutoBatch = False,
     track: Track = None,
     deterministic: Deterministic = False,
-    engine: Annotated[str, typer.Option("--engine", help="here: this process. ray: a Ray cluster.")] = "here",
-    address: Annotated[
-        str | None,
-        typer.Option("--address", help="With --engine ray: the cluster; none: one on this machine."),
-    ] = None,
-    gpus_per_run: Annotated[
-        float | None, typer.Option("--gpus-per-run", help="With --engine ray: share of a GPU, as in 0.25.")
-    ] = None,
-    cpus_per_run: Annotated[
-        float | None, typer.Option("--cpus-per-run", help="With --engine ray: processors for each run.")
-    ] = None,
+    engine: Engine = "here",
+    address: Address = None,
+    gpus_per_run: GpusPerRun = None,
+    cpus_per_run: CpusPerRun = None,
 ) -> None:
     """Find by itself the most accurate fine-tuning that keeps enough zero-shot ability, and save it.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from clipdrift.config import DataSet, parse_config
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.measures import Internals, cka_matrix, read_internals, readings, spectra
 from clipdrift.model.towers import tower_of
+from clipdrift.runs.laps import Laps
 from clipdrift.runs.layout import cache_folder
 from clipdrift.runs.record import environment
 from clipdrift.runs.reporter import Reporter, Silent
@@ -132,7 +132,7 @@ def compare_in_detail(
     reporter: Reporter | None,
 ) -> tuple[Comparison, Samples]:
     """:func:`compare`, with the values image by image from which its numbers follow."""
-    reporter, clock = reporter or Silent(), _Clock()
+    reporter, clock = reporter or Silent(), Laps()
     sets = transfer_sets(transfer)  # what is misspelt is said before anything is loaded
     reporter.stage("loading both models")
     pair = open_pair(base, tuned, any_base)
@@ -199,8 +199,13 @@ def compare_in_detail(
     return comparison, samples
 
 
-def transfer_sets(given: TransferLike | Sequence[TransferLike]) -> list[DataSet]:
+def transfer_sets(
+    given: TransferLike | Sequence[TransferLike], per_class: int | None = None
+) -> list[DataSet]:
     """The sets that were asked for, checked.
+
+    Args:
+        per_class: images of each class in place of what the sets say; None: what they say.
 
     Raises:
         ConfigError: one that is misspelt, or one that is named twice.
@@ -218,7 +223,9 @@ def transfer_sets(given: TransferLike | Sequence[TransferLike]) -> list[DataSet]
     for name in names:
         if names.count(name) > 1:
             raise PairError(f"transfer names {name!r} twice")
-    return sets
+    if per_class is None:
+        return sets
+    return [spec.model_copy(update={"per_class": per_class}) for spec in sets]
 
 
 def _read(
@@ -288,16 +295,3 @@ def _notes(
     if probe.facts.bad:
         notes.append(f"{len(probe.facts.bad)} unreadable images were left out.")
     return tuple(notes)
-
-
-class _Clock:
-    """Seconds between calls, by what was done."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
-
-    def __call__(self, done: str) -> None:
-        now = time.perf_counter()
-        self.seconds[done] = round(now - self._since, 3)
-        self._since = now

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from clipdrift.measures import embed
 from clipdrift.model.clip import ModelError
 from clipdrift.model.towers import tower_of
 from clipdrift.model.zero_shot import class_features
+from clipdrift.runs.laps import Laps
 from clipdrift.runs.record import environment
 from clipdrift.runs.reporter import Reporter, Silent
 
@@ -84,7 +84,7 @@ def forecast(
         ForecastError: no labels, one class, too few images, rates that are none; in one line.
         ConfigError, ModelError, PairError, DataError: as in :func:`clipdrift.compare` and in training.
     """
-    reporter, clock = reporter or Silent(), _Clock()
+    reporter, clock = reporter or Silent(), Laps()
     wanted, options = _rates(rates), _method(method)
     for name, count in (("steps", steps), ("draws", draws), ("train_batch", train_batch), ("limit", limit)):
         if count < 1:
@@ -239,16 +239,3 @@ def _notes(target: Target, train_batch: int) -> list[str]:
     if facts.bad:
         notes.append(f"{len(facts.bad)} unreadable images were left out.")
     return notes
-
-
-class _Clock:
-    """Seconds between calls, by what was done."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
-
-    def __call__(self, done: str) -> None:
-        now = time.perf_counter()
-        self.seconds[done] = round(now - self._since, 3)
-        self._since = now
