@@ -10,12 +10,11 @@ import pandas as pd
 from warning_records import KEPT, LEVELS, found, held_out, number, read
 
 from clipdrift.analysis.warning import best_threshold, first_crossings, looks
-from clipdrift.rules.ruling import SEVERE_DRIFT, WARN_DRIFT
+from clipdrift.rules.ruling import DRIFT_BELOW
 
 EARLY = (0.01, 0.02, 0.05, 0.1, 0.2)
 KEPT_THEN = "retention_cifar100"
 """On the part that every look tests."""
-RULES = {90.0: WARN_DRIFT, 50.0: SEVERE_DRIFT}
 LED = ("embedding_drift", "cka", "weight_drift", "entropy_size")
 
 
@@ -124,8 +123,8 @@ def stops(place: Path) -> Iterator[str]:
 def warned(runs: pd.DataFrame, history: pd.DataFrame, level: float) -> Iterator[tuple[str, pd.DataFrame]]:
     """Rules in words, and when each first warned: the default, then thresholds of the other targets."""
     yield (
-        f"embedding_drift >= {RULES[level]:g} (default)",
-        _crossings(history, runs, "embedding_drift", RULES[level], level),
+        f"embedding_drift >= {DRIFT_BELOW[level]:g} (default)",
+        _crossings(history, runs, "embedding_drift", DRIFT_BELOW[level], level),
     )
     for signal in LED:
         parts, thresholds = [], []

@@ -20,7 +20,7 @@ from marked import between
 from warning_records import JUDGED, KEPT, LEVELS, SHARES, found, held_out, number, read
 
 from clipdrift.analysis.warning import auc, judged, looks
-from clipdrift.rules.ruling import SEVERE_DRIFT, WARN_DRIFT
+from clipdrift.rules.ruling import DRIFT_BELOW
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "early-warning.md"
@@ -71,7 +71,7 @@ def default_rules(evidence: Path, words: str, apart: str = "") -> Iterator[str]:
     if apart:
         groups += [(f", {name}", group) for name, group in runs.groupby(apart)]
     for name, group in groups:
-        for level, threshold in ((90.0, WARN_DRIFT), (50.0, SEVERE_DRIFT)):
+        for level, threshold in DRIFT_BELOW.items():
             for share in (0.25, 1.0):
                 seen = looks(history, group, share, ["embedding_drift"])
                 values = seen["embedding_drift"].to_numpy(float)

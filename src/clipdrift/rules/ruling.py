@@ -17,6 +17,8 @@ Mode = Literal["auto", "min", "max"]
 EVIDENCE = "docs/early-warning.md"
 WARN_DRIFT, SEVERE_DRIFT = 0.28, 0.71
 """Embedding drift above which runs ended below 90 % and below 50 % of the backbone's zero-shot accuracy."""
+DRIFT_BELOW = {90.0: WARN_DRIFT, 50.0: SEVERE_DRIFT}
+"""The same by that level of retention, percent."""
 TEXT_DRIFT = 0.5
 """Drift of text embeddings above which trainings of the text tower alone ended far below 50 %."""
 _WHERE = f"measured on small models, {EVIDENCE}"

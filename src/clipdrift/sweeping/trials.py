@@ -6,16 +6,13 @@ from collections.abc import Sequence
 
 from clipdrift.config import RunConfig
 from clipdrift.rules.grammar import parse_rule
-from clipdrift.rules.ruling import SEVERE_DRIFT, WARN_DRIFT
+from clipdrift.rules.ruling import DRIFT_BELOW
 from clipdrift.runs.record import Record
 from clipdrift.runs.store import RunFolder
 from clipdrift.sweeping.errors import SweepError
 from clipdrift.sweeping.mixes import Scored, read_mixes, scored, sets_of, whole
 from clipdrift.sweeping.result import Asked, Status, Trial
 from clipdrift.sweeping.space import Choice, Space
-
-LOST = {WARN_DRIFT: 90.0, SEVERE_DRIFT: 50.0}
-"""Embedding drift -> percent of zero-shot accuracy below which runs ended that went beyond it."""
 
 
 def trial_of(
@@ -77,7 +74,8 @@ def trial_of(
 
 def _lost(rule: str) -> float:
     """Retention below which runs ended that crossed a rule (docs/early-warning.md)."""
-    return LOST[parse_rule(rule).threshold]
+    crossed = parse_rule(rule).threshold
+    return next(level for level, drift in DRIFT_BELOW.items() if drift == crossed)
 
 
 def _done(record: Record) -> int:
