@@ -244,7 +244,7 @@ class RunConfig(Frozen):
         if self.method.name == "linear_probe" and names:
             raise ValueError(
                 f"penalty {names[0]} with method linear_probe: only the head is trained, so the image tower, "
-                "which every penalty holds near the backbone, does not move; leave one of them out"
+                "which every penalty acts on, does not move; leave one of them out"
             )
         if (
             self.method.name == "flyp"
