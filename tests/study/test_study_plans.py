@@ -43,7 +43,7 @@ def facts(study: Study, *keys: str) -> Counter[tuple[Any, ...]]:
         ("multi-seed", 18),
         ("which-method", 156),
         ("captions", 168),
-        ("interventions", 108),
+        ("interventions", 120),
     ],
 )
 def test_built_in_studies_have_their_runs(name: str, runs: int) -> None:
