@@ -11,7 +11,7 @@ import scipy.spatial
 import torch
 from formula_oracles import centred_gram_cka, gaussians, loop_unbiased_hsic, related
 
-from clipdrift.formulas import cka, cka_matrix, embedding_drift, minibatch_cka
+from clipdrift.formulas import cka, cka_estimates, cka_matrix, embedding_drift, gram, minibatch_cka
 
 
 def test_biased_cka_is_the_centred_gram_definition() -> None:
@@ -177,6 +177,29 @@ def test_cka_matrix_is_cka_of_each_pair(debiased: bool) -> None:
     assert found.tolist() == [pytest.approx(row, abs=1e-12) for row in expected]
     assert found[1, 0] > 0.5
     assert cka_matrix(xs, xs, debiased).diagonal().tolist() == pytest.approx([1] * 3)
+
+
+@pytest.mark.parametrize("images", [127, 128, 129, 300])
+def test_grams_in_parts_are_whole_ones(images: int) -> None:
+    """Rows are computed in parts and right of the diagonal alone; widths differ."""
+    assert gram._ROWS == 128
+    xs = [gaussians(images, width, seed=width) for width in (6, 11)]
+    ys = [gaussians(images, 9, seed=3), xs[0][:, :4] ** 2]
+    whole = [[np.asarray((z - z.mean(0)) @ (z - z.mean(0)).T) for z in side] for side in (xs, ys)]
+    apart = 1 - np.eye(images)
+
+    def unbiased(k: np.ndarray, m: np.ndarray) -> float:
+        k, m, n = k * apart, m * apart, images
+        totals = k.sum() * m.sum() / ((n - 1) * (n - 2))
+        return float((k * m).sum() + totals - 2 * (k.sum(0) * m.sum(0)).sum() / (n - 2))
+
+    def biased(k: np.ndarray, m: np.ndarray) -> float:
+        return float((k * m).sum())
+
+    for debiased, hsic in ((True, unbiased), (False, biased)):
+        expected = [[hsic(k, m) / math.sqrt(hsic(k, k) * hsic(m, m)) for m in whole[1]] for k in whole[0]]
+        assert cka_matrix(xs, ys, debiased).numpy() == pytest.approx(np.array(expected), abs=1e-12)
+    assert cka_estimates(xs[0], ys[1]) == (cka(xs[0], ys[1]), cka(xs[0], ys[1], debiased=False))
 
 
 def test_cka_matrix_refuses_what_cka_refuses() -> None:

@@ -30,10 +30,11 @@ from clipdrift.formulas.attention import (
 from clipdrift.formulas.cka_sums import CkaSums
 from clipdrift.formulas.contrastive import calibrating_bias, contrastive_loss, sigmoid_loss
 from clipdrift.formulas.flow import NATS_PER_BIT, bits, patch_entropy, rollout, rollout_step
+from clipdrift.formulas.gram import cka, cka_estimates, cka_matrix, minibatch_cka
 from clipdrift.formulas.jackknife import leave_one_out_cka
 from clipdrift.formulas.joint import alignment, median_rank, modality_gap, uniformity
 from clipdrift.formulas.overlap import covariance_overlap
-from clipdrift.formulas.representation import cka, cka_matrix, embedding_drift, minibatch_cka
+from clipdrift.formulas.representation import embedding_drift
 from clipdrift.formulas.weights import (
     effective_rank,
     intruder_dimensions,
@@ -50,6 +51,7 @@ __all__ = [
     "bits",
     "calibrating_bias",
     "cka",
+    "cka_estimates",
     "cka_matrix",
     "coefficient_of_variation",
     "contrastive_loss",

@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipdrift.formulas.representation import ROUNDING, UNDEFINED
+from clipdrift.formulas.gram import ROUNDING, UNDEFINED
 
 
 class CkaSums:
     """Sums over images from which :meth:`cka` follows exactly, in feature space.
 
     Feed every image once with :meth:`update`; the result does not depend on the batches and equals
-    :func:`~clipdrift.formulas.representation.cka` of all images together. Memory is (D + D')^2 in float64
+    :func:`~clipdrift.formulas.gram.cka` of all images together. Memory is (D + D')^2 in float64
     however many images there are. Better than the Gram matrices when images outnumber D + D', or do not fit.
     Carries no gradient.
 
@@ -73,7 +73,9 @@ class CkaSums:
         squares = torch.stack([shifted[:, side].square().sum(1) for side in self._sides])
         self.images += len(z)
         self._first += shifted.sum(0)
-        self._second.addmm_(shifted.T, shifted)
+        parts = [shifted[:, side] for side in self._sides]
+        for i, j in ((0, 0), (0, 1), (1, 1)):  # (1, 0) is (0, 1) mirrored, and never read
+            self._second[self._sides[i], self._sides[j]].addmm_(parts[i].T, parts[j])
         self._third.addmm_(squares, shifted)
         self._fourth.addmm_(squares, squares.T)
         for i, side in enumerate(self._sides):
@@ -81,7 +83,7 @@ class CkaSums:
             self._largest_shifted[i] = max(self._largest_shifted[i], shifted[:, side].abs().max().item())
 
     def cka(self, debiased: bool = True) -> Float[Tensor, ""]:
-        """:func:`~clipdrift.formulas.representation.cka` of all images seen so far.
+        """:func:`~clipdrift.formulas.gram.cka` of all images seen so far.
 
         Args:
             debiased: which estimate.

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipdrift.formulas.representation import ROUNDING, UNDEFINED
+from clipdrift.formulas.gram import ROUNDING, UNDEFINED
 
 
 @torch.no_grad()
 def leave_one_out_cka(x: Float[Tensor, "B D1"], y: Float[Tensor, "B D2"]) -> Float[Tensor, " B"]:
-    """Debiased :func:`~clipdrift.formulas.representation.cka` without image 1, without image 2, and so on.
+    """Debiased :func:`~clipdrift.formulas.gram.cka` without image 1, without image 2, and so on.
 
     Debiased CKA is a smooth function of U-statistics, whose variance the jackknife estimates (Arvesen 1969).
     A bootstrap of the images does not: an image that is drawn twice stands beside itself off the diagonal of

@@ -115,7 +115,8 @@ def _both(before: KeptStates, after: KeptStates, block: int) -> tuple[float, flo
     """Debiased and biased CKA of one block."""
     if before.images <= GRAM_IMAGES:
         x, y = before.block(block), after.block(block)
-        return float(formulas.cka(x, y)), float(formulas.cka(x, y, debiased=False))
+        debiased, biased = formulas.cka_estimates(x, y)
+        return float(debiased), float(biased)
     pieces = zip(before.pieces(block, GRAM_IMAGES), after.pieces(block, GRAM_IMAGES), strict=True)
     return _summed(pieces, before.width, after.width)
 
