@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from clipdrift.adapt import Adapted, adapt
 from clipdrift.config import FullFineTuning, LinearProbe, Lora, OptimConfig
 from clipdrift.data.deck import Deck
 from clipdrift.model.clip import Clip, load
+from clipdrift.training.ledger import READ_SECONDS, Ledger
 from clipdrift.training.loop import Diverged, Moment, learning_rate, train_model
 from clipdrift.training.order import Order
 
@@ -190,6 +192,75 @@ def test_a_gradient_that_is_not_finite_diverges(
     with pytest.raises(Diverged, match="the gradient is not finite at step 1"):
         list(train_model(adapted, make_deck(8), options(clip_norm=clip_norm), seed=0))
     assert all(torch.equal(value, before[name]) for name, value in adapted.snapshot().items())
+
+
+# --- numbers that are read late, as on a GPU
+
+
+def test_numbers_read_late_are_the_same_training(tiny_clip: Clip, make_deck: Callable[..., Deck]) -> None:
+    """Only when a number is read differs; the optimiser is fused, so weights agree to rounding."""
+    found = []
+    for deferred in (False, True):
+        adapted, told = full(copy.deepcopy(tiny_clip)), list[tuple[int, float]]()
+        moments = list(
+            train_model(
+                adapted, make_deck(8), options(), seed=0, deferred=deferred,
+                on_step=lambda step, loss: told.append((step, loss)),  # noqa: B023 - called within this turn
+            )
+        )  # fmt: skip
+        found.append((moments, told, adapted.snapshot()))
+    (now, at_once, weights), (later, late, fused) = found
+    assert [step for step, _ in late] == [step for step, _ in at_once] == [1, 2, 3, 4]
+    assert [loss for _, loss in late] == pytest.approx([loss for _, loss in at_once], rel=1e-5)
+    assert [m.loss for m in later] == pytest.approx([m.loss for m in now], rel=1e-5)
+    assert [m.accuracy for m in later] == [m.accuracy for m in now]
+    for name, value in weights.items():
+        if not name.endswith("k_proj.bias"):  # its gradient is nothing but rounding, which Adam makes large
+            torch.testing.assert_close(fused[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_found_late_changed_no_weight(tiny_clip: Clip, make_deck: Callable[..., Deck]) -> None:
+    """The third of four steps is no number; it is seen at the end, and the weights are those of two steps."""
+    whole = make_deck(16)
+
+    class BreaksOnce(Spy):
+        def images(self, indices: Any, flip: Tensor | None = None) -> Tensor:
+            broken = len(self.asked) == 2
+            return super().images(indices, flip) * (math.nan if broken else 1.0)
+
+    def broken() -> Deck:
+        return BreaksOnce(whole.data, whole.rows, whole.labels, whole.preprocess, whole.device)
+
+    adapted, told = full(copy.deepcopy(tiny_clip)), list[int]()
+    with pytest.raises(Diverged, match=r"the loss is not finite at step 3 \(epoch 1\)"):
+        list(
+            train_model(
+                adapted, broken(), options(), seed=0, deferred=True,
+                on_step=lambda step, loss: told.append(step),
+            )
+        )  # fmt: skip
+    assert told == []  # all four are read together, at the end
+    whole_one = full(tiny_clip)
+    next(train_model(whole_one, whole, options(), seed=0, deferred=True, looks={2}))
+    expected = whole_one.snapshot()
+    assert all(torch.equal(value, expected[name]) for name, value in adapted.snapshot().items())
+
+
+def test_late_numbers_are_read_once_a_second() -> None:
+    """Progress and stop signals wait for no more than that."""
+    now = 0.0
+    ledger = Ledger(torch.device("cpu"), deferred=True, clock=lambda: now)
+    for step in range(1, 4):
+        ledger.begin(1, step)
+        ledger.part(torch.tensor(float(step)), torch.tensor([True, False]))
+        assert not ledger.due
+    now = READ_SECONDS
+    assert ledger.due
+    assert [(step.number, step.loss, step.parts[0].right) for step in ledger.read()] == [
+        (1, 1.0, 1.0), (2, 2.0, 1.0), (3, 3.0, 1.0),
+    ]  # fmt: skip
+    assert not ledger.due
+    assert list(ledger.read()) == []
 
 
 # --- moments and images

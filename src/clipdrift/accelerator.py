@@ -59,6 +59,11 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cuda" and bool(cuda.is_bf16_supported())
 
 
+def works_ahead(device: torch.device) -> bool:
+    """Whether the device works behind the program, so that to read a number is to wait for it."""
+    return device.type == "cuda"
+
+
 def random_state(device: torch.device) -> torch.Tensor | None:
     """State of the GPU's random generator; None on the processor, whose generator is torch's own."""
     state: torch.Tensor | None = cuda.get_rng_state(device) if device.type == "cuda" else None

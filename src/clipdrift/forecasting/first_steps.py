@@ -25,9 +25,10 @@ from clipdrift.forecasting.result import FirstStep, ForecastError, Gradient
 from clipdrift.measures import embed
 from clipdrift.model.clip import Clip
 from clipdrift.runs.reporter import Reporter
+from clipdrift.training.ledger import NotFiniteLossError
 from clipdrift.training.loop import Diverged, train_model
 from clipdrift.training.order import Order
-from clipdrift.training.step import Gradients, NotFiniteLossError
+from clipdrift.training.step import Gradients
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,7 +33,7 @@ from clipdrift.training.choice import score, takes_last
 from clipdrift.training.course import CheckpointSchedule, CheckpointWriter, Course
 from clipdrift.training.fitting import fit
 from clipdrift.training.judging import Judge, remark_at
-from clipdrift.training.loop import Diverged
+from clipdrift.training.ledger import Diverged
 from clipdrift.training.memory import out_of_memory_guard
 from clipdrift.training.observer import RunObserver
 from clipdrift.training.preparation import RunInputs, prepare

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Set
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clipdrift import accelerator
 from clipdrift.adapt import Adapted
 from clipdrift.adapt.feed import Feed
 from clipdrift.adapt.objective import Coupled
@@ -18,21 +20,12 @@ from clipdrift.adapt.reference import Reference
 from clipdrift.adapt.text_penalties import TextReference
 from clipdrift.config import OptimConfig
 from clipdrift.data.deck import Deck
+from clipdrift.training.ledger import Diverged, Ledger, NotFiniteLossError
 from clipdrift.training.order import Order
 from clipdrift.training.progress import Moment, Progress
-from clipdrift.training.step import Gradients, NotFiniteLossError
+from clipdrift.training.step import Gradients
 
 __all__ = ["Diverged", "Moment", "Progress", "learning_rate", "train_model"]
-
-
-class Diverged(Exception):  # noqa: N818 - an outcome, not a mistake
-    """The loss or its gradient became nan or inf."""
-
-    def __init__(self, epoch: int, step: int, what: str) -> None:
-        super().__init__(
-            f"{what} is not finite at step {step} (epoch {epoch}); a lower optim.learning_rate may help"
-        )
-        self.epoch, self.step = epoch, step
 
 
 def learning_rate(step: int, steps: int, optim: OptimConfig) -> float:
@@ -59,6 +52,7 @@ def train_model(
     penalties: Penalties | None = None,
     progress: Progress | None = None,
     pause: Callable[[], None] = lambda: None,
+    deferred: bool | None = None,
 ) -> Iterator[Moment]:
     """Train with AdamW; yield after each of ``looks``.
 
@@ -80,7 +74,10 @@ def train_model(
         progress: follows the training; with a saved state it goes on from there, on the CPU bit for bit.
             ``adapted`` must then be as it was before its first step. At a moment the caller may lower its
             ``factor`` of the rates, or end the training.
-        pause: called after each step, where ``progress`` may be put aside, or the training ended by raising.
+        pause: called after each step whose numbers are read, where ``progress`` may be put aside, or the
+            training ended by raising.
+        deferred: read numbers from the device some steps at a time (:class:`Ledger`), at least once a second
+            and before each moment; none: on a GPU. ``on_step`` hears of each step then.
 
     Raises:
         Diverged: nan or inf in the loss or gradient; the weights are those before that step.
@@ -94,11 +91,15 @@ def train_model(
         raise ValueError("this loss couples the images of a batch, which cannot be done in parts")
     named = list(adapted.parameters())
     parameters = [p for _, p in named]
+    deferred = accelerator.works_ahead(deck.device) if deferred is None else deferred
+    fused: dict[str, Any] = {"fused": True} if deferred else {}
     optimizer = torch.optim.AdamW(
         [{"params": [p for n, p in named if adapted.rate(n) == r], "ratio": r} for r in _rates(adapted)],
         lr=optim.learning_rate,
         weight_decay=optim.weight_decay,
+        **fused,
     )
+    ledger = Ledger(deck.device, deferred)
     order = order or Order.of(len(deck), optim)
     steps = order.steps
     begins = progress.begins
@@ -106,7 +107,7 @@ def train_model(
     feed = Feed.of(adapted, deck, flip=flip, keep=keep, progress=on_keep)
     reference = Reference(adapted, deck, penalties.wants) if penalties else None
     texts = TextReference(adapted) if penalties and penalties.compares_texts else None
-    gradients = Gradients(adapted, feed, penalties, reference, bf16, texts)
+    gradients = Gradients(adapted, feed, penalties, reference, bf16, texts, ledger.check)
     told: Tensor | None = None
     progress.start(adapted, optimizer)  # now, as the lines above need the model before its first step
     if progress.due:
@@ -128,20 +129,27 @@ def train_model(
             progress.begin_epoch()
         if told is None or batch.begins_epoch:
             told = torch.from_numpy(targets(batch.epoch) if targets else deck.labels).to(deck.device)
-        losses = 0.0
+        ledger.begin(batch.epoch, batch.step + 1)
         try:
             parts = list(batch.parts(optim.micro_batch))
             for loss, right in gradients.of(parts, told[torch.from_numpy(batch.picked).to(deck.device)]):
-                losses += progress.count(loss, right)
+                ledger.part(loss, right)
         except NotFiniteLossError:
             raise Diverged(batch.epoch, batch.step + 1, "the loss") from None
-        norm = torch.nn.utils.clip_grad_norm_(parameters, optim.clip_norm or math.inf)
-        if not torch.isfinite(norm):
-            raise Diverged(batch.epoch, batch.step + 1, "the gradient")
+        ledger.gradient(torch.nn.utils.clip_grad_norm_(parameters, optim.clip_norm or math.inf))
+        ledger.guard(optimizer)
         optimizer.step()
+        read = batch.look or batch.ends_epoch or ledger.due
+        done = list(ledger.read()) if read else []
+        for step in done:
+            progress.count(step)
         progress.end_step(batch.epoch, batch.ends_epoch, rate, look=batch.look)
-        on_step(progress.step, losses / len(batch.picked))
-        pause()
+        for step in done:
+            on_step(
+                step.number, sum(part.loss for part in step.parts) / sum(part.images for part in step.parts)
+            )
+        if read:
+            pause()
         if progress.due:
             yield progress.taken()
 

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from clipdrift import accelerator
 from clipdrift.adapt import Adapted
+from clipdrift.training.ledger import Step
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,12 @@ class Progress:
     def begin_epoch(self) -> None:
         self.loss, self.right, self.seen = 0.0, 0.0, 0
 
-    def count(self, loss: Tensor, right: Tensor) -> float:
-        """Some images of a step: their mean loss, (B,) whether each is right. The sum of their losses."""
-        total: float = loss.item() * len(right)
-        self.loss += total
-        self.right += right.sum().item()
-        self.seen += len(right)
-        return total
+    def count(self, step: Step) -> None:
+        """A step whose numbers have been read."""
+        for part in step.parts:
+            self.loss += part.loss
+            self.right += part.right
+            self.seen += part.images
 
     def end_step(self, epoch: int, ends_epoch: bool, rate: float, look: bool) -> None:
         self.step += 1

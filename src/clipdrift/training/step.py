@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,11 +20,8 @@ from clipdrift.model.text_trace import TracedCaptions, trace_captions
 from clipdrift.model.towers import text_tower_of
 from clipdrift.model.towers.text import Prompt
 from clipdrift.model.trace import Traced
+from clipdrift.training.ledger import finite
 from clipdrift.training.order import Part
-
-
-class NotFiniteLossError(Exception):
-    """The loss is nan or inf; no gradient was taken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +39,7 @@ class Gradients:
 
     Attributes:
         bf16: autocast the forward pass to bfloat16.
+        check: gives back each loss before its gradient is taken, or refuses it.
     """
 
     adapted: Adapted
@@ -50,6 +48,7 @@ class Gradients:
     reference: Reference | None
     bf16: bool
     text_reference: TextReference | None = None
+    check: Callable[[Tensor], Tensor] = finite
 
     def of(self, parts: Sequence[Part], targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Add a batch's gradients to the parameters.
@@ -62,7 +61,7 @@ class Gradients:
             targets: (B,) of its images.
 
         Raises:
-            NotFiniteLossError: nan or inf.
+            NotFiniteLossError: nan or inf, by ``check``.
         """
         objective = self.adapted.objective
         if len(parts) > 1 and isinstance(objective, Coupled):
@@ -80,7 +79,7 @@ class Gradients:
                 else:
                     loss, right = objective(self.adapted.head, traced.embedding, target)
             penalty = self._penalty(traced, part, texts)
-            loss = _finite(loss if penalty is None else loss + penalty)
+            loss = self.check(loss if penalty is None else loss + penalty)
             if not loss.requires_grad:
                 raise ConfigError(
                     "objective no_task: no penalty reads a block that is trained, so nothing would move; "
@@ -103,7 +102,7 @@ class Gradients:
         image, text = (torch.cat(found).detach().requires_grad_() for found in (images, words))
         with self._cast():
             loss, right = objective.couple(self.adapted.head, image, text, targets)
-        loss = _finite(loss)
+        loss = self.check(loss)
         loss.backward()
         total = loss.detach()
         assert image.grad is not None
@@ -126,7 +125,7 @@ class Gradients:
             ]
             if penalty is not None:
                 carried.append(share * penalty)
-                total = total + share * _finite(penalty.detach())
+                total = total + share * self.check(penalty.detach())
             if carried:
                 torch.stack(carried).sum().backward()
         return total, right
@@ -156,9 +155,3 @@ class Gradients:
 
     def _cast(self) -> torch.autocast:
         return torch.autocast(self.feed.deck.device.type, torch.bfloat16, enabled=self.bf16)
-
-
-def _finite(loss: Tensor) -> Tensor:
-    if not torch.isfinite(loss):
-        raise NotFiniteLossError
-    return loss
