@@ -13,6 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from clipdrift.config import ConfigError, PretrainConfig, parse_config
+from clipdrift.data.errors import DataError
+from clipdrift.data.labelled import open_labelled
+from clipdrift.data.preprocess import Preprocess
 from clipdrift.model.build import new_clip
 from clipdrift.model.tokens import train_tokenizer
 from clipdrift.pretrain import STATE, pretrain
@@ -51,6 +54,20 @@ def test_it_learns_to_tell_the_colours(folder: Path, tmp_path: Path) -> None:
     made = json.loads((tmp_path / "out" / "pretrain.json").read_text())
     assert made["config"]["data"]["name"] == "colours"
     assert str(folder) not in json.dumps(made)  # the place of the images is nobody else's business
+
+
+def test_it_learns_from_no_more_of_a_class_than_asked_for(folder: Path, tmp_path: Path) -> None:
+    """Of 24 training images of each class 10 are taken, 4 of them to be tested on; too few are refused."""
+    few = tiny(folder, data={"name": "colours", "path": str(folder), "per_class": 10})
+    corpus = open_labelled(few, Preprocess(size=16, crop=(16, 16)), tmp_path)
+    assert len(corpus.held_out().labels) == 3 * 4
+    assert len(corpus.left_out) == 3 * 14
+    seen = np.concatenate([corpus._drawn(start, 9) for start in range(0, 36, 9)])
+    assert len(np.unique(seen)) == 3 * 6
+    assert not np.isin(seen, np.concatenate([corpus.held, corpus.left_out])).any()
+    many = tiny(folder, data={"name": "colours", "path": str(folder), "per_class": 31})
+    with pytest.raises(DataError, match="has 24 images, 31 are asked for"):
+        open_labelled(many, Preprocess(size=16, crop=(16, 16)), tmp_path)
 
 
 def test_interrupted_and_moved_it_ends_at_the_same_weights(folder: Path, tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ class DataSet(_Named):
     per_class: int | None = Field(
         None,
         ge=1,
-        description="Use this many test images of each class (transfer sets), chosen by the data seed.",
+        description="Use this many test images of each class (transfer sets), chosen by the data seed; in a "
+        "pretraining so many training images, of which a generated world draws what it is asked for.",
     )
     skip_per_class: int | None = Field(
         None,

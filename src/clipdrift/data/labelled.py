@@ -54,7 +54,8 @@ class LabelledCorpus:
     Attributes:
         pixels: The training images, uint8 ``(n, S, S, 3)``, memory-mapped.
         labels: int64 ``(n,)``, positions in ``classes``.
-        held: Positions of images that are not trained on.
+        held: Positions of images that are tested on and not trained on.
+        left_out: Positions of images that are neither, where fewer of each class were asked for.
         classes: Readable names.
         prompts: Templates with one ``{}``, the first for zero-shot.
         broader: A broader term for each class that has one.
@@ -66,6 +67,7 @@ class LabelledCorpus:
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
     held: NDArray[np.int64]
+    left_out: NDArray[np.int64]
     classes: tuple[str, ...]
     prompts: tuple[str, ...]
     broader: Mapping[str, str]
@@ -89,7 +91,7 @@ class LabelledCorpus:
         return CaptionedBatch(images, texts, which[:, None] == np.arange(len(shown)))
 
     def held_out(self) -> HeldOut:
-        """The images that are not trained on, as they are."""
+        """The images that are tested on, as they are."""
         pixels = np.ascontiguousarray(self.pixels[self.held])
         return HeldOut(pixels, self.labels[self.held], self.classes, self.prompts[0], {})
 
@@ -101,12 +103,13 @@ class LabelledCorpus:
 
     def _drawn(self, start: int, n: int) -> NDArray[np.int64]:
         """Positions of the images number ``start`` to ``start + n`` of an endless, shuffled sequence."""
-        count = len(self.pixels) - len(self.held)
+        without = np.concatenate([self.held, self.left_out])
+        count = len(self.pixels) - len(without)
         places = np.arange(start, start + n)
         chosen = np.empty(n, np.int64)
         for epoch in np.unique(places // count):
             now = places // count == epoch
-            order = _order(self.seed, int(epoch), len(self.pixels), self.held.tobytes())
+            order = _order(self.seed, int(epoch), len(self.pixels), without.tobytes())
             chosen[now] = order[places[now] % count]
         return chosen
 
@@ -124,8 +127,8 @@ class LabelledCorpus:
 
 
 @lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, count: int, held: bytes) -> NDArray[np.int64]:
-    free = np.setdiff1d(np.arange(count, dtype=np.int64), np.frombuffer(held, np.int64))
+def _order(seed: int, epoch: int, count: int, without: bytes) -> NDArray[np.int64]:
+    free = np.setdiff1d(np.arange(count, dtype=np.int64), np.frombuffer(without, np.int64))
     return np.random.default_rng([seed, _ORDER, epoch]).permutation(free)
 
 
@@ -146,27 +149,35 @@ def open_labelled(
         warn: Told of what was guessed or left out, and of a cached file that was damaged.
 
     Raises:
-        DataError: The data cannot be opened, or a class has too few images.
+        DataError: The data cannot be opened, or a class has too few images, `data.per_class` of them where
+            that is given.
     """
-    source = open_source(config.data, image_size=config.image_size, parts=("train",))
+    wanted = config.data.per_class
+    source = open_source(config.data, image_size=config.image_size, train_per_class=wanted, parts=("train",))
     if source.train is None:
         raise DataError(f"{source.name}: no training images")
     for note in source.notes:
         warn(note)
     pixels = load_pixels(source.train, preprocess, cache / "pixels", progress=progress, warn=warn)
-    for name, count in zip(source.classes, np.bincount(pixels.labels).tolist(), strict=True):
+    labels = pixels.labels
+    taken = np.arange(len(labels))
+    if wanted is not None:
+        taken = balanced(labels, wanted, config.seed, classes=source.classes)
+    for name, count in zip(source.classes, np.bincount(labels[taken]).tolist(), strict=True):
         if count <= config.held_out_per_class:
             raise DataError(
                 f"class {name!r} of {source.name} has {count} training images, of which "
                 f"{config.held_out_per_class} are held out and none is left; lower `held_out_per_class`"
             )
-    held = balanced(pixels.labels, config.held_out_per_class, config.seed, classes=source.classes)
+    held = taken[balanced(labels[taken], config.held_out_per_class, config.seed, classes=source.classes)]
+    left_out = np.setdiff1d(np.arange(len(labels)), taken)
     row = CATALOG.get(source.name)
     augment = Augment(config.crop, config.flip, config.colour)
     return LabelledCorpus(
         pixels.data,
-        pixels.labels,
+        labels,
         held,
+        left_out,
         source.classes,
         source.prompts,
         dict(row.broader) if row else {},
