@@ -32,6 +32,8 @@ from clipdrift.formulas.contrastive import calibrating_bias, contrastive_loss, s
 from clipdrift.formulas.flow import NATS_PER_BIT, bits, patch_entropy, rollout, rollout_step
 from clipdrift.formulas.jackknife import leave_one_out_cka
 from clipdrift.formulas.joint import alignment, median_rank, modality_gap, uniformity
+from clipdrift.formulas.maps import ridge_map, rotation_map
+from clipdrift.formulas.neighbours import cosines, nearest, neighbour_overlap, rank_agreement
 from clipdrift.formulas.overlap import covariance_overlap
 from clipdrift.formulas.representation import cka, cka_matrix, embedding_drift, minibatch_cka
 from clipdrift.formulas.weights import (
@@ -53,6 +55,7 @@ __all__ = [
     "cka_matrix",
     "coefficient_of_variation",
     "contrastive_loss",
+    "cosines",
     "covariance_overlap",
     "effective_rank",
     "effective_receptive_field",
@@ -68,11 +71,16 @@ __all__ = [
     "median_rank",
     "minibatch_cka",
     "modality_gap",
+    "nearest",
+    "neighbour_overlap",
     "normalised_entropy",
     "patch_entropy",
+    "rank_agreement",
     "recall_at_k",
+    "ridge_map",
     "rollout",
     "rollout_step",
+    "rotation_map",
     "sigmoid_loss",
     "singular_values",
     "sink_patches",
