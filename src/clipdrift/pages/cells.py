@@ -92,6 +92,12 @@ class CellLookup:
             return PageCell(str(found), key)
         return PageCell(f"{found:,}" if isinstance(found, int) else number(found), key, found)
 
+    def interval(self, *path: str | int) -> tuple[PageCell, PageCell | None, PageCell | None]:
+        """An estimate's value and the ends of its interval, where it has one."""
+        low, high = self.field(*path, "low"), self.field(*path, "high")
+        known = not math.isnan(low.value)
+        return self.field(*path, "value"), low if known else None, high if known else None
+
     def percent(self, *path: str | int) -> PageCell:
         """A field that is in percent, as those are printed."""
         cell = self.field(*path)
