@@ -235,6 +235,23 @@ def test_copies_are_noted_and_none_of_a_query_teaches_a_map(
     )
 
 
+def test_queries_of_classes_that_the_index_lacks_are_not_judged(
+    tiny_clip_dir: Path, far_dir: Path, tmp_path: Path
+) -> None:
+    """Recall is that of the others, and their number is said."""
+    gallery = write(tmp_path / "a", range(40))
+    shutil.rmtree(gallery / "red")
+    queries = write(tmp_path / "b", range(100, 112))
+    found = index_memory(tiny_clip_dir, far_dir, gallery, queries=queries)
+    assert (found.by_image.count, found.by_image.judged) == (12, 8)
+    assert "Image queries without an image of their class in the index: 4 of 12." in found.notes[-1]
+    asked = [seed for seed in range(100, 112) if seed % 3 != 2]
+    shown = [seed for seed in by_class(range(40)) if seed % 3 != 2]
+    first = nearest(embedded(tiny_clip_dir, asked), embedded(tiny_clip_dir, shown), 1)[:, 0]
+    hits = [shown[place] % 3 == seed % 3 for seed, place in zip(asked, first, strict=True)]
+    assert found.by_image.searches["today"].recall[1].value == pytest.approx(np.mean(hits))
+
+
 def test_too_few_images_give_no_map_and_say_why(
     tiny_clip_dir: Path, far_dir: Path, folders: tuple[Path, Path]
 ) -> None:
@@ -302,6 +319,14 @@ def test_in_a_comparison(
     assert "index_memory.csv" in names
     assert read_comparison(tmp_path).index == found.index
     assert beside(far_dir).index is None
+
+
+def test_an_index_that_is_not_there_is_said_before_anything_is_read(
+    beside: Callable[..., Comparison], far_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipdrift.comparison.compare.read_internals", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(DataError, match="/no/such"):
+        beside(far_dir, index="/no/such")
 
 
 def test_the_command_measures_an_index_alone(

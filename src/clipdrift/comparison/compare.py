@@ -161,6 +161,11 @@ def compare_in_detail(
     settle(pair.tuned, device)
     probe = open_probe(pair.base, images, limit, seed, prepared, cache, place, skip_bad, reporter)
     clock("opened")
+    remembered = None
+    if index is not None:
+        asked = IndexOptions(index, index_queries, index_limit, seed, batch_size, prepared, cache, skip_bad)
+        remembered = read_index(pair.base, pair.tuned, asked, reporter)
+        clock("index_searched")
     before = _read(pair.base, probe, batch_size, flow, reporter)
     clock("base_read")
     after = _read(pair.tuned, probe, batch_size, flow, reporter)
@@ -194,11 +199,6 @@ def compare_in_detail(
         reporter.stage("spectra of the changed matrices")
         changes = spectra(pair.before, pair.after, progress=reporter.advance)
     clock("decomposed")
-    remembered = None
-    if index is not None:
-        asked = IndexOptions(index, index_queries, index_limit, seed, batch_size, prepared, cache, skip_bad)
-        remembered = read_index(pair.base, pair.tuned, asked, reporter)
-        clock("index_searched")
     comparison = Comparison(
         base=side_of(pair.base, pair.before),
         tuned=side_of(pair.tuned, pair.after),

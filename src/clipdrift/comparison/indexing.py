@@ -93,6 +93,11 @@ def read_index(
         )
     direct = index.before.shape[1] == index.after.shape[1]
     by_image = _by_image(index, fitted, reporter)
+    if index.classes is not None and by_image.judged < by_image.count:
+        notes.append(
+            "Image queries without an image of their class in the index: "
+            f"{by_image.count - by_image.judged} of {by_image.count}. What is right is judged on the others."
+        )
     by_text = _by_text(base, tuned, index, fitted, reporter, notes)
     return IndexMemory(
         base=base.name,
