@@ -95,7 +95,16 @@ class IndexMemory(Frozen):
     maps: dict[str, LinearMap]
     by_image: Queries
     by_text: Queries | None
+    fingerprints: tuple[str | None, str | None] = Field(
+        (None, None), description="Content hashes of BASE's and TUNED's files, where they have files."
+    )
+    contents: tuple[str | None, ...] = Field(
+        (), description="Of the images of the index, and of the queries'."
+    )
     notes: tuple[str, ...] = ()
+    environment: dict[str, Any] = Field(
+        default_factory=dict, description="Of an index that was measured alone; else the comparison's."
+    )
 
     @property
     def direct(self) -> bool:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clipdrift.comparison import ProbeImages
 from clipdrift.comparison.images import ImagesLike, ProbeSet, choose, preprocess_of
 from clipdrift.comparison.measuring import open_probe
 from clipdrift.comparison.models import OpenedModel
@@ -71,8 +72,8 @@ class IndexOptions:
 
 def open_index(
     base: OpenedModel, tuned: OpenedModel, options: IndexOptions, reporter: Reporter
-) -> tuple[Index, tuple[str, str], list[str]]:
-    """The images of index and queries embedded by both; their sources; notes."""
+) -> tuple[Index, list[ProbeImages], list[str]]:
+    """Images of index and queries embedded by both; what they are, once for each source; notes."""
     probes = [_probes(base, options.source, options.limit, tuned, options, reporter)]
     if options.queries is not None:
         probes.append(_probes(base, options.queries, MOST_QUERIES, tuned, options, reporter))
@@ -107,7 +108,7 @@ def open_index(
     if None not in (one, other) and one != other:
         notes.append("BASE and TUNED come with different preprocessing; each saw the index by its own.")
     prints = np.concatenate([_prints(probe) for probe in ours])
-    sources = ours[0].facts.source, ours[-1].facts.source
+    sources = [probe.facts for probe in ours]
     return Index(embedded[0], embedded[1], gallery, asked, prints, classes, captions), sources, notes
 
 

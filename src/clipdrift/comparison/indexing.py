@@ -20,6 +20,7 @@ from clipdrift.comparison.models import ModelLike, OpenedModel
 from clipdrift.comparison.pairs import open_any_pair
 from clipdrift.comparison.searching import Asked, Estimates, answers, searches, won_back
 from clipdrift.measures import embed_texts
+from clipdrift.runs.record import environment
 from clipdrift.runs.reporter import Reporter, Silent
 
 
@@ -62,14 +63,15 @@ def index_memory(
     settle(second, device)
     options = IndexOptions(index, queries, limit, seed, batch_size, preprocess, cache, skip_bad)
     found = read_index(first, second, options, reporter)
-    return found.model_copy(update={"notes": (*notes, *found.notes)})
+    place = str(next(first.model.parameters()).device)
+    return found.model_copy(update={"notes": (*notes, *found.notes), "environment": environment(place)})
 
 
 def read_index(
     base: OpenedModel, tuned: OpenedModel, options: IndexOptions, reporter: Reporter
 ) -> IndexMemory:
     """As :func:`index_memory`, of models that are open."""
-    index, facts, notes = open_index(base, tuned, options, reporter)
+    index, sources, notes = open_index(base, tuned, options, reporter)
     copies = len(index.gallery) - len(np.unique(index.prints[index.gallery]))
     known = np.isin(index.prints[index.queries], index.prints[index.gallery])
     if copies:
@@ -102,8 +104,8 @@ def read_index(
     return IndexMemory(
         base=base.name,
         tuned=tuned.name,
-        source=facts[0],
-        queries_from=facts[1],
+        source=sources[0].source,
+        queries_from=sources[-1].source,
         images=len(index.gallery),
         classes=None if index.classes is None else len(np.unique(index.classes[index.gallery])),
         seed=options.seed,
@@ -114,6 +116,8 @@ def read_index(
         maps=maps,
         by_image=by_image,
         by_text=by_text,
+        fingerprints=(base.fingerprint, tuned.fingerprint),
+        contents=tuple(facts.fingerprint for facts in sources),
         notes=tuple(notes),
     )
 
