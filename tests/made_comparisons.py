@@ -13,6 +13,7 @@ from clipdrift.comparison import (
     Comparison,
     CrossedTowers,
     HeadDrift,
+    IndexMemory,
     JointSpace,
     ProbeImages,
     Retrieval,
@@ -24,6 +25,7 @@ from clipdrift.comparison import (
     TextTowers,
     TransferRow,
 )
+from clipdrift.comparison.index_facts import SEARCHES, Estimate, LinearMap, Queries, Search
 from clipdrift.listing import MEASURES
 from clipdrift.runs.maps import Maps
 
@@ -51,6 +53,7 @@ def made_comparison(
     spectra: bool = True,
     extras: bool = True,
     texts: bool = False,
+    indexed: bool = False,
     weight_kinds: tuple[str, ...] = KINDS,
     name: str = "",
     seed: int = 0,
@@ -61,6 +64,7 @@ def made_comparison(
         pooling_head: attention is that of one pooling head, and so without blocks; all else has ``blocks``.
         extras: with retrieval, subset sensitivity and notes.
         texts: the text tower changed too; it has half as many blocks, but two at least.
+        indexed: an index was searched, by images and by captions.
         name: stands for every free name (models, images, a transfer set, a note) where given.
     """
     rng = np.random.default_rng(seed)
@@ -133,6 +137,7 @@ def made_comparison(
             count=100 if texts else 0,
             short=3 if texts else 0,
         ),
+        index=_index(name) if indexed else None,
         notes=(name or "Only 200 images: biased CKA is high for any two models.",) if extras else (),
         environment={
             "python": "3.11.7",
@@ -158,6 +163,54 @@ def _texts(blocks: int) -> dict[str, Compared]:
     single = np.array([0.0123])
     found["text_weight_drift_projection"] = alone("text_weight_drift_projection", single, single=True)
     return found
+
+
+def _index(name: str) -> IndexMemory:
+    """An index of which a map wins back 40 % and a rotation, of captions, nothing."""
+    rng = np.random.default_rng(2)
+
+    def share(value: float) -> Estimate:
+        return Estimate(value=value, low=value - 0.0312, high=value + 0.0298)
+
+    def queries(kind: str) -> Queries:
+        searches = {
+            way: Search(
+                overlap={
+                    k: Estimate(value=1) if way == "today" else share(rng.uniform(0.1, 0.9))
+                    for k in (1, 5, 10)
+                },
+                rank_agreement=share(rng.uniform(-0.2, 0.9)),
+                recall={k: share(rng.uniform(0.1, 0.9)) for k in (1, 5, 10)},
+                precision={k: share(rng.uniform(0.1, 0.9)) for k in (1, 5, 10)} if kind == "images" else {},
+            )
+            for way in SEARCHES
+        }
+        truth = "classes" if kind == "images" else "captions"
+        won = {"ridge": {"overlap@10": share(40.25)}, "rotation": {"overlap@10": None}}
+        return Queries.model_validate(
+            {"kind": kind, "count": 412, "gallery": 1648, "truth": truth, "judged": 412}
+            | {"searches": searches, "won_back": won}
+        )
+
+    return IndexMemory(
+        base=name or "openai/clip-vit-base-patch32",
+        tuned=name or "runs/pets/lora-r16",
+        source=name or "photos/of pets",
+        queries_from=name or "photos/of other pets",
+        images=1648,
+        classes=37,
+        seed=0,
+        widths=(512, 512),
+        copies=3,
+        queries_in_index=2,
+        cosine=share(0.7512),
+        maps={
+            "ridge": LinearMap(images=1646, penalty=0.125, cosine=share(0.8812)),
+            "rotation": LinearMap(images=1646, cosine=share(0.8112)),
+        },
+        by_image=queries("images"),
+        by_text=queries("texts"),
+    )
 
 
 def compared(measure: str, before: Any, after: Any, *, single: bool | None = None) -> Compared:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from clipdrift.analysis import analyse
     from clipdrift.comparison import Comparison
     from clipdrift.comparison.compare import compare
+    from clipdrift.comparison.indexing import index_memory
     from clipdrift.comparison.measuring import Measurement, measure
     from clipdrift.config import RunConfig, load_config
     from clipdrift.decision import Checked
@@ -65,6 +66,7 @@ __all__ = [
     "forecast",
     "formulas",
     "frame",
+    "index_memory",
     "interpolate",
     "load",
     "load_config",
@@ -102,6 +104,7 @@ _HOMES = {
     "compare": "clipdrift.comparison.compare",
     "forecast": "clipdrift.forecasting.forecast",
     "frame": "clipdrift.monitoring.frames",
+    "index_memory": "clipdrift.comparison.indexing",
     "interpolate": "clipdrift.repair.interpolating",
     "load": "clipdrift.model.clip",
     "load_config": "clipdrift.config",

@@ -5,6 +5,9 @@ from __future__ import annotations
 import signal
 from typing import Literal
 
+INTERNAL = 70
+"""Exit status of a mistake of ours, as sysexits.h numbers it."""
+
 
 class ClipdriftError(Exception):
     """Shown by the command line without a traceback."""

@@ -102,7 +102,8 @@ def test_each_option_gets_where_it_belongs(say: Say, monkeypatch: pytest.MonkeyP
         "compare", "a/base", "b/tuned", "--images", "photos", "--transfer", "cifar100", "--transfer",
         f"mine={tmp_path}", "--transfer-per-class", "3", "--limit", "9", "--show", "2", "--no-flow",
         "--no-spectra", "--any-base", "--batch-size", "5", "--seed", "4", "--cache", tmp_path,
-        "--device", "cpu", "--skip-bad-images",
+        "--device", "cpu", "--skip-bad-images", "--index", "catalogue", "--queries", "new",
+        "--index-limit", "77",
     )  # fmt: skip
     assert given.pop("arguments") == ("a/base", "b/tuned", "photos")
     given.pop("reporter")
@@ -112,7 +113,8 @@ def test_each_option_gets_where_it_belongs(say: Say, monkeypatch: pytest.MonkeyP
             DataSet(name="mine", path=str(tmp_path), per_class=3),
         ],
         "limit": 9, "shown": 2, "flow": False, "spectrum": False, "any_base": True, "batch_size": 5,
-        "seed": 4, "cache": tmp_path, "device": "cpu", "skip_bad": True,
+        "seed": 4, "cache": tmp_path, "device": "cpu", "skip_bad": True, "index": "catalogue",
+        "index_queries": "new", "index_limit": 77,
     }  # fmt: skip
 
 
@@ -218,6 +220,7 @@ def test_help_mentions_every_option(say: Say) -> None:
     wanted = {
         "base", "tuned", "images", "transfer", "out", "limit", "transfer_per_class", "show", "no_flow",
         "no_spectra", "any_base", "batch_size", "seed", "cache", "device", "skip_bad_images",
+        "index", "queries", "index_limit",
     }  # fmt: skip
     assert {parameter.name for parameter in COMMAND.params} == wanted
     for parameter in COMMAND.params:

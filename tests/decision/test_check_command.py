@@ -257,3 +257,51 @@ def test_what_cannot_be_loaded_is_in_every_report(
     assert all(line in str(error.get("message")) for error in errors)
     assert summary.read_text().count(line) == 1
     assert summary.read_text().startswith("### ❌ Could not be checked: ")
+
+
+def test_a_mistake_of_ours_is_in_every_report(
+    say: Say, tiny_clip_dir: Path, known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the status that the command ends with."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("nothing to divide by")
+
+    monkeypatch.setattr("clipdrift.decision.checking.check", broken)
+    report, summary = tmp_path / "check.xml", tmp_path / "summary.md"
+    said = say(
+        "check", tiny_clip_dir, tiny_clip_dir, "--images", known, "--min-cka", "0.9", "--json",
+        "--junit", report, "--summary", summary,
+    )  # fmt: skip
+    line = "internal error: ZeroDivisionError: nothing to divide by"
+    assert said.code == 70
+    assert said.err.splitlines()[-1].startswith(line)
+    found = json.loads(said.out)
+    assert (found["exit_status"], found["internal"], found["error"]) == (70, True, line)
+    (error,) = ElementTree.parse(report).getroot().findall("testsuite/testcase/error")
+    assert line in str(error.get("message"))
+    assert line in summary.read_text()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_baseline_alone_has_reports_too(
+    say: Say, tiny_clip_dir: Path, known: Path, tmp_path: Path, fails: bool
+) -> None:
+    """One case: kept, or why not."""
+    file, report, summary = (tmp_path / name for name in ("base.safetensors", "check.xml", "summary.md"))
+    images = tmp_path / "nowhere" if fails else known
+    said = say(
+        "check", tiny_clip_dir, "--images", images, "--limit", "8", "--save-baseline", file, "--json",
+        "--junit", report, "--summary", summary,
+    )  # fmt: skip
+    assert said.code == (2 if fails else 0)
+    found = json.loads(said.out)
+    assert (found["exit_status"], found["kept"], found["baseline"]) == (said.code, not fails, str(file))
+    (case,) = ElementTree.parse(report).getroot().findall("testsuite/testcase")
+    assert case.get("name") == "baseline"
+    line = said.err.splitlines()[-1].removeprefix("error: ") if fails else ""
+    errors = [str(error.get("message")) for error in case.findall("error")]
+    assert errors == ([f"BASE could not be kept: {line}"] if fails else [])
+    wanted = f"### ❌ BASE could not be kept: {line}" if fails else f"### ✅ BASE is kept in {file}."
+    assert summary.read_text().splitlines()[0] == wanted
+    assert file.exists() is not fails

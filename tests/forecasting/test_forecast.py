@@ -255,9 +255,11 @@ def test_command(say: Say, tiny_clip_dir: Path, pictures: Path, cache: Path, tmp
     assert said.code == 0
     assert "in the committed studies" in said.out
     assert {f.name for f in (tmp_path / "out").iterdir()} == {
-        f"forecast.{e}" for e in ("json", "csv", "txt", "png")
-    }
-    said = say("forecast", *common, "--json", "--classes", "red,green,blue")
+        *(f"forecast.{e}" for e in ("json", "csv", "txt", "png")), "index.html"
+    }  # fmt: skip
+    page = tmp_path / "some" / "page.html"
+    said = say("forecast", *common, "--json", "--classes", "red,green,blue", "--page", page)
+    assert "Not computed" in page.read_text(encoding="utf-8")
     found = json.loads(said.out)
     assert found["probe"] is None
     assert 0 < found["entropy"]["value"] < 1

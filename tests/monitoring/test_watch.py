@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from rich.console import Console
 
 from clipdrift.cli import main
 from clipdrift.cli.show_watch import REFRESH, sparkline, table_of, watch_trainings
+from clipdrift.monitoring.errors import MonitorError
 from clipdrift.monitoring.following import Followed, Following
 from clipdrift.monitoring.log import append
 from made_logs import made_log, made_row
@@ -78,9 +80,57 @@ def test_without_a_terminal_each_new_row_is_a_line(tmp_path: Path) -> None:
 
     watch_trainings([out], console=console, wait=_ends_after(4, act))
     lines = printed.getvalue().splitlines()
-    assert lines[0] == f"waiting for {out / 'drift.jsonl'}"
+    assert lines[0] == f"waiting for {out / 'drift.jsonl'}: no such folder yet, at most 10 min more"
     assert [line.split()[2] for line in lines[1:]] == ["5", "10", "15"]
     assert "CKA 0.950  embedding drift 0.100  entropy -1.0 %  kept objects 90.0 %" in lines[2]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_never_comes_is_said_at_once_and_waited_for_so_long(tmp_path: Path, terminal: bool) -> None:
+    """The reason before the first pause; then one line that says why it ends."""
+    console, printed = _console(terminal=terminal)
+    now, empty = [0.0], tmp_path / "empty"
+    empty.mkdir()
+
+    def wait(seconds: float) -> None:
+        said = f"waiting for {empty / 'drift.jsonl'}: none up to two folders below, at most 5 min"
+        assert said in printed.getvalue()
+        now[0] += 50
+
+    with pytest.raises(MonitorError, match=r"empty: no row in a drift.jsonl .*\(waited 5 min; --wait says"):
+        watch_trainings([empty], console=console, wait=wait, patience=300, clock=lambda: now[0])
+    assert now[0] == 300
+
+
+def test_once_something_is_watched_it_never_ends_by_itself(tmp_path: Path) -> None:
+    """Though another folder stays empty; and for ever where that was asked."""
+    console, printed = _console()
+    now = [0.0]
+
+    def later(_: int) -> None:
+        now[0] += 1000
+
+    out = made_log(tmp_path / "mine", [5])
+    ways: list[tuple[list[Path], float]] = [
+        ([out, tmp_path / "none"], 300.0),
+        ([tmp_path / "none"], math.inf),
+    ]
+    for places, patience in ways:
+        watch_trainings(
+            places, console=console, wait=_ends_after(5, later), patience=patience, clock=lambda: now[0]
+        )
+    assert printed.getvalue().splitlines()[-1].endswith("drift.jsonl: no such folder yet")
+
+
+def test_the_command_does_not_wait_where_it_is_told_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["watch", str(tmp_path), "--wait", "0"])
+    said = capsys.readouterr()
+    assert ended.value.code == 2
+    assert said.err.startswith(f"error: {tmp_path}: no row in a drift.jsonl")
+    assert said.err.count("\n") == 1
 
 
 def test_a_terminal_shows_the_latest(tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ CASES = {
     "no transfer, no spectra": {"transfer": False, "spectra": False, "extras": False},
     "odd names": {"name": ODD, "blocks": 3},
     "both towers": {"texts": True, "blocks": 8},
+    "index": {"indexed": True, "blocks": 2, "heads": 2},
+    "index of odd names": {"indexed": True, "name": ODD, "blocks": 2, "heads": 2},
     "part of the weights": {"weight_kinds": ("q",), "blocks": 2, "heads": 2},
 }
 
@@ -271,6 +273,24 @@ def test_the_text_tower_has_a_section_where_it_changed(make_page: MakePage) -> N
     assert "text" not in {e["id"] for e in same[0].all("section")}
     assert "<dt>text towers</dt><dd>the same</dd>" in same[1]
     assert "<dt>text towers</dt>" not in changed[1]
+
+
+def test_an_index_has_a_section_with_every_search(make_page: MakePage) -> None:
+    """A table for images and one for captions; intervals where there are; the way to do it again."""
+    comparison = made_comparison(2, 2, indexed=True)
+    parsed, text = make_page(comparison)
+    assert parsed.errors == []
+    (section,) = [e for e in parsed.all("section") if e["id"] == "index"]
+    keys = [e["data-key"] for e in parsed.elements if e["data-key"].startswith("field:index/by_")]
+    for place, yardsticks in (("by_image", 9), ("by_text", 7)):
+        values = [k for k in keys if k.startswith(f"field:index/{place}/searches") and k.endswith("/value")]
+        assert len(values) == len(set(values)) == 5 * yardsticks
+    assert "field:index/by_image/searches/today/overlap/1/low" not in keys
+    assert "field:index/by_image/won_back/ridge/overlap%4010/value" in keys
+    assert not [key for key in keys if "won_back/rotation" in key]
+    assert "share of right class of 10" in section.text
+    assert "own image in 5" in section.text
+    assert "--index &#39;photos/of pets&#39; --queries &#39;photos/of other pets&#39;" in text
 
 
 def test_what_was_not_measured_is_left_out(make_page: MakePage) -> None:

@@ -25,7 +25,7 @@ from clipdrift.cli.reporting import report
 from clipdrift.cli.studying import study
 from clipdrift.cli.sweeping import sweep
 from clipdrift.cli.watching import watch
-from clipdrift.errors import ClipdriftError, Interrupted, named_line, printable
+from clipdrift.errors import INTERNAL, ClipdriftError, Interrupted, named_line, printable
 from clipdrift.runs.layout import cache_folder
 
 app = typer.Typer(
@@ -38,8 +38,6 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = 130
-_INTERNAL = 70
-"""Exit status of a mistake of ours, as sysexits.h numbers it."""
 _DEBUG = "CLIPDRIFT_DEBUG"
 """Environment variable that shows tracebacks instead of writing them to a file."""
 
@@ -283,7 +281,7 @@ def main(arguments: list[str] | None = None) -> Any:
             raise
         said = named_line(error, 200)
         typer.echo(f"internal error: {said}; {_log_of(error)}", err=True)
-        sys.exit(_INTERNAL)
+        sys.exit(INTERNAL)
     except SystemExit as end:
         if end.code == _INTERRUPTED:  # the command line library has swallowed the interruption itself
             typer.echo("interrupted; what is finished is kept, the same command goes on from there", err=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipdrift.cli.options import AnyBase, Batch, Cache, Device, ImageSeed, SkipBad, TransferPerClass
-from clipdrift.errors import ClipdriftError, Interrupted
+from clipdrift.errors import ClipdriftError, Interrupted, named_line
 from clipdrift.rules import Rule, parse_rule
 from clipdrift.runs.layout import cache_folder
 
@@ -132,7 +132,7 @@ def check(
     """Fail a CI job when a tuned model lost what it should keep.
 
     Exit status 0: the rules hold; 1: one is broken; 2: it could not be checked, also where the images are too
-    few to resolve any rule. Reports are written then too, with the reason.
+    few to resolve any rule; 70: a mistake of clipdrift's own. Reports are written then too, with the reason.
 
         clipdrift check BASE TUNED --images photos/ --min-cka 0.9 --min-retention 90 --transfer cifar100
 
@@ -154,7 +154,7 @@ def check(
         clipdrift check TUNED --baseline base.safetensors --images photos/ --config drift.toml
     """
     from clipdrift.decision.asked import Asked, read_rules
-    from clipdrift.decision.result import CheckError
+    from clipdrift.decision.result import Checked, CheckError
 
     given = {name: value for name, value in locals().items() if name in _BOUNDS and value is not None}
     rules = [_bound(name, value) for name, value in given.items()] + [parse_rule(text) for text in rule or ()]
@@ -189,7 +189,8 @@ def check(
     for file in filter(None, (junit, page, save_baseline)):
         refuse_unwritable(file)
     sets: list[DataSet] = []
-    failed: ClipdriftError | None = None
+    failed: Exception | None = None
+    kept_in = str(save_baseline) if only_base else ""
     try:
         sets += transfer_sets([*(transfer or asked.transfer)], transfer_per_class)
         kept = None if baseline is None else read_baseline(baseline)
@@ -206,7 +207,10 @@ def check(
             }
             if only_base:
                 assert save_baseline is not None
-                written = keep(save_baseline, models[0], images or "", **common)  # type: ignore[arg-type]
+                keep(save_baseline, models[0], images or "", **common)  # type: ignore[arg-type]
+                checked = Checked(
+                    base=models[0], tuned="", source=images or "", images=0, rules=(), baseline=kept_in
+                )
             else:
                 checked = work(
                     kept or models[0],
@@ -218,24 +222,25 @@ def check(
                     any_base=any_base,
                     **common,  # type: ignore[arg-type]
                 )
-    except ClipdriftError as error:
-        if only_base or isinstance(error, Interrupted):
-            raise
-        failed = error
+    except Interrupted:
+        raise
+    except Exception as error:  # whatever it is, a job that waits for reports gets them
+        failed, internal = error, not isinstance(error, ClipdriftError)
         checked = not_measured(
             rules,
-            error,
+            f"internal error: {named_line(error, 200)}" if internal else error,
             base=str(baseline or models[0]),
-            tuned=models[-1],
+            tuned="" if only_base else models[-1],
             source=images or "the images of the baseline",
             transfer=[spec.name for spec in sets],
             strict=strict or asked.strict,
+            internal=internal,
+            baseline=kept_in,
         )
-    if only_base:
-        console.print(f"baseline  {written}", soft_wrap=True)
-        return
     if json_:
         typer.echo(checked.to_json(), nl=False)
+    elif failed is None and only_base:
+        console.print(f"baseline  {save_baseline}", soft_wrap=True)
     elif failed is None:
         from clipdrift.cli.show_checked import checked_report
 

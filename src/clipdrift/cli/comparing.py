@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,14 +28,14 @@ def compare(
         ),
     ],
     images: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--images",
             help="Images to read both on: a folder of any layout, or a data set of `clipdrift ls datasets`. "
-            "No labels are needed.",
+            "No labels are needed. Without, and with --index, that is all that is measured.",
             metavar="SOURCE",
         ),
-    ],
+    ] = None,
     transfer: Annotated[
         list[str] | None,
         typer.Option(
@@ -45,6 +45,26 @@ def compare(
             metavar="SET",
         ),
     ] = None,
+    index: Annotated[
+        str | None,
+        typer.Option(
+            "--index",
+            help="Images of a retrieval index built with BASE, as in --images: how much of it TUNED can "
+            "still search, and what a linear map wins back.",
+            metavar="SOURCE",
+        ),
+    ] = None,
+    queries: Annotated[
+        str | None,
+        typer.Option(
+            "--queries",
+            help="Images to look for in the index, at most 1,000; none: a fifth of its images is held out.",
+            metavar="SOURCE",
+        ),
+    ] = None,
+    index_limit: Annotated[
+        int, typer.Option(min=20, help="Read at most so many images of the index, those held out included.")
+    ] = 2000,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -78,16 +98,37 @@ def compare(
 
         clipdrift compare clipdrift/mini runs/64cf3373d757e7c9 --images terrain-10 --transfer objects-100
 
+        clipdrift compare openai/clip-vit-base-patch32 my-tuned-clip --index catalogue/
+
     Architectures that differ, an adapter made on another model and an adapter that changes nothing are
-    refused.
+    refused. With `--index` alone the two may be of any architectures: where their embeddings have different
+    widths, a map fitted between them is all that can search.
     """
     from clipdrift.cli.show import RunDisplay, console
     from clipdrift.cli.show_comparison import comparison_report
     from clipdrift.comparison.compare import compare as work
     from clipdrift.comparison.compare import transfer_sets
+    from clipdrift.comparison.models import PairError
     from clipdrift.reporting.comparison import report
 
     sets = transfer_sets(transfer or [], transfer_per_class)
+    if queries is not None and index is None:
+        raise PairError("--queries without an index to put them to: name its images with --index")
+    common: dict[str, Any] = {
+        "seed": seed,
+        "batch_size": batch_size,
+        "any_base": any_base,
+        "cache": cache_folder(cache),
+        "device": device,
+        "skip_bad": skip_bad_images,
+    }
+    if images is None:
+        if index is None:
+            raise PairError("no images: name a folder or a data set with --images, or with --index")
+        if sets:
+            raise PairError("--transfer needs --images too: with --index alone only the index is measured")
+        _index_alone(base, tuned, index, queries, index_limit, out, common)
+        return
     with RunDisplay() as display:
         found = work(
             base,
@@ -95,16 +136,14 @@ def compare(
             images,
             transfer=sets,
             limit=limit,
-            seed=seed,
-            batch_size=batch_size,
             flow=not no_flow,
             spectrum=not no_spectra,
             shown=show,
-            any_base=any_base,
-            cache=cache_folder(cache),
-            device=device,
-            skip_bad=skip_bad_images,
+            index=index,
+            index_queries=queries,
+            index_limit=index_limit,
             reporter=display,
+            **common,
         )
         page = None
         if out is not None:
@@ -113,3 +152,25 @@ def compare(
     console.print(comparison_report(found))
     if page is not None:
         console.print(f"page      {page}\ntables    {out}/comparison.csv, comparison.json", soft_wrap=True)
+
+
+def _index_alone(
+    base: str,
+    tuned: str,
+    index: str,
+    queries: str | None,
+    limit: int,
+    out: Path | None,
+    common: dict[str, Any],
+) -> None:
+    """Measure an index without comparing the models otherwise."""
+    from clipdrift.cli.show import RunDisplay, console
+    from clipdrift.cli.show_index import index_report
+    from clipdrift.comparison.indexing import index_memory
+
+    with RunDisplay() as display:
+        found = index_memory(base, tuned, index, queries=queries, limit=limit, reporter=display, **common)
+    files = [] if out is None else found.save(out)
+    console.print(index_report(found))
+    if files:
+        console.print(f"tables    {out}/index_memory.csv, index_memory.json", soft_wrap=True)

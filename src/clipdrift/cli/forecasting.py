@@ -77,7 +77,13 @@ def forecast(
     ] = 500,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Write JSON, CSV, a text and a figure here.", metavar="DIR"),
+        typer.Option(
+            "--out", help="Write JSON, CSV, a text, a figure and the page index.html here.", metavar="DIR"
+        ),
+    ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option("--page", help="Write the page alone: one file that needs no network.", metavar="FILE"),
     ] = None,
     json_: Annotated[
         bool, typer.Option("--json", help="Print one JSON object; progress goes to stderr.")
@@ -92,7 +98,7 @@ def forecast(
 
         clipdrift forecast openai/clip-vit-base-patch32 --images photos/ --labels --transfer cifar100
 
-        clipdrift forecast clipdrift/mini-photo --images photos/ --labels --method lora --rates 1e-4,1e-3
+        clipdrift forecast clipdrift/mini-photo --images photos/ --labels --method lora --page out.html
 
     Zero-shot and linear-probe accuracy say what there is to gain. Optimiser steps are taken at every rate,
     on half of the images and by the training's own loop, and the drift of the embeddings is read on the other
@@ -112,8 +118,11 @@ def forecast(
     from clipdrift.cli.show import RunDisplay, console
     from clipdrift.cli.show_forecast import forecast_report
     from clipdrift.forecasting.forecast import forecast as work
-    from clipdrift.reporting.forecast import report
+    from clipdrift.reporting.forecast import report, write_page
+    from clipdrift.runs.files import refuse_unwritable
 
+    if page is not None:
+        refuse_unwritable(page)
     with RunDisplay(Console(stderr=True) if json_ else None) as display:
         found = work(
             base,
@@ -138,12 +147,17 @@ def forecast(
         if out is not None:
             display.stage(f"writing {out}")
             report(found, out)
+        if page is not None:
+            write_page(found, page)
     if json_:
         typer.echo(found.to_json(), nl=False)
         return
     console.print(forecast_report(found), soft_wrap=True)
     if out is not None:
+        console.print(f"page      {out}/index.html", soft_wrap=True)
         console.print(f"written   {out}/forecast.json, .csv, .txt, .png", soft_wrap=True)
+    if page is not None:
+        console.print(f"page      {page}", soft_wrap=True)
 
 
 def _numbers(text: str, error: type[Exception]) -> list[float]:

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipdrift.cli.show import strip
+from clipdrift.cli.show_index import index_table
 from clipdrift.comparison import AT_ONE, FAMILIES, Compared, Comparison
 from clipdrift.comparison.verdict import verdict
 from clipdrift.outcomes.chance import NOT_MEASURABLE
@@ -33,6 +34,8 @@ def comparison_report(found: Comparison) -> RenderableType:
         lines += [Text(), _transfer(found)]
     if found.retrieval:
         lines += [Text(), _retrieval(found)]
+    if found.index:
+        lines += [Text(), index_table(found.index)]
     if found.subsets:
         lines.append(_stability(found))
     return Group(*lines)

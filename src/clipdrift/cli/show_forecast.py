@@ -8,7 +8,7 @@ from rich.text import Text
 
 from clipdrift.errors import printable
 from clipdrift.forecasting import Forecast
-from clipdrift.forecasting.words import computed, tested, words
+from clipdrift.forecasting.words import computed, standing, tested, words
 from clipdrift.texts import decimal, fixed, rate
 
 _UNITS = {"cell": "cells", "target": "targets", "target and method": "groups"}
@@ -49,16 +49,12 @@ def _rates(found: Forecast) -> Table:
     for title in (f"drift, {first}", "over draws", "1 - CKA", *(f"drift, {name}" for name in found.transfer)):
         table.add_column(title, justify="right")  # the words above a number may break, it does not
     table.add_column("", no_wrap=True)
-    advice = found.suggestion
     for step in found.first_steps:
-        said = ""
-        if step.broken:
-            said = f"broke the model in {step.broken} of {found.draws} draws"
-        elif advice is not None and step.drift is not None:
-            said = "above" if step.drift >= advice.threshold else "below"
         ends = f"{fixed(min(step.drift_draws))} to {fixed(max(step.drift_draws))}" if step.drift_draws else ""
         moved = [_text(step.transfer_drift.get(name)) for name in found.transfer]
-        table.add_row(rate(step.rate), _text(step.drift), ends, _text(step.cka_loss), *moved, said)
+        table.add_row(
+            rate(step.rate), _text(step.drift), ends, _text(step.cka_loss), *moved, standing(found, step)
+        )
     return table
 
 

@@ -21,6 +21,8 @@ from clipdrift.texts import age, decimal, drift, percent
 
 REFRESH = 15
 """Seconds after which a page of a living training is loaded again."""
+PATIENCE = 600.0
+"""Seconds that a first measurement is waited for, where nothing is measured yet in any folder."""
 _BARS = "▁▂▃▄▅▆▇█"
 _BARS_SHOWN = 16
 _WIDE = 100
@@ -34,8 +36,10 @@ def watch_trainings(
     once: bool = False,
     html: bool = False,
     every: float = 2.0,
+    patience: float = PATIENCE,
     console: Console | None = None,
     wait: Callable[[float], object] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Show the trainings in some folders until Ctrl-C.
 
@@ -43,10 +47,11 @@ def watch_trainings(
         once: show them as they are now, and end.
         html: write each one's page after each new row.
         every: seconds between two looks.
+        patience: seconds until it ends where no training shows up in any of the folders; inf: it waits on.
         wait: how; raises KeyboardInterrupt to end.
 
     Raises:
-        MonitorError: ``once``, and no row is there.
+        MonitorError: no row is there, at once with ``once``, else when patience is at its end.
     """
     console = console or Console()
     following = Following(places)
@@ -61,18 +66,30 @@ def watch_trainings(
             _write_pages(trainings, {}, console)
         return
     pages: dict[Path, bool] = {}
+    ends = clock() + patience
+
+    def left() -> float:
+        """Seconds of patience; inf once there is something to watch."""
+        nonlocal ends
+        ends = math.inf if trainings else ends
+        if clock() >= ends:
+            raise MonitorError(
+                f"{_nothing(following.waiting[0])} (waited {age(patience)}; --wait says how long)"
+            )
+        return ends - clock()
+
     try:
         if console.is_terminal:
             with Live(console=console, auto_refresh=False) as live:
                 while True:
-                    live.update(_view(trainings, following.waiting, console.width), refresh=True)
+                    live.update(_view(trainings, following.waiting, left(), console.width), refresh=True)
                     if html:
                         _write_pages(trainings, pages, None)
                     wait(every)
                     trainings = following.look()
         said: set[Path] = set()
         while True:
-            _print_lines(trainings, following.waiting, said, console)
+            _print_lines(trainings, following.waiting, left(), said, console)
             if html:
                 _write_pages(trainings, pages, None)
             wait(every)
@@ -91,9 +108,17 @@ def _nothing(place: Path) -> str:
     return f"{place}: no row in a {LOG} there or up to two folders below; is the training measured yet?"
 
 
-def _view(trainings: Sequence[Followed], waiting: Sequence[Path], width: int) -> Group:
+def _awaited(place: Path, left: float) -> str:
+    """What is waited for, why it is not there, and for how long."""
+    why = "a log without a row yet" if courses_in(place) else "none up to two folders below"
+    if not place.exists():
+        why = "no such folder yet"
+    return f"waiting for {place / LOG}: {why}{f', at most {age(left)} more' if math.isfinite(left) else ''}"
+
+
+def _view(trainings: Sequence[Followed], waiting: Sequence[Path], left: float, width: int) -> Group:
     parts: list[RenderableType] = [table_of(trainings, width), *_last_words(trainings)] if trainings else []
-    parts += [Text(f"waiting for {place / LOG}", style="dim") for place in waiting]
+    parts += [Text(_awaited(place, left), style="dim") for place in waiting]
     return Group(*parts, Text("Ctrl-C ends this; the trainings go on", style="dim"))
 
 
@@ -168,13 +193,13 @@ def sparkline(values: Sequence[float], most: int = _BARS_SHOWN) -> str:
 
 
 def _print_lines(
-    trainings: Sequence[Followed], waiting: Sequence[Path], said: set[Path], console: Console
+    trainings: Sequence[Followed], waiting: Sequence[Path], left: float, said: set[Path], console: Console
 ) -> None:
     """For a file or a pipe: a line for each new row."""
     for place in waiting:
         if place not in said:
             said.add(place)
-            console.print(f"waiting for {place / LOG}", soft_wrap=True, highlight=False)
+            console.print(_awaited(place, left), soft_wrap=True, highlight=False, markup=False)
     for name, one in zip(names(trainings), trainings, strict=True):
         assert one.course is not None
         for row in one.course.attempts[-one.fresh :] if one.fresh else ():

@@ -27,6 +27,14 @@ def watch(
             "it again by itself.",
         ),
     ] = False,
+    wait: Annotated[
+        float,
+        typer.Option(
+            "--wait",
+            help="Seconds to wait for a first measurement where there is none in any DIR; inf: for ever.",
+            min=0,
+        ),
+    ] = 600.0,
     every: Annotated[float, typer.Option("--every", help="Seconds between two looks.", min=0.1)] = 2.0,
 ) -> None:
     """Follow your own trainings live: drift, what is kept of zero-shot ability, what the rules said.
@@ -40,9 +48,9 @@ def watch(
         clipdrift watch runs/a runs/b --html
         clipdrift watch runs --once
 
-    A folder without a log is waited for. Into a file or a pipe goes a line for each measurement. Ctrl-C ends
-    the watching, never the training.
+    A folder without a log is waited for; where nothing shows up in any of them, for ten minutes (`--wait`).
+    Into a file or a pipe goes a line for each measurement. Ctrl-C ends the watching, never the training.
     """
     from clipdrift.cli.show_watch import watch_trainings
 
-    watch_trainings(places or [Path("drift")], once=once, html=html, every=every)
+    watch_trainings(places or [Path("drift")], once=once, html=html, every=every, patience=wait)

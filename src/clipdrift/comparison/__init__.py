@@ -18,6 +18,7 @@ from clipdrift.comparison.facts import (
     TextTowers,
     TransferRow,
 )
+from clipdrift.comparison.index_facts import IndexMemory
 from clipdrift.comparison.result import AT_ONE, FAMILIES, Comparison, ComparisonError, read_comparison
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ComparisonError",
     "CrossedTowers",
     "HeadDrift",
+    "IndexMemory",
     "JointSpace",
     "ProbeImages",
     "Retrieval",

@@ -21,6 +21,8 @@ from clipdrift.comparison.abilities import (
 )
 from clipdrift.comparison.attention import attention_of
 from clipdrift.comparison.images import ImagesLike, ProbeSet, named_source, preprocess_of
+from clipdrift.comparison.index_images import INDEX_LIMIT, IndexOptions
+from clipdrift.comparison.indexing import read_index
 from clipdrift.comparison.measuring import LIMIT, open_probe, settle
 from clipdrift.comparison.models import ModelLike, OpenedModel, PairError
 from clipdrift.comparison.pairs import ModelPair, open_pair
@@ -59,6 +61,9 @@ def compare(
     flow: bool = True,
     spectrum: bool = True,
     shown: int = 6,
+    index: ImagesLike | None = None,
+    index_queries: ImagesLike | None = None,
+    index_limit: int = INDEX_LIMIT,
     preprocess: object = None,
     any_base: bool = False,
     cache: str | Path | None = None,
@@ -82,6 +87,10 @@ def compare(
         flow: rollout and patch entropy too, which need whole attention maps.
         spectrum: effective rank and intruder dimensions of every changed matrix, which take a while.
         shown: images whose attention is kept for pictures.
+        index: images of a retrieval index: how much of it, embedded by BASE, TUNED can still search, and what
+            a linear map wins back.
+        index_queries: images that are looked for there; none: a fifth of the index is held out.
+        index_limit: images of the index read at most, with those held out.
         preprocess: for models in memory: a transformers image processor, its dictionary, or a Preprocess.
         any_base: accept an adapter or a run made from another backbone than BASE.
         cache: where decoded images are kept; default `~/.cache/clipdrift` or $CLIPDRIFT_CACHE.
@@ -109,6 +118,9 @@ def compare(
         device=device,
         skip_bad=skip_bad,
         reporter=reporter,
+        index=index,
+        index_queries=index_queries,
+        index_limit=index_limit,
     )[0]
 
 
@@ -130,9 +142,14 @@ def compare_in_detail(
     device: str,
     skip_bad: bool,
     reporter: Reporter | None,
+    index: ImagesLike | None = None,
+    index_queries: ImagesLike | None = None,
+    index_limit: int = INDEX_LIMIT,
 ) -> tuple[Comparison, Samples]:
     """:func:`compare`, with the values image by image from which its numbers follow."""
     reporter, clock = reporter or Silent(), Laps()
+    if index is None and index_queries is not None:
+        raise PairError("queries without an index to put them to: say which images are in the index")
     sets = transfer_sets(transfer)  # what is misspelt is said before anything is loaded
     reporter.stage("loading both models")
     pair = open_pair(base, tuned, any_base)
@@ -144,6 +161,11 @@ def compare_in_detail(
     settle(pair.tuned, device)
     probe = open_probe(pair.base, images, limit, seed, prepared, cache, place, skip_bad, reporter)
     clock("opened")
+    remembered = None
+    if index is not None:
+        asked = IndexOptions(index, index_queries, index_limit, seed, batch_size, prepared, cache, skip_bad)
+        remembered = read_index(pair.base, pair.tuned, asked, reporter)
+        clock("index_searched")
     before = _read(pair.base, probe, batch_size, flow, reporter)
     clock("base_read")
     after = _read(pair.tuned, probe, batch_size, flow, reporter)
@@ -190,7 +212,12 @@ def compare_in_detail(
         retrieval=found,
         subsets=subsets(before, after, probe.labels, seed),
         text_tower=towers,
-        notes=(*_notes(pair, probe, rows, bool(rows or found), own=preprocess is None), *said),
+        index=remembered,
+        notes=(
+            *_notes(pair, probe, rows, bool(rows or found), own=preprocess is None),
+            *said,
+            *(() if remembered is None else remembered.notes),
+        ),
         environment=environment(str(place)),
         timings=clock.seconds,
     )

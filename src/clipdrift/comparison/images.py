@@ -187,7 +187,7 @@ def _numbered(count: int) -> tuple[str, ...]:
 def _limited(probe: ProbeSet, limit: int, seed: int) -> ProbeSet:
     if len(probe) <= limit:
         return probe
-    chosen = _choose(probe.labels, len(probe), limit, seed)
+    chosen = choose(probe.labels, len(probe), limit, seed)
     images: Batches
     if isinstance(probe.images, Prepared):
         images = Prepared(probe.images.images[torch.from_numpy(chosen)], probe.images.device)
@@ -203,8 +203,8 @@ def _limited(probe: ProbeSet, limit: int, seed: int) -> ProbeSet:
     )
 
 
-def _choose(labels: NDArray[np.int64] | None, count: int, limit: int, seed: int) -> NDArray[np.int64]:
-    """``limit`` positions in order: balanced over classes as far as they go, else drawn at random."""
+def choose(labels: NDArray[np.int64] | None, count: int, limit: int, seed: int) -> NDArray[np.int64]:
+    """Choose ``limit`` positions, in order: balanced over classes as far as they go, else drawn at random."""
     if labels is not None and len(np.unique(labels)) > 1:
         try:
             return np.asarray(balanced_subsets(labels, 1, limit, seed)[0])
@@ -241,7 +241,7 @@ def _of_source(
         prompt = next(iter(source.prompts), prompt)  # none where there are no classes
     if len(images) > limit:
         known = images.labels if classes else None
-        images = images.subset(_choose(known, len(images), limit, seed))
+        images = images.subset(choose(known, len(images), limit, seed))
     deck, counted = factory.deck(images, f"{spec.name} (images)")
     bad = dict(counted.bad)
     kept = [i for i in range(len(images)) if images.where(i) not in bad]

@@ -76,6 +76,25 @@ def open_pair(base: ModelLike, tuned: ModelLike, any_base: bool = False) -> Mode
     return ModelPair(first, second, before, after, tuple(notes))
 
 
+def open_any_pair(
+    base: ModelLike, tuned: ModelLike, any_base: bool = False
+) -> tuple[OpenedModel, OpenedModel, tuple[str, ...]]:
+    """Open both sides, which may be of different architectures, with what a reader should know of them.
+
+    Raises:
+        PairError: an adapter or a run that was made from another backbone than BASE.
+        ModelError, UnsupportedModelError: one of them cannot be opened or read.
+    """
+    with on_side("BASE"):
+        first = open_model(base)
+        tower_of(first.model)
+    with on_side("TUNED"):
+        second = open_model(tuned, first)
+        tower_of(second.model)
+    notes = [] if any_base else _right_base(first, second)
+    return first, second, (*notes, *(f"{side}: {note}" for side, note in _loading_notes(first, second)))
+
+
 def _loading_notes(first: OpenedModel, second: OpenedModel) -> list[tuple[str, str]]:
     """Notes on how either side's files were read, which an adapter on BASE repeats."""
     sides = {"BASE": first.clip, "TUNED": second.clip}

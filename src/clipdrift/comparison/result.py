@@ -22,6 +22,7 @@ from clipdrift.comparison.facts import (
     TextTowers,
     TransferRow,
 )
+from clipdrift.comparison.index_facts import IndexMemory
 from clipdrift.config.base import Frozen
 from clipdrift.errors import ClipdriftError
 from clipdrift.listing import MEASURES
@@ -62,6 +63,9 @@ class Comparison(Frozen):
     text_tower: TextTowers | None = Field(
         None,
         description="None where one side has no text tower that is read; its measures are of family text.",
+    )
+    index: IndexMemory | None = Field(
+        None, description="How much of an index built with BASE TUNED can search; None: no index was named."
     )
     notes: tuple[str, ...] = Field((), description="What a reader has to know before trusting the numbers.")
     environment: dict[str, Any] = Field(default_factory=dict)
@@ -138,7 +142,10 @@ class Comparison(Frozen):
         return view("Comparison.plot")(self)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write ``comparison.json``, ``comparison.csv``, ``heads.csv`` and, where there are, ``maps.npz``."""
+        """Write ``comparison.json``, ``comparison.csv``, ``heads.csv``.
+
+        Where there are, ``index_memory.csv`` and ``maps.npz`` too.
+        """
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         files = [place / name for name in ("comparison.json", "comparison.csv", "heads.csv")]
@@ -146,6 +153,8 @@ class Comparison(Frozen):
         write_text(files[0], text)
         write_text(files[1], self.to_frame().to_csv(index=False))
         write_text(files[2], self.heads_frame().to_csv(index=False))
+        if self.index is not None:
+            files.append(self.index.save_table(place))
         return files if self._maps is None else [*files, self._maps.save(place / "maps.npz")]
 
 

@@ -8,6 +8,7 @@ of the comparison.
 from __future__ import annotations
 
 from clipdrift.comparison import Comparison, CrossedTowers, TransferRow
+from clipdrift.comparison.index_words import index_lines
 from clipdrift.texts import drift, share
 
 _WORDS = ((0.995, "hardly moved"), (0.95, "moved a little"), (0.8, "moved clearly"), (-1.0, "moved far"))
@@ -16,7 +17,8 @@ _WORDS = ((0.995, "hardly moved"), (0.95, "moved a little"), (0.8, "moved clearl
 
 def verdict(found: Comparison) -> list[str]:
     """Lines for a reader, the most important first."""
-    return [_how_far(found), *_where(found), *_texts(found), *_transfer(found), _attention(found)]
+    index = [] if found.index is None else index_lines(found.index)
+    return [_how_far(found), *_where(found), *_texts(found), *_transfer(found), *index, _attention(found)]
 
 
 def _how_far(found: Comparison) -> str:

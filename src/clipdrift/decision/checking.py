@@ -140,6 +140,8 @@ def not_measured(
     source: str,
     transfer: Sequence[str] = (),
     strict: bool = False,
+    internal: bool = False,
+    baseline: str = "",
 ) -> Checked:
     """A check in which no rule could be checked, because something could not be loaded.
 
@@ -147,6 +149,8 @@ def not_measured(
         error: why, in one line.
         base, tuned, source: what was to be read, as it was named.
         transfer: names of the transfer sets.
+        internal: the error is a mistake of ours.
+        baseline: where BASE alone was to be kept.
     """
     reason = printable(str(error))
     return Checked(
@@ -157,6 +161,8 @@ def not_measured(
         rules=tuple(not_checked(rule, reason) for rule in spread_out(rules, transfer)),
         strict=strict,
         error=reason,
+        internal=internal,
+        baseline=baseline,
     )
 
 

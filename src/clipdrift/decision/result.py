@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr
 from clipdrift.comparison import Comparison
 from clipdrift.config import DataSet
 from clipdrift.config.base import Frozen
-from clipdrift.errors import ClipdriftError
+from clipdrift.errors import INTERNAL, ClipdriftError
 from clipdrift.rules import Op, Severity
 from clipdrift.texts import decimal, percent
 
@@ -83,6 +83,10 @@ class Checked(Frozen):
     rules: tuple[RuleResult, ...]
     strict: bool = Field(False, description="A rule that is not resolved counts as broken.")
     error: str = Field("", description="Why nothing could be measured; empty where it was.")
+    internal: bool = Field(False, description="The error is a mistake of clipdrift's own.")
+    baseline: str = Field(
+        "", description="Where BASE was to be kept; empty where that was not all that was asked."
+    )
     notes: tuple[str, ...] = ()
     environment: dict[str, Any] = Field(default_factory=dict)
     _comparison: Comparison | None = PrivateAttr(None)
@@ -99,7 +103,11 @@ class Checked(Frozen):
 
     @property
     def exit_status(self) -> int:
-        """0: nothing is broken; 1: a rule is; 2: one was not checked, or none could be resolved."""
+        """0: nothing is broken; 1: a rule is; 2: one was not checked, or none is resolved; 70: ours."""
+        if self.internal:
+            return INTERNAL
+        if self.baseline:
+            return NOTHING if self.error else HOLDS
         if any(self.fails(rule) for rule in self.rules):
             return BROKEN
         if any(rule.status == "not checked" and rule.severity == "error" for rule in self.rules):
@@ -116,6 +124,10 @@ class Checked(Frozen):
     @property
     def headline(self) -> str:
         """One sentence: is it kept?"""
+        if self.baseline:
+            return (
+                f"BASE could not be kept: {self.error}" if self.error else f"BASE is kept in {self.baseline}."
+            )
         if self.error:
             return f"Could not be checked: {self.error}"
         count = f"{len(self.rules)} rule{'s' if len(self.rules) > 1 else ''}"

@@ -12,6 +12,7 @@ from clipdrift.comparison import Comparison
 from clipdrift.figures.compared_attention import attention, attention_sheet
 from clipdrift.figures.compared_blocks import block_drift, transfer
 from clipdrift.figures.compared_grids import cka_matrix, head_drift, spectrum, weight_drift
+from clipdrift.figures.compared_index import index_memory
 from clipdrift.figures.compared_texts import text_tower
 from clipdrift.figures.compared_towers import towers
 from clipdrift.figures.panels import style
@@ -24,6 +25,7 @@ __all__ = [
     "block_drift",
     "cka_matrix",
     "head_drift",
+    "index_memory",
     "spectrum",
     "text_tower",
     "towers",
@@ -83,6 +85,8 @@ def _figures(comparison: Comparison, maps: Maps | None) -> Iterator[tuple[str, C
         yield "transfer", lambda: transfer(comparison)
     if any(row.crossed for row in comparison.transfer.values()):
         yield "towers", lambda: towers(comparison)
+    if comparison.index is not None:
+        yield "index_memory", lambda: index_memory(comparison)
     if any(found.family == "text" and found.value_blocks for found in names.values()):
         yield "text_tower", lambda: text_tower(comparison)
 

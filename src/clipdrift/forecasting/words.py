@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from clipdrift.decision.result import Estimate
-from clipdrift.forecasting.result import Forecast
+from clipdrift.forecasting.result import FirstStep, Forecast
 from clipdrift.forecasting.tested import Tested
 from clipdrift.texts import decimal, fixed, percent, rate
 
@@ -139,6 +139,15 @@ def tested(found: Forecast, number: str) -> Tested | None:
     return next(
         (one for one in found.tested if (one.number, one.outcome) == (number + suffix, outcome)), None
     )
+
+
+def standing(found: Forecast, step: FirstStep) -> str:
+    """How a rate stands to the threshold, in a word; or in how many draws it broke the model."""
+    if step.broken:
+        return f"broke the model in {step.broken} of {found.draws} draws"
+    if found.suggestion is None or step.drift is None:
+        return ""
+    return "above" if step.drift >= found.suggestion.threshold else "below"
 
 
 def _missing(found: Forecast) -> Iterator[tuple[str, str]]:

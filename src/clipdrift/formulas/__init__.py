@@ -33,6 +33,8 @@ from clipdrift.formulas.flow import NATS_PER_BIT, bits, patch_entropy, rollout, 
 from clipdrift.formulas.gram import cka, cka_estimates, cka_matrix, minibatch_cka
 from clipdrift.formulas.jackknife import leave_one_out_cka
 from clipdrift.formulas.joint import alignment, median_rank, modality_gap, uniformity
+from clipdrift.formulas.maps import ridge_map, rotation_map
+from clipdrift.formulas.neighbours import cosines, nearest, neighbour_overlap, rank_agreement
 from clipdrift.formulas.overlap import covariance_overlap
 from clipdrift.formulas.representation import embedding_drift
 from clipdrift.formulas.weights import (
@@ -55,6 +57,7 @@ __all__ = [
     "cka_matrix",
     "coefficient_of_variation",
     "contrastive_loss",
+    "cosines",
     "covariance_overlap",
     "effective_rank",
     "effective_receptive_field",
@@ -70,11 +73,16 @@ __all__ = [
     "median_rank",
     "minibatch_cka",
     "modality_gap",
+    "nearest",
+    "neighbour_overlap",
     "normalised_entropy",
     "patch_entropy",
+    "rank_agreement",
     "recall_at_k",
+    "ridge_map",
     "rollout",
     "rollout_step",
+    "rotation_map",
     "sigmoid_loss",
     "singular_values",
     "sink_patches",

@@ -76,26 +76,41 @@ class CellLookup:
         Raises:
             UnresolvedError: no such field.
         """
-        found: Any = self._comparison
-        for part in path:
-            try:
-                inside = isinstance(found, Mapping | list | tuple)
-                found = found[part] if inside else getattr(found, str(part))
-            except (KeyError, IndexError, AttributeError):
-                raise UnresolvedError(f"no field {path}") from None
-        key = _key("field", *path)
-        if found is None:
-            return PageCell(NOTHING, key)
-        if isinstance(found, list | tuple):
-            return PageCell(", ".join(map(str, found)), key)
-        if isinstance(found, bool) or not isinstance(found, int | float):
-            return PageCell(str(found), key)
-        return PageCell(f"{found:,}" if isinstance(found, int) else number(found), key, found)
+        return field_of(self._comparison, *path)
+
+    def interval(self, *path: str | int) -> tuple[PageCell, PageCell | None, PageCell | None]:
+        """An estimate's value and the ends of its interval, where it has one."""
+        low, high = self.field(*path, "low"), self.field(*path, "high")
+        known = not math.isnan(low.value)
+        return self.field(*path, "value"), low if known else None, high if known else None
 
     def percent(self, *path: str | int) -> PageCell:
         """A field that is in percent, as those are printed."""
         cell = self.field(*path)
         return cell if math.isnan(cell.value) else PageCell(one_decimal(cell.value), cell.key, cell.value)
+
+
+def field_of(result: object, *path: str | int) -> PageCell:
+    """A field of a result, by names, keys and positions; its key begins with ``field:``.
+
+    Raises:
+        UnresolvedError: no such field.
+    """
+    found: Any = result
+    for part in path:
+        try:
+            inside = isinstance(found, Mapping | list | tuple)
+            found = found[part] if inside else getattr(found, str(part))
+        except (KeyError, IndexError, AttributeError):
+            raise UnresolvedError(f"no field {path}") from None
+    key = _key("field", *path)
+    if found is None:
+        return PageCell(NOTHING, key)
+    if isinstance(found, list | tuple):
+        return PageCell(", ".join(map(str, found)), key)
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        return PageCell(str(found), key)
+    return PageCell(f"{found:,}" if isinstance(found, int) else number(found), key, found)
 
 
 def head_cell(row: Mapping[str, Any], column: str) -> PageCell:

@@ -35,6 +35,10 @@ _FIGURES = {
         "Which tower's change",
         "Bars of each image tower with each text tower; numbers under Transfer.",
     ),
+    "index_memory": (
+        "An index built with BASE",
+        "Bars of neighbours in common and of right finds by way of searching; numbers under Index.",
+    ),
     "text_tower": ("The text tower by block", "Curves before and after by block; numbers under Text."),
 }
 _TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
@@ -71,6 +75,7 @@ def write_page(
         families=sections.families(comparison, cells),
         transfer=sections.transfer(comparison, cells),
         retrieval=sections.retrieval(comparison, cells),
+        index=sections.index(comparison, cells),
         joint_space=sections.joint_space(comparison, cells),
         sensitivity=sections.sensitivity(comparison, cells),
         figures=[_figure(name, Path(file)) for name, file in figures.items()],
@@ -125,4 +130,10 @@ def _command(comparison: Comparison) -> str:
     words = ["clipdrift", "compare", base.name, tuned.name, "--images", comparison.images.source]
     for name in comparison.transfer:
         words += ["--transfer", name]
+    if comparison.index is not None:
+        index = comparison.index
+        if "memory" in index.source + index.queries_from:
+            return ""
+        words += ["--index", index.source]
+        words += ["--queries", index.queries_from] if index.queries_from != index.source else []
     return shlex.join([*words, "--out", "compared"])

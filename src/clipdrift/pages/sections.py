@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipdrift.comparison import FAMILIES, Comparison
+from clipdrift.comparison.index_facts import SEARCHES, Queries
 from clipdrift.listing import MEASURES, Entry
 from clipdrift.pages.cells import CellLookup, PageCell, head_cell
 from clipdrift.pages.strips import Strip, strip
@@ -149,6 +150,52 @@ def retrieval(comparison: Comparison, cells: CellLookup) -> list[dict[str, Any]]
         for direction in ("image_to_text", "text_to_image")
         for k in getattr(comparison.retrieval, f"{direction}_before")
     ]
+
+
+def index(comparison: Comparison, cells: CellLookup) -> list[dict[str, Any]]:
+    """A table for each kind of queries that were put to an index, a row per yardstick."""
+    found = comparison.index
+    if found is None:
+        return []
+    return [
+        {
+            "kind": queries.kind,
+            "count": cells.field("index", place, "count"),
+            "gallery": cells.field("index", place, "gallery"),
+            "searches": [SEARCHES[name] for name in queries.searches],
+            "rows": [
+                {
+                    "name": name,
+                    "cells": [
+                        cells.interval("index", place, "searches", way, *path) for way in queries.searches
+                    ],
+                }
+                for name, path in _yardsticks(queries)
+            ],
+            "won": [
+                {
+                    "name": SEARCHES[way],
+                    "yardstick": yardstick.replace("_", " ").replace("@", " at "),
+                    "cells": cells.interval("index", place, "won_back", way, yardstick),
+                }
+                for way, won in queries.won_back.items()
+                for yardstick, estimate in won.items()
+                if estimate is not None
+            ],
+        }
+        for place, queries in (("by_image", found.by_image), ("by_text", found.by_text))
+        if queries is not None
+    ]
+
+
+def _yardsticks(queries: Queries) -> Iterator[tuple[str, tuple[str | int, ...]]]:
+    """What a search is judged by, in words and as the place of its numbers."""
+    today = queries.searches["today"]
+    yield from ((f"same of {k}", ("overlap", k)) for k in today.overlap)
+    what = "right class" if queries.truth == "classes" else "own image"
+    yield from ((f"{what} in {k}", ("recall", k)) for k in today.recall)
+    yield from ((f"share of right class of {k}", ("precision", k)) for k in today.precision if k > 1)
+    yield "order", ("rank_agreement",)
 
 
 def joint_space(comparison: Comparison, cells: CellLookup) -> list[dict[str, Any]]:

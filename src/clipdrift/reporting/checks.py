@@ -17,9 +17,10 @@ def junit(checked: Checked) -> str:
     """One test case per rule: failure where it makes the check fail, error where it was not checked.
 
     A warning, and a rule that is not resolved, is a case that passes with output. Where no rule at all could
-    be resolved, or nothing could be loaded, none passes.
+    be resolved, or nothing could be loaded, none passes. Without rules, where BASE alone was to be kept, that
+    is the one case.
     """
-    cases = [_case(checked, rule) for rule in checked.rules]
+    cases = [_case(checked, rule) for rule in checked.rules] or [_whole(checked)]
     counts = {
         "tests": str(len(cases)),
         "failures": str(sum(case.find("failure") is not None for case in cases)),
@@ -57,6 +58,17 @@ def _case(checked: Checked, rule: RuleResult) -> ElementTree.Element:
     return case
 
 
+def _whole(checked: Checked) -> ElementTree.Element:
+    """The case of a check without rules."""
+    case = ElementTree.Element(
+        "testcase", {"classname": f"{SUITE}.baseline", "name": "baseline", "time": "0"}
+    )
+    if checked.error:
+        said = _clean(checked.headline)
+        ElementTree.SubElement(case, "error", {"type": "not kept", "message": said}).text = said
+    return case
+
+
 def _clean(text: str) -> str:
     """Text that XML can hold: names of files may have bytes that it forbids."""
     return printable(text.encode("utf-8", "backslashreplace").decode())
@@ -64,8 +76,11 @@ def _clean(text: str) -> str:
 
 def markdown(checked: Checked) -> str:
     """A heading with the answer, a table with a row per rule, notes."""
+    heading = f"### {'✅' if checked.kept else '❌'} {_cell(checked.headline)}"
+    if checked.baseline:
+        return f"{heading}\n\n`{_code(checked.base)}` on `{_code(checked.source)}`\n"
     lines = [
-        f"### {'✅' if checked.kept else '❌'} {_cell(checked.headline)}",
+        heading,
         "",
         f"`{_code(checked.tuned)}` against `{_code(checked.base)}`, {_count(checked)} "
         f"`{_code(checked.source)}`",
