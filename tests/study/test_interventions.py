@@ -47,8 +47,8 @@ def test_every_planned_run_has_its_kind(tool: ModuleType) -> None:
     records = [{"config": run.config.model_dump(mode="json")} for run in load_study("interventions").runs]
     kinds = [tool._kind(record) for record in records]
     groups = Counter(kind["group"] for kind in kinds)
-    assert groups == {"plain": 9, "held": 36, "forced": 54, "projection": 9}
-    assert len({kind["arm"] for kind in kinds}) == 1 + 12 + 9 + 1
+    assert groups == {"plain": 18, "held": 39, "forced": 54, "projection": 9}
+    assert len({kind["arm"] for kind in kinds}) == 1 + 13 + 9 + 1
     assert {kind["blocks"] for kind in kinds} == {"", "all blocks", "blocks 1 to 3", "blocks 4 to 6"}
 
 

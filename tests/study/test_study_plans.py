@@ -44,6 +44,7 @@ def facts(study: Study, *keys: str) -> Counter[tuple[Any, ...]]:
         ("which-method", 156),
         ("captions", 168),
         ("interventions", 120),
+        ("backbone-shapes", 112),
     ],
 )
 def test_built_in_studies_have_their_runs(name: str, runs: int) -> None:
@@ -283,7 +284,7 @@ def test_what_cannot_be_planned_is_one_line(change: dict[str, Any], said: str) -
 
 
 def test_unknown_studies_and_overrides() -> None:
-    with pytest.raises(ConfigError, match="neither a file nor one of backbones, captions, early-warning, "):
+    with pytest.raises(ConfigError, match="neither a file nor one of backbone-shapes, backbones, captions, "):
         load_study("matchd")
     with pytest.raises(ConfigError, match=r"no axis optim.epochs; it has method, optim.learning_rate"):
         load_study("quickstart", ["axes.optim.epochs=[1]"])
