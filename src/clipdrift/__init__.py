@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from clipdrift.config import RunConfig, load_config
     from clipdrift.decision import Checked
     from clipdrift.decision.checking import baseline, check
+    from clipdrift.exporting import Exported
+    from clipdrift.exporting.job import export
     from clipdrift.forecasting import Forecast
     from clipdrift.forecasting.forecast import forecast
     from clipdrift.model.clip import Clip, load
@@ -46,6 +48,7 @@ __all__ = [
     "Clip",
     "Comparison",
     "DriftMonitor",
+    "Exported",
     "Forecast",
     "Measurement",
     "Record",
@@ -62,6 +65,7 @@ __all__ = [
     "baseline",
     "check",
     "compare",
+    "export",
     "forecast",
     "formulas",
     "frame",
@@ -85,6 +89,7 @@ _HOMES = {
     "Clip": "clipdrift.model.clip",
     "Comparison": "clipdrift.comparison",
     "DriftMonitor": "clipdrift.monitoring.monitor",
+    "Exported": "clipdrift.exporting",
     "Forecast": "clipdrift.forecasting",
     "Measurement": "clipdrift.comparison.measuring",
     "Record": "clipdrift.runs.record",
@@ -100,6 +105,7 @@ _HOMES = {
     "baseline": "clipdrift.decision.checking",
     "check": "clipdrift.decision.checking",
     "compare": "clipdrift.comparison.compare",
+    "export": "clipdrift.exporting.job",
     "forecast": "clipdrift.forecasting.forecast",
     "frame": "clipdrift.monitoring.frames",
     "interpolate": "clipdrift.repair.interpolating",
