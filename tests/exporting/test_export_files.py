@@ -48,7 +48,7 @@ def left(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
 
 
-def test_a_full_run(runs: Callable[[str], RunFolder], tmp_path: Path) -> None:
+def test_a_full_run(runs: Callable[[str], RunFolder], tiny_clip_dir: Path, tmp_path: Path) -> None:
     """Weight by weight, with tokenizer, head and classes; the record says what was compared."""
     run = runs("full_ft").path
     made = clipdrift.export(run, to="transformers", out=tmp_path / "out")
@@ -65,7 +65,7 @@ def test_a_full_run(runs: Callable[[str], RunFolder], tmp_path: Path) -> None:
     assert left(tmp_path) == ["out"]
     record = json.loads((tmp_path / "out/export.json").read_text())
     assert record["source"]["run"] == run.name
-    assert record["source"]["base"] is None
+    assert (record["source"]["base"], record["source"]["kind"]) == (str(tiny_clip_dir), "model")
     assert record["proof"]["images"]["relative"] < 1e-5
     assert record["proof"]["logits"]["count"] == record["proof"]["images"]["count"] == 9
     assert record["proof"]["weights"] == {"tensors": len(wanted), "largest": 0.0, "allowed": 0.0}

@@ -228,5 +228,5 @@ def test_parts_that_transformers_has_not(
     with pytest.raises(ExportError) as caught:
         clipdrift.export(f"open_clip:{folder}", to="transformers", out=tmp_path / "out")
     assert message in str(caught.value)
-    with pytest.raises(ExportError, match="say --to merged"):
+    with pytest.raises(ExportError, match="no adapter, a full model"):
         clipdrift.export(f"open_clip:{folder}", to="peft", out=tmp_path / "out")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import yaml
 
 from clipdrift.exporting.opened import Opened
@@ -46,8 +48,8 @@ def card(made: Exported, source: Opened) -> str:
         "library_name": _LIBRARY.get(made.to, "transformers"),
         "pipeline_tag": "zero-shot-image-classification",
     }
-    base = made.source.base or (made.source.name if made.source.run is None else None)
-    if base is not None and base.count("/") == 1 and not base.startswith((".", "~")) and base not in SHIPPED:
+    base = made.source.base or made.source.name
+    if _on_hub(base):
         facts["base_model"] = base
     metadata = yaml.safe_dump(facts, sort_keys=True, allow_unicode=True).strip()
     title = made.folder.name
@@ -56,7 +58,7 @@ def card(made: Exported, source: Opened) -> str:
         f"# {title}",
         f"`{made.source.name}` as {made.to}, weights in {made.dtype}, written by `clipdrift export`"
         + (f" from run `{made.source.run}`" if made.source.run else "")
-        + (f", on `{made.source.base}`" if made.source.base else "")
+        + (f", fine-tuned from `{made.source.base}`" if made.source.base else "")
         + ".",
         f"```python\n{_code(made, source)}```",
         *_texts(source, made),
@@ -69,6 +71,12 @@ def card(made: Exported, source: Opened) -> str:
         + (f" Made by:\n\n```\n{made.command}\n```" if made.command else ""),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _on_hub(name: str) -> bool:
+    """Whether a name is a hub id, as far as it tells."""
+    odd = name.startswith((".", "~", "/")) or ":" in name or name in SHIPPED
+    return name.count("/") == 1 and not odd and not Path(name).exists()
 
 
 def _code(made: Exported, source: Opened) -> str:

@@ -114,9 +114,7 @@ def refuse(source: Opened, kind: Kind) -> None:
     """Refuse a kind that the model cannot be exported as. Raises ExportError, with what to say instead."""
     name = source.name
     why = None
-    if source.family == "open_clip" and kind == "peft":
-        why = "an OpenCLIP model, whose adapters plain peft has no base to load on for; say --to merged"
-    elif kind == "transformers" and source.form == "adapter":
+    if kind == "transformers" and source.form == "adapter":
         why = "an adapter; say --to merged for a full model, or --to peft for the adapter alone"
     elif kind == "merged" and source.form != "adapter":
         why = "has no adapter to merge; say --to transformers"
@@ -124,6 +122,8 @@ def refuse(source: Opened, kind: Kind) -> None:
         why = "no adapter, a full model; say --to transformers"
         if source.form == "head":
             why = "a head on its backbone, no adapter; say --to transformers"
+    elif kind == "peft" and source.family == "open_clip":
+        why = "an adapter on an OpenCLIP model, on which plain peft cannot put it; say --to merged"
     elif kind == "open_clip" and source.family == "siglip":
         why = (
             "a SigLIP; OpenCLIP builds its image tower with timm, under other names and with another "

@@ -40,7 +40,7 @@ class Opened:
         form: what of it was saved: all of it, an adapter on its base, or a head beside it.
         family: clip, siglip, or open_clip for a model of that library.
         fingerprint: of its own files.
-        base: name or folder of what an adapter or a head stands on, with its content hash.
+        base: name or folder of what it was fine-tuned from, with its content hash, where that is known.
         revision: of the base on the hub.
         adapter: folder of the adapter's files.
         head: linear, on the embedding as it comes.
@@ -131,13 +131,10 @@ def _of_run(name: str, folder: Path) -> Opened:
     opened = open_model(folder)
     record = run.record()
     weights = folder / WEIGHTS
-    form = record.artefacts["kind"]
-    adapter = weights if form == "adapter" else None
-    config = record.config.model
-    # a full model stands on nothing; what it was made from is in its run's record
-    found = _made(name, opened, weights, adapter, None if form == "model" else opened.backbone)
-    prompts = _prompts(record)
-    return replace(found, run=record.key, prompts=prompts, revision=config.revision)
+    form: Any = record.artefacts["kind"]
+    found = _made(name, opened, form, weights, opened.backbone)
+    revision = record.config.model.revision
+    return replace(found, run=record.key, prompts=_prompts(record), revision=revision)
 
 
 def _prompts(record: Record, most: int = 8) -> tuple[str, ...]:
@@ -153,16 +150,16 @@ def _of_files(name: str, opened: OpenedModel, given: tuple[str, str | None] | No
         base = given or opened.backbone
         if base is None:
             raise ExportError(f"{name}: an adapter that does not say on which model it was made; give BASE")
-        return _made(name, opened, folder, folder, base)
+        return _made(name, opened, "adapter", folder, base)
     folder = shipped_folder(name) if name in SHIPPED else place if place.is_dir() else None
-    return _made(name, opened, folder, None, None)
+    return _made(name, opened, "model", folder, None)
 
 
 def _made(
     name: str,
     opened: OpenedModel,
+    form: Literal["model", "adapter", "head"],
     folder: Path | None,
-    adapter: Path | None,
     base: tuple[str, str | None] | None,
 ) -> Opened:
     if opened.clip is None:
@@ -172,16 +169,16 @@ def _made(
     family: Any = "open_clip" if library == "open_clip" else _FAMILIES.get(kind.__name__)
     if family is None:
         raise ExportError(f"{name}: {library} {kind.__name__} is not exported; CLIP and SigLIP are")
-    if adapter is None and has_adapters(opened.model):
+    if form != "adapter" and has_adapters(opened.model):
         raise ExportError(f"{name}: has adapters inside that lie in no folder of their own")
     found = Opened(
         name=name,
         clip=opened.clip,
-        form="adapter" if adapter else "head" if base else "model",
+        form=form,
         family=family,
         fingerprint=opened.fingerprint,
         base=base,
-        adapter=adapter,
+        adapter=folder if form == "adapter" else None,
         notes=opened.clip.notes,
     )
     return found if folder is None else _with_head(found, folder)

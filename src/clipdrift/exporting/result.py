@@ -41,7 +41,7 @@ class ExportSource(Frozen):
     kind: Literal["model", "adapter", "head"] = Field(description="What of it was trained and saved.")
     library: str = Field(description="Class that ran, such as transformers CLIPModel.")
     fingerprint: str | None = Field(None, description="Content hash of its files, where they are local.")
-    base: str | None = Field(None, description="What an adapter or a head stands on.")
+    base: str | None = Field(None, description="What it was fine-tuned from.")
     base_fingerprint: str | None = None
     run: str | None = Field(None, description="Key of the run that made it.")
 
