@@ -14,10 +14,12 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPModel
+from transformers import AutoTokenizer, CLIPModel, SiglipModel
 
 import clipdrift
 from clipdrift.exporting import Exported, ExportError, read_exported
+from clipdrift.exporting.job import refuse
+from clipdrift.exporting.opened import open_source
 from clipdrift.exporting.proof import cast, difference, rounding
 from clipdrift.runs.store import RunFolder
 from commands import Say, fails
@@ -122,6 +124,23 @@ def test_a_head_on_its_backbone(
     assert made.source.kind == "head"
     assert all(torch.equal(state(tiny_clip_dir)[n], w) for n, w in state(tmp_path / "out").items())
     assert (tmp_path / "out/head.safetensors").is_file()
+
+
+@torch.no_grad()
+def test_a_siglip(siglip_dir: Path, tmp_path: Path) -> None:
+    """Its texts are filled up to the full length, in lower case; OpenCLIP's SigLIP is another model."""
+    made = clipdrift.export(siglip_dir, to="transformers", out=tmp_path / "out")
+    assert made.source.library == "transformers SiglipModel"
+    wanted, found = (SiglipModel.from_pretrained(f).eval() for f in (siglip_dir, tmp_path / "out"))
+    assert torch.equal(embedding(found), embedding(wanted))
+    tokens = AutoTokenizer.from_pretrained(tmp_path / "out")(
+        ["a striped ground"], padding="max_length", max_length=12, return_tensors="pt"
+    )
+    texts = (model.get_text_features(input_ids=tokens.input_ids).pooler_output for model in (found, wanted))
+    assert torch.equal(*texts)
+    assert 'padding="max_length"' in (tmp_path / "out/README.md").read_text()
+    with pytest.raises(ExportError, match=r"a SigLIP; OpenCLIP builds its image tower with timm"):
+        refuse(open_source(str(siglip_dir)), "open_clip")
 
 
 @pytest.mark.parametrize(("dtype", "kind"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
@@ -359,6 +378,7 @@ def test_words_and_the_default_place(
     name = f"{run.name}-merged-bf16"
     assert f"as merged in {name}: read back with transformers " in said.out
     assert "weights are rounded to bf16" in said.out
+    assert "weights rounded likewise, embeddings differ by at most " in said.out
     card = (tmp_path / name / "README.md").read_text()
     assert f'CLIPModel.from_pretrained("{name}")' in card
     assert "library_name: transformers" in card

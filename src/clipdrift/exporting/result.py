@@ -115,6 +115,11 @@ class Exported(Frozen):
                 f"{proof.weights.tensors} weights are rounded to {self.dtype}, by at most "
                 f"{proof.weights.largest:.1e} of their size."
             )
+        if proof.in_float32 is not None:
+            lines.append(
+                "Read in float32, beside the source with its weights rounded likewise, embeddings differ by "
+                f"at most {proof.in_float32:.1e}: the rest is rounding."
+            )
         return "\n".join(lines)
 
 
