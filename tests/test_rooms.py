@@ -29,7 +29,7 @@ for seed in range(2):
             assert error.name in optional, (name, error.name)
     found = {n: type(getattr(clipdrift, n)).__name__ for n in public}
     assert found == kinds, {n: (found[n], kinds[n]) for n in public if found[n] != kinds[n]}
-    for name in "train check compare measure report interpolate rewind soften load analyse".split():
+    for name in "train check compare measure report interpolate rewind soften export load analyse".split():
         try:
             getattr(clipdrift, name)()
         except TypeError as error:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from clipdrift.config import RunConfig, load_config
     from clipdrift.decision import Checked
     from clipdrift.decision.checking import baseline, check
+    from clipdrift.exporting import Exported
+    from clipdrift.exporting.job import export
     from clipdrift.forecasting import Forecast
     from clipdrift.forecasting.forecast import forecast
     from clipdrift.model.clip import Clip, load
@@ -47,6 +49,7 @@ __all__ = [
     "Clip",
     "Comparison",
     "DriftMonitor",
+    "Exported",
     "Forecast",
     "Measurement",
     "Record",
@@ -63,6 +66,7 @@ __all__ = [
     "baseline",
     "check",
     "compare",
+    "export",
     "forecast",
     "formulas",
     "frame",
@@ -87,6 +91,7 @@ _HOMES = {
     "Clip": "clipdrift.model.clip",
     "Comparison": "clipdrift.comparison",
     "DriftMonitor": "clipdrift.monitoring.monitor",
+    "Exported": "clipdrift.exporting",
     "Forecast": "clipdrift.forecasting",
     "Measurement": "clipdrift.comparison.measuring",
     "Record": "clipdrift.runs.record",
@@ -102,6 +107,7 @@ _HOMES = {
     "baseline": "clipdrift.decision.checking",
     "check": "clipdrift.decision.checking",
     "compare": "clipdrift.comparison.compare",
+    "export": "clipdrift.exporting.job",
     "forecast": "clipdrift.forecasting.forecast",
     "frame": "clipdrift.monitoring.frames",
     "index_memory": "clipdrift.comparison.indexing",

@@ -16,6 +16,7 @@ from clipdrift.cli.advising import advise
 from clipdrift.cli.carding import card
 from clipdrift.cli.checking import check
 from clipdrift.cli.comparing import compare
+from clipdrift.cli.exporting import export
 from clipdrift.cli.figuring import figure
 from clipdrift.cli.forecasting import forecast
 from clipdrift.cli.options import Cache, Checkpoints, Deterministic, Device, Out, Sets, SkipBad, Track
@@ -142,6 +143,7 @@ app.command()(figure)
 app.command()(interpolate)
 app.command()(rewind)
 app.command()(soften)
+app.command()(export)
 
 
 @app.command()

@@ -76,7 +76,7 @@ def open_model(given: ModelLike, base: OpenedModel | None = None) -> OpenedModel
         return _open_run(name, folder)
     if folder.is_dir() and (folder / HEAD).is_file() and not _is_model(folder):
         return _open_run(name, folder.parent)
-    if adapter := _adapter_folder(name, folder):
+    if adapter := adapter_folder(name, folder):
         return _open_adapter(name, adapter, base)
     clip = load(name, None if base is None else base.clip)
     return OpenedModel(name, "model", clip.model, clip, _fingerprint(name))
@@ -119,7 +119,7 @@ def _name_of(config: RunConfig) -> str:
     return config.model.path or config.model.name
 
 
-def _adapter_folder(name: str, folder: Path) -> Path | None:
+def adapter_folder(name: str, folder: Path) -> Path | None:
     """Find the folder of ``adapter_config.json``, on the disk or in the hub's cache; None: no adapter."""
     if folder.is_dir():
         return folder if (folder / "adapter_config.json").is_file() else None

@@ -59,7 +59,7 @@ def open_pair(base: ModelLike, tuned: ModelLike, any_base: bool = False) -> Mode
     _same_architecture(first, second, one, other)
     before, after = effective_weights(first.model), effective_weights(second.model)
     _same_weights(first, second, before, after)
-    notes = [] if any_base else _right_base(first, second)
+    notes = [] if any_base else right_base(first, second)
     notes += [f"{side}: {note}" for side, note in _loading_notes(first, second)]
     if all(torch.equal(before[name].cpu(), after[name].cpu()) for name in before):
         if second.kind == "adapter":
@@ -132,7 +132,7 @@ def _same_weights(
         )
 
 
-def _right_base(first: OpenedModel, second: OpenedModel) -> list[str]:
+def right_base(first: OpenedModel, second: OpenedModel) -> list[str]:
     """List what is not certain about an adapter's or a run's base; refuse what is certainly wrong."""
     if second.backbone is None:
         if second.kind != "adapter":
@@ -147,7 +147,7 @@ def _right_base(first: OpenedModel, second: OpenedModel) -> list[str]:
         bases.append(first.backbone)
     names = " or ".join(name for name, _ in bases)
     what = f"{second.name}: the {'run' if second.kind == 'run' else 'adapter'} was made from {made_from}"
-    advice = "give that as BASE, or say --any-base to compare all the same"
+    advice = "give that as BASE, or say --any-base to take it all the same"
     if made_print and made_print in [known for _, known in bases]:
         return []
     if made_print and all(known for _, known in bases):

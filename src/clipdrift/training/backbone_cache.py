@@ -38,6 +38,7 @@ _ABOVE = frozenset(
         "cli",
         "comparison",
         "decision",
+        "exporting",
         "figures",
         "forecasting",
         "integrations",

@@ -55,14 +55,14 @@ _ACTIVATIONS = {
 }
 
 _BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
-_OUTSIDE = {
+OUTSIDE = {
     "class_embedding": "embeddings.class_embedding",
     "positional_embedding": "embeddings.position_embedding.weight",
     "conv1": "embeddings.patch_embedding",
     "ln_pre": "pre_layrnorm",
     "ln_post": "post_layernorm",
 }
-_INSIDE = {
+INSIDE = {
     "ln_1": "layer_norm1",
     "ln_2": "layer_norm2",
     "attn": "self_attn",
@@ -166,7 +166,7 @@ class OpenClip(Tower):
         if inner == "proj":
             yield "visual_projection.weight", weight.T
         elif found is None:
-            yield f"vision_model.{_renamed(inner, _OUTSIDE)}", weight
+            yield f"vision_model.{_renamed(inner, OUTSIDE)}", weight
         else:
             block, inner = f"vision_model.encoder.layers.{found[1]}", found[2]
             if inner.startswith("attn.in_proj_"):
@@ -174,7 +174,7 @@ class OpenClip(Tower):
                 for letter, part in zip("qkv", weight.chunk(3), strict=True):
                     yield f"{block}.self_attn.{letter}_proj.{kind}", part
             else:
-                yield f"{block}.{_renamed(inner, _INSIDE)}", weight
+                yield f"{block}.{_renamed(inner, INSIDE)}", weight
 
 
 def _kind(module: Any) -> tuple[str, str]:
