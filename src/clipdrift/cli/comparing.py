@@ -23,7 +23,8 @@ def compare(
     tuned: Annotated[
         str,
         typer.Argument(
-            help="The model after: as BASE, or a peft adapter (folder or hub id), which is put on BASE.",
+            help="The model after: as BASE, a peft adapter (folder or hub id), which is put on BASE, or half "
+            "a model (image tower, text tower, image classifier), which is completed by BASE's other parts.",
             metavar="TUNED",
         ),
     ],
@@ -45,6 +46,15 @@ def compare(
             metavar="SET",
         ),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            help="Labelled set to test the head of TUNED on, where TUNED is an image classifier: a name, a "
+            "folder, or `name=folder`. Classes are matched by name.",
+            metavar="SET",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -61,6 +71,15 @@ def compare(
         bool, typer.Option("--no-spectra", help="Skip effective rank and intruder dimensions.")
     ] = False,
     any_base: AnyBase = False,
+    interpolate_positions: Annotated[
+        str | None,
+        typer.Option(
+            "--interpolate-positions",
+            help="Where the two take images of different sizes: interpolate the positions of `tuned` or "
+            "`base` bicubically, to the other's size.",
+            metavar="SIDE",
+        ),
+    ] = None,
     batch_size: Batch = None,
     seed: ImageSeed = 0,
     cache: Cache = None,
@@ -78,15 +97,22 @@ def compare(
 
         clipdrift compare clipdrift/mini runs/64cf3373d757e7c9 --images terrain-10 --transfer objects-100
 
+        clipdrift compare openai/clip-vit-base-patch32 my-classifier/ --images photos/ --target photos/
+
+    Half a model (CLIPVisionModel, CLIPTextModel, CLIPForImageClassification and the like) is completed by
+    BASE's other parts, and the verdict says by which.
+
     Architectures that differ, an adapter made on another model and an adapter that changes nothing are
     refused.
     """
     from clipdrift.cli.show import RunDisplay, console
     from clipdrift.cli.show_comparison import comparison_report
+    from clipdrift.comparison.architectures import checked_choice
     from clipdrift.comparison.compare import compare as work
     from clipdrift.comparison.compare import transfer_sets
     from clipdrift.reporting.comparison import report
 
+    choice = checked_choice(interpolate_positions)
     sets = transfer_sets(transfer or [], transfer_per_class)
     with RunDisplay() as display:
         found = work(
@@ -100,6 +126,8 @@ def compare(
             flow=not no_flow,
             spectrum=not no_spectra,
             shown=show,
+            target=target,
+            interpolate=choice,
             any_base=any_base,
             cache=cache_folder(cache),
             device=device,

@@ -125,4 +125,9 @@ def _command(comparison: Comparison) -> str:
     words = ["clipdrift", "compare", base.name, tuned.name, "--images", comparison.images.source]
     for name in comparison.transfer:
         words += ["--transfer", name]
+    if comparison.head is not None:
+        words += ["--target", comparison.head.target]
+    for side in ("base", "tuned"):
+        if getattr(comparison, side).interpolated_from is not None:
+            words += ["--interpolate-positions", side]
     return shlex.join([*words, "--out", "compared"])
