@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import half_models as half
 import outside
 import pytest
 import torch
@@ -15,9 +14,11 @@ from outside import load_plain
 from PIL import Image
 from transformers import CLIPForImageClassification, SiglipModel
 
+import half_models as half
 from clipdrift.comparison import Comparison, read_comparison
 from clipdrift.comparison.compare import compare
 from clipdrift.comparison.verdict import verdict
+from clipdrift.errors import ClipdriftError
 from clipdrift.model.clip import load
 from clipdrift.reporting.comparison import report
 
@@ -229,3 +230,37 @@ def test_what_the_classifier_brings_is_read_without_its_head(
     assert any("head of 3 classes was not tested" in note for note in found.notes)
     assert any("classifies by the mean of the patches" in note for note in found.notes)
     assert found.head is None
+
+
+def test_from_the_hubs_cache(
+    tiny_clip_dir: Path,
+    moved_dir: Path,
+    pixels: torch.Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By its id without network: two files, neither tokenizer nor preprocessing, as such models lie there."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name, make in (("lab/tiny_task", half.image_tower), ("lab/tiny_texts", half.text_tower)):
+        folder = half.saved_by_older(make(load_plain(moved_dir)), tmp_path / name)
+        outside.in_hub_cache(tmp_path / "hub", name, folder)
+        options: dict[str, Any] = {"flow": False, "spectrum": False}
+        found = compare(tiny_clip_dir, name, pixels, **options)
+        same_but(found, compare(tiny_clip_dir, folder, pixels, **options))
+        assert found.tuned.name == name
+        assert any("of its own; BASE's is used" in note for note in found.notes)
+
+
+def test_a_text_tower_brings_its_tokenizer(
+    tiny_clip_dir: Path, moved_dir: Path, pixels: torch.Tensor, tmp_path: Path
+) -> None:
+    """One that belongs to another text tower is refused."""
+    folder = half.saved(half.text_tower(load_plain(moved_dir)), tmp_path / "half")
+    base = load(tiny_clip_dir)
+    base.tokenizer.save_pretrained(folder)
+    found = compare(tiny_clip_dir, folder, pixels, flow=False, spectrum=False)
+    assert not any("no tokenizer of its own" in note for note in found.notes)
+    base.tokenizer.add_tokens([f"word{i}" for i in range(40)])
+    base.tokenizer.save_pretrained(folder)
+    with pytest.raises(ClipdriftError, match="they are of different models"):
+        compare(tiny_clip_dir, folder, pixels, flow=False, spectrum=False)

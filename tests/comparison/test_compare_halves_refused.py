@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import half_models as half
 import outside
 import pytest
 import torch
@@ -25,6 +24,7 @@ from transformers import (
     ViTConfig,
 )
 
+import half_models as half
 from clipdrift.cli import main
 from clipdrift.comparison import Comparison
 from clipdrift.comparison.architectures import fit_sizes

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import half_models as half
 import pytest
 import torch
 from outside import load_plain
@@ -20,6 +19,7 @@ from transformers import (
     SiglipModel,
 )
 
+import half_models as half
 from clipdrift.cli import main
 from clipdrift.comparison import Comparison, read_comparison
 from clipdrift.comparison.compare import compare

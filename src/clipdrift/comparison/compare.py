@@ -195,6 +195,9 @@ def compare_in_detail(
         own = head_preprocess(pair.tuned, prepared)
         factory = deck_factory(pair.base, own, cache, seed, skip_bad, reporter)
         tested = head_accuracy(head, factory, place, batch_size, reporter)
+        if own != prepared:
+            note = "TUNED's head was tested with TUNED's own preprocessing."
+            tested = tested.model_copy(update={"notes": (*tested.notes, note)})
     found = None
     if probe.captions:
         reporter.stage("retrieval between images and captions")

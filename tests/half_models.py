@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from outside import load_plain
 from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
@@ -24,6 +23,14 @@ from transformers import (
     VisionTextDualEncoderConfig,
     VisionTextDualEncoderModel,
 )
+
+from clipdrift.model.quiet import quiet
+
+
+def load_plain(folder: Path, kind: Any = CLIPModel) -> Any:
+    """By transformers alone."""
+    with quiet():
+        return kind.from_pretrained(folder).eval()
 
 
 def image_tower(whole: Any) -> Any:
