@@ -148,7 +148,7 @@ def test_a_half_as_base(tiny_clip_dir: Path, siglip_dir: Path, tmp_path: Path) -
     for make, said in (
         (half.image_tower, "an image tower alone (CLIP image tower)"),
         (half.text_tower, "a text tower alone (CLIP text tower)"),
-        (half.classifier, "an image tower alone (CLIP image classifier)"),
+        (half.classifier, "a CLIP image classifier, which takes"),
     ):
         folder = half.saved(make(load_plain(tiny_clip_dir)), tmp_path / make.__name__)
         message = refused(folder, tiny_clip_dir)
@@ -241,10 +241,9 @@ def test_a_pair_of_two_image_sizes(
     message = refused(small, tuned)
     assert f"{small} takes images of 16 pixels and {tuned} of 24" in message
     assert "--interpolate-positions" in message
-    options: dict[str, Any] = {"cache": tmp_path / "cache", "flow": False, "spectrum": False}
-    found = compare(
-        small, tuned, pictures, transfer=f"colours={pictures}", interpolate=choice, limit=8, **options
-    )
+    options: dict[str, Any] = {"cache": tmp_path / "cache", "flow": False, "spectrum": False, "limit": 8}
+    options["interpolate"] = choice
+    found = compare(small, tuned, pictures, transfer=f"colours={pictures}", **options)
     size, side, old = (16, found.tuned, 24) if choice == "tuned" else (24, found.base, 16)
     assert found.shape.image_size == size
     assert side.interpolated_from == old

@@ -225,7 +225,7 @@ def compare_in_detail(
         transfer=rows,
         head=tested,
         retrieval=found,
-        subsets=subsets(before, after, probe.labels, seed),
+        subsets=None if pair.images_alike else subsets(before, after, probe.labels, seed),
         text_tower=towers,
         notes=(
             *_notes(pair, probe, rows, bool(rows or found), own=preprocess is None),

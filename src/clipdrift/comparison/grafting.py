@@ -168,9 +168,9 @@ def _dressed(clip: Clip, half: Half, base: OpenedModel) -> Clip:
 def _notes(half: Half, lacking: Collection[str]) -> list[str]:
     notes = [f"TUNED is {half.article} ({half.title}): {_listed(lacking)} are BASE's."]
     if half.kind == "text tower" and half.tokenizer is None:
-        notes.append("TUNED has no tokenizer of its own; BASE's is used.")
+        notes.append("TUNED has no tokenizer of its own among its files here; BASE's is used.")
     if half.kind != "text tower" and half.preprocess is None and not half.in_memory:
-        notes.append("TUNED has no preprocessing of its own; BASE's is used.")
+        notes.append("TUNED has no preprocessing of its own among its files here; BASE's is used.")
     if half.kind == "image classifier":
         reader = "pooling head" if half.view.kind == "siglip" else "class token"
         notes.append(

@@ -153,11 +153,17 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer_confi
 
 
 def has_any(place: str, files: tuple[str, ...], config: ModelConfig) -> bool:
-    """Whether one of the files lies in the model's directory, or in its repository on the hub."""
+    """Whether one of the files lies in the model's directory or, as far as it is at hand, repository."""
     if Path(place).is_dir():
         return any((Path(place) / file).is_file() for file in files)
     return any(
-        cached_file(place, file, revision=config.revision, _raise_exceptions_for_missing_entries=False)
+        cached_file(
+            place,
+            file,
+            revision=config.revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
         for file in files
     )
 

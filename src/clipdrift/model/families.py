@@ -82,6 +82,13 @@ class HalfFamily:
     projection: str = ""
     left_out: str = ""
 
+    @property
+    def article(self) -> str:
+        """What it is, in words."""
+        if self.title.endswith("classifier"):
+            return f"a {self.title}"
+        return f"{'an' if self.side == 'image tower' else 'a'} {self.side} alone ({self.title})"
+
 
 HALF_FAMILIES: dict[str, HalfFamily] = {
     "clip_vision_model": HalfFamily(
