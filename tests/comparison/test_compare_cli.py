@@ -102,7 +102,7 @@ def test_each_option_gets_where_it_belongs(say: Say, monkeypatch: pytest.MonkeyP
         "compare", "a/base", "b/tuned", "--images", "photos", "--transfer", "cifar100", "--transfer",
         f"mine={tmp_path}", "--transfer-per-class", "3", "--limit", "9", "--show", "2", "--no-flow",
         "--no-spectra", "--any-base", "--batch-size", "5", "--seed", "4", "--cache", tmp_path,
-        "--device", "cpu", "--skip-bad-images",
+        "--device", "cpu", "--skip-bad-images", "--target", "land", "--interpolate-positions", "base",
     )  # fmt: skip
     assert given.pop("arguments") == ("a/base", "b/tuned", "photos")
     given.pop("reporter")
@@ -112,7 +112,8 @@ def test_each_option_gets_where_it_belongs(say: Say, monkeypatch: pytest.MonkeyP
             DataSet(name="mine", path=str(tmp_path), per_class=3),
         ],
         "limit": 9, "shown": 2, "flow": False, "spectrum": False, "any_base": True, "batch_size": 5,
-        "seed": 4, "cache": tmp_path, "device": "cpu", "skip_bad": True,
+        "seed": 4, "cache": tmp_path, "device": "cpu", "skip_bad": True, "target": "land",
+        "interpolate": "base",
     }  # fmt: skip
 
 
@@ -178,6 +179,8 @@ def test_what_a_user_can_mend_is_one_line_and_status_2(
         (tiny_clip_dir, tuned_dir, pictures, ["--transfer", "x=/no/such"], "/no/such: no such folder"),
         (tiny_clip_dir, tuned_dir, pictures, ["--transfer", "a", "--transfer", "a"], "transfer names 'a' tw"),
         (tiny_clip_dir, tuned_dir, pictures, ["--device", "abacus"], "--device abacus: unknown"),
+        (tiny_clip_dir, tuned_dir, pictures, ["--target", pictures], "--target tests the head of an image"),
+        (tiny_clip_dir, tuned_dir, pictures, ["--interpolate-positions", "x"], "neither tuned nor base"),
     ):
         line = fails(say("compare", base, tuned, "--images", images, "--limit", "30", *more))
         assert re.search(said, line), line
@@ -217,7 +220,8 @@ def test_help_mentions_every_option(say: Say) -> None:
     assert said.code == 0
     wanted = {
         "base", "tuned", "images", "transfer", "out", "limit", "transfer_per_class", "show", "no_flow",
-        "no_spectra", "any_base", "batch_size", "seed", "cache", "device", "skip_bad_images",
+        "no_spectra", "any_base", "batch_size", "seed", "cache", "device", "skip_bad_images", "target",
+        "interpolate_positions",
     }  # fmt: skip
     assert {parameter.name for parameter in COMMAND.params} == wanted
     for parameter in COMMAND.params:
