@@ -141,6 +141,22 @@ def test_one_that_breaks_off_leaves_what_was_done(
     assert len(go("--retry-failed")[1]) == 3
 
 
+def test_a_text_tower_has_no_numbers_of_images(
+    go: Callable[..., tuple[int, Rows]], pool: Path, tiny_clip_dir: Path, tmp_path: Path
+) -> None:
+    """Those would compare BASE with itself."""
+    model = half.text_tower(half.load_plain(tiny_clip_dir))
+    for weight in model.parameters():
+        weight.data.mul_(1.1)
+    half.saved(model, tmp_path / "tiny_texts")
+    pool.write_text(f"base,tuned,task\n{tiny_clip_dir},tiny_texts,colours\n")
+    code, (row,) = go()
+    assert code == 0
+    assert not any(row[name] for name in ("cka", "cka_worst", "embedding_drift", "weight_drift"))
+    assert row["after/own"] != ""
+    assert row["grafted"].startswith("image tower + ")
+
+
 def test_only_some(go: Callable[..., tuple[int, Rows]]) -> None:
     code, rows = go("--only", "shades")
     assert code == 0

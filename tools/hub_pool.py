@@ -128,16 +128,16 @@ def compared(row: Row, asked: Asked, beside: Path, options: dict[str, Any]) -> d
         shown=0,
         **options,
     )
-    measures = found.measures
-    weight, blocks = measures.get("weight_drift"), measures["cka"].value_blocks
-    cells: dict[str, Any] = {
-        "images": found.images.count,
-        "cka": measures["cka"].value,
-        "cka_worst": min(blocks) if blocks else measures["cka"].value,
-        "embedding_drift": measures["embedding_drift"].value,
-        "weight_drift": None if weight is None else weight.value,
-        "entropy_drift": measures["entropy"].drift,
-    }
+    cells: dict[str, Any] = {"images": found.images.count}
+    if "image tower" not in found.tuned.grafted:  # of a text tower alone these compare BASE with itself
+        measures, blocks = found.measures, found.measures["cka"].value_blocks
+        cells |= {
+            "cka": measures["cka"].value,
+            "cka_worst": min(blocks) if blocks else measures["cka"].value,
+            "embedding_drift": measures["embedding_drift"].value,
+            "weight_drift": measures["weight_drift"].value,
+            "entropy_drift": measures["entropy"].drift,
+        }
     for text, spec in zip(asked.transfer, sets, strict=True):
         tested = found.transfer[spec.name]
         for name in TESTED:
@@ -231,7 +231,9 @@ def run(pool: Path, out: Path, asked: Asked, retry: bool, only: str, options: di
             done.pop(row.pair, None)
             done[row.pair] = cells
             write(out, names, list(done.values()))
-            told = cells["reason"] or f"CKA {float(cells['cka']):.3f}"
+            told = cells["reason"] or (
+                f"CKA {float(cells['cka']):.3f}" if cells.get("cka") else "texts alone"
+            )
             told = f"{row.tuned}: {cells['status']}, {told}"
             console.print(f"{number}/{len(chosen)}  {told}", soft_wrap=True, markup=False)
         failed = sum(done[row.pair]["status"] != DONE for row in chosen)

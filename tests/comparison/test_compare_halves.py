@@ -18,6 +18,7 @@ from transformers import CLIPForImageClassification, SiglipModel
 import half_models as half
 from clipdrift.comparison import Comparison, read_comparison
 from clipdrift.comparison.compare import compare
+from clipdrift.comparison.pairs import open_pair
 from clipdrift.comparison.verdict import verdict
 from clipdrift.errors import ClipdriftError
 from clipdrift.model.clip import load
@@ -281,3 +282,15 @@ def test_adapters_in_half_a_model_in_memory(tiny_clip_dir: Path, pixels: torch.T
     same_but(found, compare(tiny_clip_dir, merged, pixels, **options))
     assert found.measures["weight_drift_q"].value > 0
     assert found.measures["weight_drift_k"].value == 0
+
+
+def test_weights_are_not_rounded_to_bases_precision(
+    tiny_clip_dir: Path, moved_dir: Path, pixels: torch.Tensor
+) -> None:
+    base, tuned = load(tiny_clip_dir), half.image_tower(load_plain(moved_dir))
+    base.model.half()
+    found = open_pair(base, tuned)
+    name = "vision_model.encoder.layers.0.mlp.fc1.weight"
+    assert torch.equal(found.after[name], tuned.state_dict()[name.removeprefix("vision_model.")])
+    assert found.before[name].dtype == torch.float16
+    assert compare(base, tuned, pixels, spectrum=False, flow=False).measures["weight_drift"].value > 0.1

@@ -61,6 +61,7 @@ def graft(half: Half, base: OpenedModel) -> OpenedModel:
         )
     clip = None if base.clip is None else copied_clip(base.clip)
     model = copy.deepcopy(unwrapped(base.model)) if clip is None else unwrapped(clip.model)
+    model.float()  # a BASE in memory may be in half precision, to which TUNED's weights must not be rounded
     images = effective_weights(model)
     projects = [name for name in images if _leads(name)]  # SigLIP has none
     if isinstance(half.view, ImageHalf):

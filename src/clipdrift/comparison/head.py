@@ -89,9 +89,7 @@ def _odd(name: str, head: Sequence[str], data: str, classes: Sequence[str]) -> s
             if missing
         ]
         why = f"{len(head)} classes against {len(classes)}, {', '.join(only) or 'of which some share a name'}"
-    return (
-        f"the head of {name} does not know the classes of {data}: {why}; give the set that it was trained on"
-    )
+    return f"{name}: its head does not know the classes of {data}: {why}; give the set that it was trained on"
 
 
 def _some(names: Sequence[str]) -> str:
