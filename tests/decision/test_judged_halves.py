@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import CLIPConfig, CLIPVisionModel
 
 import half_models as half
+from clipdrift.cli import main
 from clipdrift.comparison.models import PairError
 from clipdrift.decision.baseline import read_baseline
 from clipdrift.decision.carding import card
 from clipdrift.decision.checking import baseline, check
+from clipdrift.decision.result import CheckError
 from clipdrift.reporting.card import section
 
 RULES = ["cka >= 0.2", "weight_drift <= 0.9", "retention/colours >= 10"]
@@ -62,3 +66,27 @@ def test_a_baseline_cannot_complete_a_half(tiny_clip_dir: Path, known: Path, tmp
     with pytest.raises(PairError, match="takes what it lacks from a whole model"):
         baseline(tmp_path / "other.safetensors", folder, str(known), **options)  # type: ignore[arg-type]
     assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_images_of_another_size(tiny_clip_dir: Path, known: Path, tmp_path: Path) -> None:
+    """Refused, or fitted on request; a baseline holds one size."""
+    config = CLIPConfig.from_pretrained(tiny_clip_dir)
+    config.vision_config.image_size = 24
+    folder = half.saved(CLIPVisionModel(config.vision_config), tmp_path / "half")
+    options: dict[str, Any] = {"limit": 40, "cache": tmp_path / "cache"}
+    with pytest.raises(PairError, match="--interpolate-positions tuned"):
+        check(tiny_clip_dir, folder, str(known), RULES[:1], **options)
+    found = check(tiny_clip_dir, folder, str(known), RULES[:1], interpolate="tuned", **options)
+    assert any("TUNED's positions were interpolated bicubically" in note for note in found.notes)
+    made = card(tiny_clip_dir, folder, str(known), interpolate="base", **options)
+    assert made.comparison.base.interpolated_from == 16
+    kept = tmp_path / "base.safetensors"
+    with pytest.raises(CheckError, match="interpolate `tuned`"):
+        check(tiny_clip_dir, folder, str(known), RULES, interpolate="base", save_baseline=kept, **options)
+    file = baseline(kept, tiny_clip_dir, str(known), **options)
+    with pytest.raises(CheckError, match="a baseline is of one image size"):
+        check(read_baseline(file), folder, None, RULES[:1], interpolate="tuned")
+    fitted = ["--interpolate-positions", "base"]
+    with pytest.raises(SystemExit) as ended:
+        main(["check", str(folder), "--baseline", str(kept), "--min-cka", "1", *fitted])
+    assert ended.value.code == 2

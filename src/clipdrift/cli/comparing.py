@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from clipdrift.cli.options import AnyBase, Batch, Cache, Device, ImageSeed, SkipBad, TransferPerClass
+from clipdrift.cli.options import (
+    AnyBase,
+    Batch,
+    Cache,
+    Device,
+    ImageSeed,
+    InterpolatePositions,
+    SkipBad,
+    TransferPerClass,
+)
 from clipdrift.runs.layout import cache_folder
 
 
@@ -71,15 +80,7 @@ def compare(
         bool, typer.Option("--no-spectra", help="Skip effective rank and intruder dimensions.")
     ] = False,
     any_base: AnyBase = False,
-    interpolate_positions: Annotated[
-        str | None,
-        typer.Option(
-            "--interpolate-positions",
-            help="Where the two take images of different sizes: interpolate the positions of `tuned` or "
-            "`base` bicubically, to the other's size.",
-            metavar="SIDE",
-        ),
-    ] = None,
+    interpolate_positions: InterpolatePositions = None,
     batch_size: Batch = None,
     seed: ImageSeed = 0,
     cache: Cache = None,

@@ -33,7 +33,7 @@ def same_architecture(first: str, second: str, one: Tower, other: Tower, ignore:
         left, right = odd["image_size"]
         raise PairError(
             f"{first} takes images of {left} pixels and {second} of {right}, so that their positions differ; "
-            "`clipdrift compare --interpolate-positions tuned` (or base) interpolates those of one of them"
+            "`--interpolate-positions tuned` (or base) of compare, check and card interpolates those of one"
         )
     if odd:
         said = ", ".join(
