@@ -104,6 +104,7 @@ def test_each_option_gets_where_it_belongs(say: Say, monkeypatch: pytest.MonkeyP
         "--no-spectra", "--any-base", "--batch-size", "5", "--seed", "4", "--cache", tmp_path,
         "--device", "cpu", "--skip-bad-images", "--index", "catalogue", "--queries", "new",
         "--index-limit", "77",
+        "--target", "land", "--interpolate-positions", "base",
     )  # fmt: skip
     assert given.pop("arguments") == ("a/base", "b/tuned", "photos")
     given.pop("reporter")
@@ -115,6 +116,7 @@ def test_each_option_gets_where_it_belongs(say: Say, monkeypatch: pytest.MonkeyP
         "limit": 9, "shown": 2, "flow": False, "spectrum": False, "any_base": True, "batch_size": 5,
         "seed": 4, "cache": tmp_path, "device": "cpu", "skip_bad": True, "index": "catalogue",
         "index_queries": "new", "index_limit": 77,
+        "target": "land", "interpolate": "base",
     }  # fmt: skip
 
 
@@ -180,6 +182,8 @@ def test_what_a_user_can_mend_is_one_line_and_status_2(
         (tiny_clip_dir, tuned_dir, pictures, ["--transfer", "x=/no/such"], "/no/such: no such folder"),
         (tiny_clip_dir, tuned_dir, pictures, ["--transfer", "a", "--transfer", "a"], "transfer names 'a' tw"),
         (tiny_clip_dir, tuned_dir, pictures, ["--device", "abacus"], "--device abacus: unknown"),
+        (tiny_clip_dir, tuned_dir, pictures, ["--target", pictures], "--target tests the head of an image"),
+        (tiny_clip_dir, tuned_dir, pictures, ["--interpolate-positions", "x"], "neither tuned nor base"),
     ):
         line = fails(say("compare", base, tuned, "--images", images, "--limit", "30", *more))
         assert re.search(said, line), line
@@ -221,6 +225,7 @@ def test_help_mentions_every_option(say: Say) -> None:
         "base", "tuned", "images", "transfer", "out", "limit", "transfer_per_class", "show", "no_flow",
         "no_spectra", "any_base", "batch_size", "seed", "cache", "device", "skip_bad_images",
         "index", "queries", "index_limit",
+        "target", "interpolate_positions",
     }  # fmt: skip
     assert {parameter.name for parameter in COMMAND.params} == wanted
     for parameter in COMMAND.params:

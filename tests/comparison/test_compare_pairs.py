@@ -68,8 +68,7 @@ def other_clip(folder: Path, **vision: Any) -> CLIPModel:
         ({"num_hidden_layers": 3}, "blocks 2 against 3"),
         ({"hidden_size": 64}, "width 32 against 64"),
         ({"num_attention_heads": 4}, "heads 2 against 4"),
-        ({"patch_size": 8}, "grid (4, 4) against (2, 2)"),
-        ({"image_size": 32}, "image size 16 against 32, grid (4, 4) against (8, 8)"),
+        ({"patch_size": 8}, "grid (4, 4) against (2, 2), patch size 4 against 8"),
         ({"hidden_act": "gelu"}, "activation quick_gelu against gelu"),
     ],
 )
@@ -98,18 +97,19 @@ def test_clip_against_siglip(tiny_clip_dir: Path, siglip_dir: Path, refused: Cal
 
 
 @pytest.mark.parametrize(
-    ("kind", "reason"),
+    ("kind", "side", "reason"),
     [
-        (CLIPVisionModel, "no projection into the joint space; load the same weights as CLIPModel"),
-        (torch.nn.Linear, "its attention cannot be read; supported are transformers' CLIPModel"),
+        (CLIPVisionModel, "base", "no projection into the joint space; load the same weights as CLIPModel"),
+        (torch.nn.Linear, "tuned", "its attention cannot be read; supported are transformers' CLIPModel"),
     ],
 )
 def test_a_class_that_cannot_be_read(
-    tiny_clip_dir: Path, refused: Callable[..., str], kind: Any, reason: str
+    tiny_clip_dir: Path, refused: Callable[..., str], kind: Any, side: str, reason: str
 ) -> None:
-    """A model in memory of another kind, by its class."""
+    """A model in memory of another kind, by its class; an image tower alone can be TUNED, not BASE."""
     model = outside.load_plain(tiny_clip_dir, kind) if kind is CLIPVisionModel else kind(2, 2)
-    message = refused(model, kind=UnsupportedModelError)
+    pair = {"base": tiny_clip_dir, "tuned": tiny_clip_dir} | {side: model}
+    message = refused(pair["tuned"], base=pair["base"], kind=UnsupportedModelError)
     assert f"{kind.__name__} is not supported: " in message
     assert reason in message
 

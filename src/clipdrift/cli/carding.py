@@ -9,7 +9,16 @@ from typing import Annotated
 
 import typer
 
-from clipdrift.cli.options import AnyBase, Batch, Cache, Device, ImageSeed, SkipBad, TransferPerClass
+from clipdrift.cli.options import (
+    AnyBase,
+    Batch,
+    Cache,
+    Device,
+    ImageSeed,
+    InterpolatePositions,
+    SkipBad,
+    TransferPerClass,
+)
 from clipdrift.runs.layout import cache_folder
 
 
@@ -42,6 +51,7 @@ def card(
     ] = None,
     limit: Annotated[int, typer.Option(min=4, help="Read at most so many images.")] = 500,
     any_base: AnyBase = False,
+    interpolate_positions: InterpolatePositions = None,
     batch_size: Batch = None,
     seed: ImageSeed = 0,
     cache: Cache = None,
@@ -59,6 +69,7 @@ def card(
         clipdrift card runs/64cf3373d757e7c9 --into runs/64cf3373d757e7c9/model/README.md
     """
     from clipdrift.cli.show import RunDisplay, console
+    from clipdrift.comparison.architectures import checked_choice
     from clipdrift.comparison.compare import transfer_sets
     from clipdrift.decision import CheckError
     from clipdrift.decision.carding import card as work
@@ -67,6 +78,7 @@ def card(
 
     if len(models) > 2:
         raise CheckError(f"{len(models)} models: give BASE and TUNED, or a run alone")
+    choice = checked_choice(interpolate_positions)
     refuse_unwritable(into)
     sets = transfer_sets(transfer or [], transfer_per_class)
     with RunDisplay() as display:
@@ -79,6 +91,7 @@ def card(
             seed=seed,
             batch_size=batch_size,
             any_base=any_base,
+            interpolate=choice,
             cache=cache_folder(cache),
             device=device,
             skip_bad=skip_bad_images,

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipdrift.cli.options import AnyBase, Batch, Cache, Device, ImageSeed, SkipBad, TransferPerClass
+from clipdrift.cli.options import (
+    AnyBase,
+    Batch,
+    Cache,
+    Device,
+    ImageSeed,
+    InterpolatePositions,
+    SkipBad,
+    TransferPerClass,
+)
 from clipdrift.errors import ClipdriftError, Interrupted, named_line
 from clipdrift.rules import Rule, parse_rule
 from clipdrift.runs.layout import cache_folder
@@ -123,6 +132,7 @@ def check(
     ] = None,
     limit: Annotated[int, typer.Option(min=4, help="Read at most so many images.")] = 500,
     any_base: AnyBase = False,
+    interpolate_positions: InterpolatePositions = None,
     batch_size: Batch = None,
     seed: ImageSeed = 0,
     cache: Cache = None,
@@ -172,10 +182,13 @@ def check(
         )
     if baseline is None and images is None:
         raise CheckError("no images: name a folder or a data set with --images")
+    if interpolate_positions is not None and (only_base or baseline is not None):
+        raise CheckError("--interpolate-positions needs BASE and TUNED: a baseline is of one image size")
 
     from rich.console import Console
 
     from clipdrift.cli.show import RunDisplay, console
+    from clipdrift.comparison.architectures import checked_choice
     from clipdrift.comparison.compare import transfer_sets
     from clipdrift.decision.baseline import read_baseline
     from clipdrift.decision.checking import baseline as keep
@@ -184,6 +197,7 @@ def check(
     from clipdrift.reporting.checks import append_markdown, write_junit
     from clipdrift.runs.files import refuse_unwritable
 
+    choice = checked_choice(interpolate_positions)
     steps = os.environ.get("GITHUB_STEP_SUMMARY")
     page = summary or (Path(steps) if steps else None)
     for file in filter(None, (junit, page, save_baseline)):
@@ -220,6 +234,7 @@ def check(
                     strict=strict or asked.strict,
                     save_baseline=save_baseline,
                     any_base=any_base,
+                    interpolate=choice,
                     **common,  # type: ignore[arg-type]
                 )
     except Interrupted:

@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from clipdrift.cli.options import AnyBase, Batch, Cache, Device, ImageSeed, SkipBad, TransferPerClass
+from clipdrift.cli.options import (
+    AnyBase,
+    Batch,
+    Cache,
+    Device,
+    ImageSeed,
+    InterpolatePositions,
+    SkipBad,
+    TransferPerClass,
+)
 from clipdrift.runs.layout import cache_folder
 
 
@@ -23,7 +32,8 @@ def compare(
     tuned: Annotated[
         str,
         typer.Argument(
-            help="The model after: as BASE, or a peft adapter (folder or hub id), which is put on BASE.",
+            help="The model after: as BASE, a peft adapter (folder or hub id), which is put on BASE, or half "
+            "a model (image tower, text tower, image classifier), which is completed by BASE's other parts.",
             metavar="TUNED",
         ),
     ],
@@ -65,6 +75,15 @@ def compare(
     index_limit: Annotated[
         int, typer.Option(min=20, help="Read at most so many images of the index, those held out included.")
     ] = 2000,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            help="Labelled set to test the head of TUNED on, where TUNED is an image classifier: a name, a "
+            "folder, or `name=folder`. Classes are matched by name.",
+            metavar="SET",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -81,6 +100,7 @@ def compare(
         bool, typer.Option("--no-spectra", help="Skip effective rank and intruder dimensions.")
     ] = False,
     any_base: AnyBase = False,
+    interpolate_positions: InterpolatePositions = None,
     batch_size: Batch = None,
     seed: ImageSeed = 0,
     cache: Cache = None,
@@ -100,17 +120,24 @@ def compare(
 
         clipdrift compare openai/clip-vit-base-patch32 my-tuned-clip --index catalogue/
 
+        clipdrift compare openai/clip-vit-base-patch32 my-classifier/ --images photos/ --target photos/
+
+    Half a model (CLIPVisionModel, CLIPTextModel, CLIPForImageClassification and the like) is completed by
+    BASE's other parts, and the verdict says by which.
+
     Architectures that differ, an adapter made on another model and an adapter that changes nothing are
     refused. With `--index` alone the two may be of any architectures: where their embeddings have different
     widths, a map fitted between them is all that can search.
     """
     from clipdrift.cli.show import RunDisplay, console
     from clipdrift.cli.show_comparison import comparison_report
+    from clipdrift.comparison.architectures import checked_choice
     from clipdrift.comparison.compare import compare as work
     from clipdrift.comparison.compare import transfer_sets
     from clipdrift.comparison.models import PairError
     from clipdrift.reporting.comparison import report
 
+    choice = checked_choice(interpolate_positions)
     sets = transfer_sets(transfer or [], transfer_per_class)
     if queries is not None and index is None:
         raise PairError("--queries without an index to put them to: name its images with --index")
@@ -127,6 +154,9 @@ def compare(
             raise PairError("no images: name a folder or a data set with --images, or with --index")
         if sets:
             raise PairError("--transfer needs --images too: with --index alone only the index is measured")
+        if target is not None or choice is not None:
+            given = "--target" if target is not None else "--interpolate-positions"
+            raise PairError(f"{given} needs --images too: with --index alone only the index is measured")
         _index_alone(base, tuned, index, queries, index_limit, out, common)
         return
     with RunDisplay() as display:
@@ -142,6 +172,8 @@ def compare(
             index=index,
             index_queries=queries,
             index_limit=index_limit,
+            target=target,
+            interpolate=choice,
             reporter=display,
             **common,
         )

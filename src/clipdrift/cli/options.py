@@ -42,6 +42,15 @@ SkipBad = Annotated[
 AnyBase = Annotated[
     bool, typer.Option("--any-base", help="Accept an adapter or run made from another model than BASE.")
 ]
+InterpolatePositions = Annotated[
+    str | None,
+    typer.Option(
+        "--interpolate-positions",
+        help="Where the two take images of different sizes: interpolate the positions of `tuned` or `base` "
+        "bicubically, to the other's size.",
+        metavar="SIDE",
+    ),
+]
 Batch = Annotated[
     int | None,
     typer.Option(

@@ -30,6 +30,10 @@ def comparison_report(found: Comparison) -> RenderableType:
     lines += [Text(f"note: {note}", style="yellow") for note in found.notes]
     lines.append(Text())
     lines.append(_table(found))
+    if found.head:
+        head = found.head
+        told = f"head of TUNED on {head.target}: {percent(head.accuracy)} of {head.images} images"
+        lines += [Text(), Text(f"{told}, {head.classes} classes (chance {head.chance:.1f} %)")]
     if found.transfer:
         lines += [Text(), _transfer(found)]
     if found.retrieval:

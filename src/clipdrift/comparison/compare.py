@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipdrift.comparison import Comparison, Side, TransferRow
+from clipdrift.comparison import Comparison, HeadRow, Side, TransferRow
 from clipdrift.comparison.abilities import (
     has_texts,
     open_test_set,
@@ -19,7 +19,9 @@ from clipdrift.comparison.abilities import (
     texts_of,
     transfer_row,
 )
+from clipdrift.comparison.architectures import Interpolate
 from clipdrift.comparison.attention import attention_of
+from clipdrift.comparison.head import head_accuracy, head_preprocess, open_head
 from clipdrift.comparison.images import ImagesLike, ProbeSet, named_source, preprocess_of
 from clipdrift.comparison.index_images import INDEX_LIMIT, IndexOptions
 from clipdrift.comparison.indexing import read_index
@@ -37,7 +39,14 @@ from clipdrift.comparison.tables import (
 from clipdrift.comparison.texts import compare_texts
 from clipdrift.config import DataSet, parse_config
 from clipdrift.data.preprocess import Preprocess
-from clipdrift.measures import Internals, cka_matrix, read_internals, readings, spectra
+from clipdrift.measures import (
+    Internals,
+    cka_matrix,
+    internal_readings,
+    read_internals,
+    spectra,
+    weight_readings,
+)
 from clipdrift.model.towers import tower_of
 from clipdrift.runs.laps import Laps
 from clipdrift.runs.layout import cache_folder
@@ -55,6 +64,7 @@ def compare(
     images: ImagesLike,
     *,
     transfer: TransferLike | Sequence[TransferLike] = (),
+    target: TransferLike | None = None,
     limit: int = LIMIT,
     seed: int = 0,
     batch_size: int | None = None,
@@ -66,6 +76,7 @@ def compare(
     index_limit: int = INDEX_LIMIT,
     preprocess: object = None,
     any_base: bool = False,
+    interpolate: Interpolate | None = None,
     cache: str | Path | None = None,
     device: str = "auto",
     skip_bad: bool = False,
@@ -78,10 +89,13 @@ def compare(
     Models in memory are left as they were.
 
     Args:
-        base, tuned: hub id, folder, run, peft adapter (on BASE), OpenCLIP name, a Clip, or a model in memory.
+        base, tuned: hub id, folder, run, peft adapter (on BASE), OpenCLIP name, a Clip, or a model in memory;
+            TUNED may be half a model, an image tower, a text tower or an image classifier, which is completed
+            by BASE's other parts.
         images: a folder, a data set's name, preprocessed floats (n, 3, S, S), a Deck, or a list of PIL
             images, paths or arrays of bytes.
         transfer: sets on which zero-shot ability is tested on both sides.
+        target: labelled set on which the head of TUNED, an image classifier, is tested.
         limit: images read at most, chosen by ``seed``, balanced over classes where there are any.
         batch_size: images per forward pass, by default some 4,096 tokens; no number depends on it.
         flow: rollout and patch entropy too, which need whole attention maps.
@@ -93,6 +107,8 @@ def compare(
         index_limit: images of the index read at most, with those held out.
         preprocess: for models in memory: a transformers image processor, its dictionary, or a Preprocess.
         any_base: accept an adapter or a run made from another backbone than BASE.
+        interpolate: whose positions are interpolated where the two take images of different sizes, ``tuned``
+            or ``base``; none: such a pair is refused.
         cache: where decoded images are kept; default `~/.cache/clipdrift` or $CLIPDRIFT_CACHE.
         device: for models given by name; those in memory stay where they are.
         skip_bad: leave unreadable images out.
@@ -121,6 +137,8 @@ def compare(
         index=index,
         index_queries=index_queries,
         index_limit=index_limit,
+        target=target,
+        interpolate=interpolate,
     )[0]
 
 
@@ -145,14 +163,18 @@ def compare_in_detail(
     index: ImagesLike | None = None,
     index_queries: ImagesLike | None = None,
     index_limit: int = INDEX_LIMIT,
+    target: TransferLike | None = None,
+    interpolate: Interpolate | None = None,
 ) -> tuple[Comparison, Samples]:
     """:func:`compare`, with the values image by image from which its numbers follow."""
     reporter, clock = reporter or Silent(), Laps()
     if index is None and index_queries is not None:
         raise PairError("queries without an index to put them to: say which images are in the index")
     sets = transfer_sets(transfer)  # what is misspelt is said before anything is loaded
+    targets = [] if target is None else transfer_sets(target)
     reporter.stage("loading both models")
-    pair = open_pair(base, tuned, any_base)
+    pair = open_pair(base, tuned, any_base, interpolate)
+    head = open_head(pair.tuned, targets[0], pair.shape.image_size) if targets else None
     known = pair.base.clip or pair.tuned.clip
     if sets and known is None:
         raise PairError("zero-shot needs a tokenizer: give BASE by name, by folder or as a Clip")
@@ -168,10 +190,13 @@ def compare_in_detail(
         clock("index_searched")
     before = _read(pair.base, probe, batch_size, flow, reporter)
     clock("base_read")
-    after = _read(pair.tuned, probe, batch_size, flow, reporter)
+    # a text tower alone has BASE's image tower, so there is nothing to read again
+    after = before if pair.images_alike else _read(pair.tuned, probe, batch_size, flow, reporter)
     clock("tuned_read")
     reporter.stage("comparing representations")
-    measures = compared(readings(before, after, pair.before, pair.after))
+    own_before, own_after = pair.judged
+    found_in_images = internal_readings(before, after)
+    measures = compared(found_in_images | (weight_readings(own_before, own_after) if own_before else {}))
     matrix = tuple(tuple(row) for row in cka_matrix(before, after).tolist())
     clock("compared")
     samples = Samples(before, after, prepared, probe)
@@ -184,24 +209,35 @@ def compare_in_detail(
             for side, other in ((pair.base, pair.tuned), (pair.tuned, pair.base))
         )
         samples.zero_shot[spec.name] = (test, old, new)
-        rows[spec.name] = transfer_row(test, old, new)
+        row = transfer_row(test, old, new)
+        rows[spec.name] = row.model_copy(update={"crossed": None}) if pair.images_alike else row
         prompts += test.texts
+    tested = None
+    if head is not None:
+        own = head_preprocess(pair.tuned, prepared)
+        factory = deck_factory(pair.base, own, cache, seed, skip_bad, reporter)
+        tested = head_accuracy(head, factory, place, batch_size, reporter)
+        if own != prepared:
+            note = "TUNED's head was tested with TUNED's own preprocessing."
+            tested = tested.model_copy(update={"notes": (*tested.notes, note)})
     found = None
     if probe.captions:
         reporter.stage("retrieval between images and captions")
         embeddings = (before.embedding, after.embedding)
         found = retrieval(pair.base, pair.tuned, embeddings, probe.captions)
+        if pair.images_alike:  # there is no image tower of TUNED's to cross with
+            found = found.model_copy(update={"image_to_text_crossed": {}, "text_to_image_crossed": {}})
     clock("tested")
     towers, of_texts, said = compare_texts(pair, _texts(probe, rows, prompts), batch_size, reporter)
     clock("texts_read")
     changes = []
     if spectrum:
         reporter.stage("spectra of the changed matrices")
-        changes = spectra(pair.before, pair.after, progress=reporter.advance)
+        changes = spectra(own_before, own_after, progress=reporter.advance)
     clock("decomposed")
     comparison = Comparison(
         base=side_of(pair.base, pair.before),
-        tuned=side_of(pair.tuned, pair.after),
+        tuned=side_of(pair.tuned, own_after),
         shape=pair.shape,
         images=probe.facts,
         measures=measures | of_texts | ability(rows),
@@ -209,12 +245,14 @@ def compare_in_detail(
         heads=heads(before, after),
         spectra=tuple(spectrum_row(change) for change in changes),
         transfer=rows,
+        head=tested,
         retrieval=found,
-        subsets=subsets(before, after, probe.labels, seed),
+        subsets=None if pair.images_alike else subsets(before, after, probe.labels, seed),
         text_tower=towers,
         index=remembered,
         notes=(
             *_notes(pair, probe, rows, bool(rows or found), own=preprocess is None),
+            *_of_head(pair, tested),
             *said,
             *(() if remembered is None else remembered.notes),
         ),
@@ -299,7 +337,20 @@ def side_of(side: OpenedModel, weights: Mapping[str, Tensor]) -> Side:
         library=f"{kind.__module__.partition('.')[0]} {kind.__name__}",
         parameters=sum(weight.numel() for weight in weights.values()),
         fingerprint=side.fingerprint,
+        interpolated_from=side.interpolated_from,
+        grafted=side.grafted,
     )
+
+
+def _of_head(pair: ModelPair, tested: HeadRow | None) -> tuple[str, ...]:
+    head = pair.tuned.head
+    if head is None:
+        return ()
+    if tested is None:
+        return (
+            f"TUNED's head of {len(head.classes)} classes was not tested: name a labelled set with --target.",
+        )
+    return tested.notes
 
 
 def _notes(
@@ -315,7 +366,8 @@ def _notes(
                 f"{name} has no text tower that is known here: {texts_from.name}'s was used for both."
             )
     if texts and not same_texts(pair.base, pair.tuned):
-        notes.append("The text towers differ as well: each side was tested with its own texts.")
+        also = "" if pair.images_alike else " as well"
+        notes.append(f"The text towers differ{also}: each side was tested with its own texts.")
     if len(probe) < 100:
         notes.append(f"Only {len(probe)} images were read: take small differences for noise.")
     notes += [*probe.facts.notes, *(note for row in rows.values() for note in row.notes)]

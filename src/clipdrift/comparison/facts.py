@@ -14,10 +14,21 @@ class Side(Frozen):
     """One of the two models."""
 
     name: str
-    kind: str = Field(description="How it was given: model, adapter, run, in memory.")
+    kind: str = Field(
+        description="How it was given: model, adapter, run, in memory; or what half of a model it is: image "
+        "tower, text tower, image classifier."
+    )
     library: str = Field(description="Class that ran, such as transformers CLIPModel.")
-    parameters: int = Field(description="Of image tower and projection, adapters merged in.")
+    parameters: int = Field(
+        description="Of image tower and projection, adapters merged in; of half a model what it brought."
+    )
     fingerprint: str | None = Field(None, description="Content hash of its files, where it has files.")
+    interpolated_from: int | None = Field(
+        None, description="Image size that its positions were made for, where they were interpolated."
+    )
+    grafted: tuple[str, ...] = Field(
+        (), description="Parts that are BASE's, since the model is half of one and lacks them."
+    )
 
 
 class Shape(Frozen):
@@ -127,6 +138,21 @@ class TransferRow(Frozen):
     def measurable(self) -> bool:
         """Whether BASE is above chance, so that there was something to keep."""
         return measurable(accuracy_p(self.before, self.images, self.classes))
+
+    @property
+    def chance(self) -> float:
+        return 100 / self.classes
+
+
+class HeadRow(Frozen):
+    """The head of an image classifier on a labelled set."""
+
+    target: str
+    images: int
+    classes: int
+    accuracy: float = Field(description="Percent of the images that the head classifies rightly.")
+    fingerprint: str | None = Field(None, description="Of the content of the images.")
+    notes: tuple[str, ...] = Field((), description="What was guessed, left out or is doubtful.")
 
     @property
     def chance(self) -> float:

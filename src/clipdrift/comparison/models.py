@@ -19,6 +19,8 @@ from clipdrift.config import RunConfig
 from clipdrift.errors import ClipdriftError
 from clipdrift.model.clip import SHIPPED, Clip, check_finite, fingerprint_model, load, shipped_folder
 from clipdrift.model.folders import text_of
+from clipdrift.model.half_loading import Classifier, Half, half_in_memory, half_kind, load_half
+from clipdrift.model.towers import unwrapped
 from clipdrift.runs.layout import CONFIG, HEAD, WEIGHTS
 from clipdrift.runs.store import RunFolder
 
@@ -41,6 +43,12 @@ class OpenedModel:
         clip: with texts and preprocessing, where they are known.
         fingerprint: content hash of its files.
         backbone: what an adapter or a run says it was made from, and the content hash of that.
+        interpolated_from: image size in pixels that its positions were made for, where they have been
+            interpolated to another.
+        grafted: parts that are BASE's, since the model is half of one.
+        brought: names of the weights that half a model brought; None: all of them.
+        head: of an image classifier.
+        notes: what was done to open it that a reader should know, beside the Clip's own.
     """
 
     name: str
@@ -49,6 +57,11 @@ class OpenedModel:
     clip: Clip | None
     fingerprint: str | None = None
     backbone: tuple[str, str | None] | None = None
+    interpolated_from: int | None = None
+    grafted: tuple[str, ...] = ()
+    brought: frozenset[str] | None = None
+    head: Classifier | None = None
+    notes: tuple[str, ...] = ()
 
 
 def open_model(given: ModelLike, base: OpenedModel | None = None) -> OpenedModel:
@@ -69,6 +82,41 @@ def open_model(given: ModelLike, base: OpenedModel | None = None) -> OpenedModel
         check_finite(given, type(given).__name__)
         return OpenedModel(type(given).__name__, "in memory", given, None)
     name = str(given)
+    if (found := _open_run_or_adapter(name, base)) is not None:
+        return found
+    if (half := half_kind(name)) is not None:
+        raise PairError(
+            f"{name}: {half.article}, which takes what it lacks from a whole model: give it as TUNED, and as "
+            "BASE the one that it was made from"
+        )
+    return _open_whole(name, base)
+
+
+def open_tuned(given: ModelLike, base: OpenedModel) -> OpenedModel | Half:
+    """Open TUNED: as :func:`open_model`, or half a model, which is to be completed by BASE.
+
+    Raises:
+        PairError, ModelError: what cannot be opened, and why.
+    """
+    if isinstance(given, nn.Module):
+        inner = unwrapped(given)
+        half = half_in_memory(inner, type(inner).__name__)
+        if half is None:
+            return open_model(given, base)
+        check_finite(inner, half.name)
+        return half
+    if isinstance(given, Clip):
+        return open_model(given, base)
+    name = str(given)
+    return _open_run_or_adapter(name, base) or load_half(name) or _open_whole(name, base)
+
+
+def _open_whole(name: str, base: OpenedModel | None) -> OpenedModel:
+    clip = load(name, None if base is None else base.clip)
+    return OpenedModel(name, "model", clip.model, clip, fingerprint_of(name))
+
+
+def _open_run_or_adapter(name: str, base: OpenedModel | None) -> OpenedModel | None:
     folder = Path(name).expanduser()
     if folder.is_file():
         raise PairError(f"{name}: a file; give the folder that holds the model, the adapter or the run")
@@ -78,8 +126,7 @@ def open_model(given: ModelLike, base: OpenedModel | None = None) -> OpenedModel
         return _open_run(name, folder.parent)
     if adapter := adapter_folder(name, folder):
         return _open_adapter(name, adapter, base)
-    clip = load(name, None if base is None else base.clip)
-    return OpenedModel(name, "model", clip.model, clip, _fingerprint(name))
+    return None
 
 
 def _is_model(folder: Path) -> bool:
@@ -104,7 +151,7 @@ def _open_run(name: str, folder: Path) -> OpenedModel:
     if record.status != "done" or not weights.is_dir():
         raise PairError(f"{folder}: the run ended as {record.status} and left no weights")
     backbone = record.config.model
-    now = _fingerprint(_name_of(record.config))
+    now = fingerprint_of(_name_of(record.config))
     if record.artefacts["kind"] != "model" and now and backbone.fingerprint and now != backbone.fingerprint:
         raise PairError(
             f"{folder}: the files of its backbone {_name_of(record.config)} are no longer those that the run "
@@ -158,18 +205,18 @@ def _open_adapter(name: str, folder: Path, base: OpenedModel | None) -> OpenedMo
     if base.clip is None:
         raise PairError(f"{name}: an adapter folder needs BASE by name, by folder or as a Clip")
     # a model in memory must not be changed, and peft changes the very object that it is given
-    clip = attach_adapter(_copied(base.clip), folder)
-    origin = (str(made_from), _fingerprint(str(made_from))) if made_from else None
+    clip = attach_adapter(copied_clip(base.clip), folder)
+    origin = (str(made_from), fingerprint_of(str(made_from))) if made_from else None
     return OpenedModel(name, "adapter", clip.model, clip, fingerprint_model(folder), origin)
 
 
-def _copied(clip: Clip) -> Clip:
+def copied_clip(clip: Clip) -> Clip:
     """Copy a Clip with its model and its texts' encoder, which holds the model too, together."""
     model, texts = copy.deepcopy((clip.model, clip.texts))
     return replace(clip, model=model, texts=texts)
 
 
-def _fingerprint(name: str) -> str | None:
+def fingerprint_of(name: str) -> str | None:
     """Content hash of a local model's files; None for what is not local."""
     if name in SHIPPED:
         return fingerprint_model(shipped_folder(name))

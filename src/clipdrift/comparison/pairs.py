@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from clipdrift.comparison import Shape
-from clipdrift.comparison.models import ModelLike, OpenedModel, PairError, open_model
+from clipdrift.comparison.architectures import checked_choice, fit_sizes, same_architecture
+from clipdrift.comparison.grafting import IMAGE_TOWER, graft
+from clipdrift.comparison.models import ModelLike, OpenedModel, PairError, open_model, open_tuned
 from clipdrift.model.clip import on_side
+from clipdrift.model.half_loading import Half
 from clipdrift.model.towers import Tower, tower_of, unwrapped
 from clipdrift.model.weights import effective_weights
 
@@ -35,39 +38,63 @@ class ModelPair:
     def shape(self) -> Shape:
         return shape_of(tower_of(self.base.model))
 
+    @property
+    def images_alike(self) -> bool:
+        """Whether TUNED is a text tower alone, so that both image towers are BASE's."""
+        return IMAGE_TOWER in self.tuned.grafted
+
+    @property
+    def judged(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The weights of the image towers that TUNED brought: none of a text tower alone."""
+        return brought(self.tuned, self.before), brought(self.tuned, self.after)
+
+
+def brought(tuned: OpenedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the weights that are TUNED's own."""
+    return {name: w for name, w in weights.items() if tuned.brought is None or name in tuned.brought}
+
 
 def shape_of(tower: Tower) -> Shape:
     """A tower's sizes as they stand in a result."""
     return Shape(**asdict(tower.geometry), reader=tower.reader)
 
 
-def open_pair(base: ModelLike, tuned: ModelLike, any_base: bool = False) -> ModelPair:
+def open_pair(
+    base: ModelLike, tuned: ModelLike, any_base: bool = False, interpolate: str | None = None
+) -> ModelPair:
     """Open both sides and refuse what does not fit.
 
     Args:
         any_base: accept an adapter or a run made from another backbone than BASE.
+        interpolate: whose positions are interpolated where only the image sizes differ, tuned or base.
 
     Raises:
         PairError: architectures differ, the adapter was made on another model or changes nothing.
         ModelError, UnsupportedModelError: one of them cannot be opened or read.
     """
+    choice = checked_choice(interpolate)
     with on_side("BASE"):
         first = open_model(base)
     with on_side("TUNED"):
-        second = open_model(tuned, first)
-    one, other = tower_of(first.model), tower_of(second.model)
-    _same_architecture(first, second, one, other)
+        opened = open_tuned(tuned, first)
+    first, opened, fitted = fit_sizes(first, opened, choice)
+    second = graft(opened, first) if isinstance(opened, Half) else opened
+    same_architecture(first.name, second.name, tower_of(first.model), tower_of(second.model))
     before, after = effective_weights(first.model), effective_weights(second.model)
     _same_weights(first, second, before, after)
     notes = [] if any_base else right_base(first, second)
     notes += [f"{side}: {note}" for side, note in _loading_notes(first, second)]
-    if all(torch.equal(before[name].cpu(), after[name].cpu()) for name in before):
+    notes += [*second.notes, *fitted]
+    if IMAGE_TOWER not in second.grafted and all(
+        torch.equal(before[name].cpu(), after[name].cpu()) for name in before
+    ):
         if second.kind == "adapter":
             raise PairError(
                 f"{second.name}: the adapter changes none of the {len(before)} weights of the image tower; "
                 "was it saved before it was trained, or made for the text tower?"
             )
-        notes.append("BASE and TUNED have the same weights in the image tower and the projection.")
+        also = "" if second.grafted else " and the projection"
+        notes.append(f"BASE and TUNED have the same weights in the image tower{also}.")
         if unwrapped(first.model) is unwrapped(second.model):
             notes.append(
                 "They are one model in memory: peft and training change the very model that they are given, "
@@ -91,7 +118,7 @@ def open_any_pair(
     with on_side("TUNED"):
         second = open_model(tuned, first)
         tower_of(second.model)
-    notes = [] if any_base else _right_base(first, second)
+    notes = [] if any_base else right_base(first, second)
     return first, second, (*notes, *(f"{side}: {note}" for side, note in _loading_notes(first, second)))
 
 
@@ -104,19 +131,6 @@ def _loading_notes(first: OpenedModel, second: OpenedModel) -> list[tuple[str, s
         for note in (() if clip is None else clip.notes)
         if side == "BASE" or first.clip is None or note not in first.clip.notes
     ]
-
-
-def _same_architecture(first: OpenedModel, second: OpenedModel, one: Tower, other: Tower) -> None:
-    left, right = asdict(one.geometry), asdict(other.geometry)
-    left |= {"read through the": one.reader, "activation": one.activation}
-    right |= {"read through the": other.reader, "activation": other.activation}
-    odd = [
-        f"{name.replace('_', ' ')} {left[name]} against {right[name]}"
-        for name in left
-        if left[name] != right[name]
-    ]
-    if odd:
-        raise PairError(f"{first.name} and {second.name} are of different architectures: {', '.join(odd)}")
 
 
 def _same_weights(

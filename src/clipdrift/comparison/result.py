@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr
 from clipdrift.comparison.facts import (
     Compared,
     HeadDrift,
+    HeadRow,
     ProbeImages,
     Retrieval,
     Shape,
@@ -58,6 +59,9 @@ class Comparison(Frozen):
     heads: tuple[HeadDrift, ...] = ()
     spectra: tuple[SpectrumRow, ...] = ()
     transfer: dict[str, TransferRow] = Field(default_factory=dict)
+    head: HeadRow | None = Field(
+        None, description="TUNED's head on its target, where it is an image classifier and a set was named."
+    )
     retrieval: Retrieval | None = None
     subsets: Subsets | None = None
     text_tower: TextTowers | None = Field(
@@ -93,6 +97,9 @@ class Comparison(Frozen):
                 unit = MEASURES[name].unit
                 rows.append(_row("weights", name, spectrum.kind, spectrum.block, unit, value=value))
         rows += [row for name, found in self.transfer.items() for row in _transfer_rows(name, found)]
+        if self.head is not None:
+            unit = MEASURES["accuracy"].unit
+            rows.append(_row("ability", "accuracy", self.head.target, None, unit, after=self.head.accuracy))
         frame = pd.DataFrame(rows)
         return frame.astype({"block": "Int64"})
 

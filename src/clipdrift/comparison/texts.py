@@ -8,7 +8,8 @@ import torch
 
 from clipdrift.comparison import Compared, TextTowers
 from clipdrift.comparison.abilities import has_texts, same_texts, texts_of
-from clipdrift.comparison.pairs import ModelPair
+from clipdrift.comparison.grafting import TEXT_TOWER
+from clipdrift.comparison.pairs import ModelPair, brought
 from clipdrift.comparison.tables import compared, heads
 from clipdrift.measures import read_texts, text_readings, text_weight_readings
 from clipdrift.model.towers import UnsupportedModelError, text_tower_of
@@ -36,6 +37,8 @@ def compare_texts(
         MeasureError: nan, inf, or a measure that is undefined.
     """
     base, tuned = pair.base, pair.tuned
+    if TEXT_TOWER in tuned.grafted:  # both are BASE's, which is no finding
+        return None, {}, ()
     try:
         towers = text_tower_of(base.model), text_tower_of(tuned.model)
     except UnsupportedModelError as error:
@@ -52,6 +55,7 @@ def compare_texts(
         return None, {}, ("The text towers are of different architectures; they were not compared.",)
     if all(torch.equal(weight.cpu(), after[name].cpu()) for name, weight in before.items()):
         return TextTowers(same=True), {}, ()
+    before, after = brought(tuned, before), brought(tuned, after)
     source, texts = _chosen(sources)
     if not texts or not (base.clip or tuned.clip):
         lacks = f"{LEAST} different texts" if base.clip or tuned.clip else "a tokenizer"

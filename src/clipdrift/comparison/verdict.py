@@ -17,11 +17,61 @@ _WORDS = ((0.995, "hardly moved"), (0.95, "moved a little"), (0.8, "moved clearl
 
 def verdict(found: Comparison) -> list[str]:
     """Lines for a reader, the most important first."""
+    lines = [_how_far(found), *_grafted(found), *_interpolated(found), *_where(found), *_texts(found)]
     index = [] if found.index is None else index_lines(found.index)
-    return [_how_far(found), *_where(found), *_texts(found), *_transfer(found), *index, _attention(found)]
+    lines += [*_head(found), *_transfer(found), *index]
+    return lines if _images_alike(found) else [*lines, _attention(found)]
+
+
+def _images_alike(found: Comparison) -> bool:
+    """Whether TUNED is a text tower alone, so that both image towers are BASE's."""
+    return "image tower" in found.tuned.grafted
+
+
+def _grafted(found: Comparison) -> list[str]:
+    """What TUNED lacks, and what zero-shot is therefore that of."""
+    *first, last = found.tuned.grafted or ("",)
+    if not last:
+        return []
+    parts = f"{', '.join(first)} and {last}" if first else last
+    own = (
+        "BASE's image tower with TUNED's text tower"
+        if _images_alike(found)
+        else f"TUNED's image tower with BASE's {'projection and ' * _lends_projection(found)}text tower"
+    )
+    return [f"TUNED is half a model: {parts} are BASE's, so zero-shot is that of {own}."]
+
+
+def _interpolated(found: Comparison) -> list[str]:
+    """Whose positions are not those of its file."""
+    return [
+        f"{name}'s positions were interpolated from images of {side.interpolated_from} pixels to those of "
+        f"{found.shape.image_size}, so it is not the model that was trained."
+        for name, side in (("BASE", found.base), ("TUNED", found.tuned))
+        if side.interpolated_from is not None
+    ]
+
+
+def _lends_projection(found: Comparison) -> bool:
+    return "visual projection" in found.tuned.grafted
+
+
+def _head(found: Comparison) -> list[str]:
+    head = found.head
+    if head is None:
+        return []
+    return [
+        f"TUNED's own head on {head.target}: {head.accuracy:.1f} % of {head.images} images (chance "
+        f"{head.chance:.1f} %)."
+    ]
 
 
 def _how_far(found: Comparison) -> str:
+    if _images_alike(found):
+        return (
+            "The image tower is BASE's own, since TUNED is a text tower alone: what is measured on images "
+            "compares BASE with itself."
+        )
     cka, turned, weight = (_value(found, name) for name in ("cka", "embedding_drift", "weight_drift"))
     if weight == 0 and turned < 1e-9:
         return "The image tower of TUNED is that of BASE: none of its weights differs."

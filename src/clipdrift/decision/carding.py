@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipdrift.comparison import Comparison
+from clipdrift.comparison.architectures import Interpolate
 from clipdrift.comparison.compare import TransferLike, compare_in_detail, transfer_sets
 from clipdrift.comparison.images import ImagesLike
 from clipdrift.comparison.measuring import LIMIT
@@ -33,6 +34,7 @@ def card(
     batch_size: int | None = None,
     preprocess: object = None,
     any_base: bool = False,
+    interpolate: Interpolate | None = None,
     cache: str | Path | None = None,
     device: str = "auto",
     skip_bad: bool = False,
@@ -43,7 +45,7 @@ def card(
     Args:
         base: as in :func:`clipdrift.compare`; without ``tuned`` the folder of a finished run, whose backbone,
             target and transfer sets are taken.
-        tuned, images, transfer, limit, seed: as there.
+        tuned, images, transfer, limit, seed, interpolate: as there.
 
     Raises:
         CheckError: a model alone that is no run, no images.
@@ -70,6 +72,7 @@ def card(
         shown=0,
         preprocess=preprocess,
         any_base=any_base,
+        interpolate=interpolate,
         cache=cache,
         device=device,
         skip_bad=skip_bad,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from clipdrift.comparison import Comparison
+from clipdrift.comparison.architectures import Interpolate
 from clipdrift.comparison.compare import TransferLike, compare_in_detail, transfer_sets
 from clipdrift.comparison.images import ImagesLike
 from clipdrift.comparison.measuring import LIMIT
@@ -39,6 +40,7 @@ def check(
     batch_size: int | None = None,
     preprocess: object = None,
     any_base: bool = False,
+    interpolate: Interpolate | None = None,
     cache: str | Path | None = None,
     device: str = "auto",
     skip_bad: bool = False,
@@ -59,7 +61,8 @@ def check(
         strict: what is not resolved is broken.
         save_baseline: keep what was read of BASE in this file, for checks without BASE.
         limit, seed: which images; with a baseline its own.
-        batch_size, preprocess, any_base, cache, device, skip_bad: as in :func:`clipdrift.compare`.
+        batch_size, preprocess, any_base, interpolate, cache, device, skip_bad: as in
+            :func:`clipdrift.compare`.
 
     Raises:
         RuleError, CheckError: a rule that says nothing, one that cannot be measured here, a baseline that is
@@ -71,12 +74,16 @@ def check(
         raise CheckError(
             "no rules: a check that judges nothing would always pass; give for example --min-cka"
         )
+    if save_baseline is not None and interpolate == "base":
+        raise CheckError("a baseline of an interpolated BASE is not kept; interpolate `tuned`")
     kept = base if isinstance(base, Baseline) else _baseline_in(base)
     sets = transfer_sets(transfer)
     if kept is not None:
         sets = _sets_of(kept, sets)
         if save_baseline is not None:
             raise CheckError("a baseline is made from BASE, not from another baseline")
+        if interpolate is not None:
+            raise CheckError("interpolating positions needs BASE itself: a baseline is of one image size")
         images = kept.facts.images.source if images is None else images
         limit, seed = kept.facts.limit, kept.facts.seed
     if images is None:
@@ -99,6 +106,7 @@ def check(
             shown=0,
             preprocess=preprocess,
             any_base=any_base,
+            interpolate=interpolate,
             cache=cache,
             device=device,
             skip_bad=skip_bad,

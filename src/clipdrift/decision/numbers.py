@@ -10,6 +10,9 @@ from clipdrift.listing import MEASURES
 from clipdrift.outcomes.chance import chance_note
 from clipdrift.rules import BY_MATRIX, BY_SET, DIRECTIONS, OF_ROWS, RECALLS, WORST, Rule
 
+_OF_IMAGES = ("attention", "flow", "representation", "weights")
+"""Families of measures of the image tower."""
+
 
 class NotMeasured(Exception):  # noqa: N818 - an outcome of one rule, not a failure
     """There is no such number in this comparison; says why."""
@@ -56,10 +59,13 @@ def number_of(found: Comparison, rule: Rule) -> Number:
         return _of_set(found, rule)
     if name in RECALLS:
         return _recall(found.retrieval, rule)
-    if name in BY_MATRIX:
-        return _of_matrices(found, rule)
     drift = name not in MEASURES
     plain = name.removesuffix("_drift") if drift else name
+    lacks_images = "image tower" in found.tuned.grafted
+    if lacks_images and (plain not in MEASURES or MEASURES[plain].family in _OF_IMAGES):
+        raise NotMeasured("TUNED is a text tower alone; the image tower is BASE's own on both sides")
+    if name in BY_MATRIX:
+        return _of_matrices(found, rule)
     entry = found.measures.get(plain)
     if entry is None:
         return _without(found, plain, drift)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from clipdrift.data.errors import DataError
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.errors import one_line
 from clipdrift.model.base import BrokenWeightsError, Clip, ModelError, check_finite, on_side
-from clipdrift.model.families import FAMILIES, REFUSED, ModelFamily
+from clipdrift.model.families import FAMILIES, REFUSED, HalfFamily, ModelFamily
 from clipdrift.model.folders import (
     prefix_of_some,
     strange_prefix,
@@ -48,7 +49,7 @@ MINI = "clipdrift/mini"
 MINI_PHOTO = "clipdrift/mini-photo"
 SHIPPED = {MINI: "mini", MINI_PHOTO: "mini_photo"}
 """Models that come with the package: name -> folder beside this file."""
-_OPEN_CLIP = ("open_clip:", "hf-hub:")
+OPEN_CLIP = ("open_clip:", "hf-hub:")
 """How names begin that OpenCLIP is asked for, as it writes them itself."""
 
 
@@ -76,11 +77,11 @@ def load(model: str | Path | ModelConfig, donor: Clip | None = None) -> Clip:
             another shape or no numbers, unreadable files, preprocessing of another size than the model's.
     """
     config = model if isinstance(model, ModelConfig) else ModelConfig.model_validate(str(model))
-    if config.path is None and config.name.startswith(_OPEN_CLIP):
+    if config.path is None and config.name.startswith(OPEN_CLIP):
         clip = _open_clip(config)
         check_finite(clip.model, config.name)
         return clip
-    place = _place(config)
+    place = place_of(config)
     if not Path(place).is_dir():
         return _load(place, config, donor, [])
     with unmarked(Path(place)) as (readable, marked):
@@ -92,30 +93,30 @@ def load(model: str | Path | ModelConfig, donor: Clip | None = None) -> Clip:
 
 
 def _load(place: str, config: ModelConfig, donor: Clip | None, notes: list[str]) -> Clip:
-    settings = _json(place, "config.json", config)
+    settings = read_json(place, "config.json", config)
     family = _family(settings.get("model_type"), config)
     if why := why_no_towers(settings):
         raise ModelError(f"{config.name}: {why}")
     lent = donor if donor is not None and Path(place).is_dir() else None
-    if lent is not None and not _has(place, _PREPROCESSORS):
+    if lent is not None and not has_any(place, PREPROCESSORS, config):
         preprocessor = lent.preprocessor
         notes.append(f"{config.name} has no preprocessing of its own; that of {lent.name} is used.")
     else:
-        preprocessor = _preprocessor(place, config)
-    loaded = _weights(place, config, family, notes)
+        preprocessor = read_preprocessor(place, config)
+    loaded, _ = read_weights(place, config, family, notes)
     check_finite(loaded, config.name)
-    if lent is not None and not _has(place, _VOCABULARIES):
+    if lent is not None and not has_any(place, VOCABULARIES, config):
         tokenizer = lent.tokenizer
-        _check_tokenizer(tokenizer, config, family, loaded.config.text_config)
+        check_tokenizer(tokenizer, config, family, loaded.config.text_config)
         notes.append(f"{config.name} has no tokenizer of its own; that of {lent.name} is used.")
     else:
-        tokenizer = _tokenizer(place, config, family, loaded.config.text_config)
+        tokenizer = read_tokenizer(place, config, family, loaded.config.text_config)
     try:
         taken = tower_of(loaded).geometry.image_size
         preprocess = Preprocess.from_config({"image_processor_type": family.preprocessing} | preprocessor)
     except (DataError, UnsupportedModelError) as error:
         raise ModelError(f"{config.name}: {error}") from None
-    _check_size(preprocess, taken, config.name)
+    check_size(preprocess, taken, config.name)
     texts = family.texts(loaded, tokenizer)
     return Clip(config.name, loaded, tokenizer, preprocess, preprocessor, texts, tuple(notes))
 
@@ -134,37 +135,40 @@ def companions(model: Any, name: str) -> tuple[Clip | None, Preprocess]:
         ModelError, DataError: nothing there, or files that do not belong to the model.
     """
     config = ModelConfig.model_validate(name)
-    place = _place(config)
-    settings = _json(place, "config.json", config)
+    place = place_of(config)
+    settings = read_json(place, "config.json", config)
     kind = str(settings.get("model_type")).replace("_vision_model", "")
     family = _family(kind, config)
-    preprocessor = _preprocessor(place, config)
+    preprocessor = read_preprocessor(place, config)
     preprocess = Preprocess.from_config({"image_processor_type": family.preprocessing} | preprocessor)
-    if not hasattr(model, "text_model") or not _has_vocabulary(place, config):
+    if not hasattr(model, "text_model") or not has_any(place, VOCABULARIES, config):
         return None, preprocess
-    tokenizer = _tokenizer(place, config, family, model.config.text_config)
+    tokenizer = read_tokenizer(place, config, family, model.config.text_config)
     texts = family.texts(model, tokenizer)
     return Clip(name, model, tokenizer, preprocess, preprocessor, texts), preprocess
 
 
-def _has_vocabulary(place: str, config: ModelConfig) -> bool:
+PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer_config.json")
+
+
+def has_any(place: str, files: tuple[str, ...], config: ModelConfig) -> bool:
+    """Whether one of the files lies in the model's directory or, as far as it is at hand, repository."""
     if Path(place).is_dir():
-        return _has(place, _VOCABULARIES)
+        return any((Path(place) / file).is_file() for file in files)
     return any(
-        cached_file(place, file, revision=config.revision, _raise_exceptions_for_missing_entries=False)
-        for file in _VOCABULARIES
+        cached_file(
+            place,
+            file,
+            revision=config.revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        for file in files
     )
 
 
-_PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer_config.json")
-
-
-def _has(place: str, files: tuple[str, ...]) -> bool:
-    return any((Path(place) / file).is_file() for file in files)
-
-
-def _check_size(preprocess: Preprocess, taken: int, name: str) -> None:
+def check_size(preprocess: Preprocess, taken: int, name: str) -> None:
     """Refuse pictures that the image tower cannot take; without a crop a single size fixes one side only."""
     given = preprocess.crop or preprocess.size
     sides = (given, given) if isinstance(given, int) else given
@@ -206,7 +210,7 @@ def fingerprint_model(path: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _place(config: ModelConfig) -> str:
+def place_of(config: ModelConfig) -> str:
     """Directory or hub id that transformers is asked for."""
     if config.path is not None:
         folder = Path(config.path).expanduser()
@@ -220,7 +224,8 @@ def _place(config: ModelConfig) -> str:
     return config.name
 
 
-def _json(place: str, name: str, config: ModelConfig) -> dict[str, Any]:
+def read_json(place: str, name: str, config: ModelConfig) -> dict[str, Any]:
+    """A JSON object beside a model, in its directory or on the hub. Raises ModelError."""
     try:
         file = cached_file(place, name, revision=config.revision)
         if file is None:  # for config.json alone transformers says it so
@@ -238,13 +243,13 @@ def _json(place: str, name: str, config: ModelConfig) -> dict[str, Any]:
     return content
 
 
-def _preprocessor(place: str, config: ModelConfig) -> dict[str, Any]:
+def read_preprocessor(place: str, config: ModelConfig) -> dict[str, Any]:
     """Older and newer transformers keep it in different files."""
     try:
-        return _json(place, "preprocessor_config.json", config)
+        return read_json(place, "preprocessor_config.json", config)
     except ModelError as first:
         try:
-            found = _json(place, "processor_config.json", config).get("image_processor")
+            found = read_json(place, "processor_config.json", config).get("image_processor")
         except ModelError:
             raise first from None
         if not isinstance(found, dict):
@@ -252,7 +257,27 @@ def _preprocessor(place: str, config: ModelConfig) -> dict[str, Any]:
         return found
 
 
-def _weights(place: str, config: ModelConfig, family: ModelFamily, notes: list[str]) -> Any:
+def read_weights(
+    place: str,
+    config: ModelConfig,
+    family: ModelFamily | HalfFamily,
+    notes: list[str],
+    may_lack: Collection[str] = (),
+) -> tuple[Any, frozenset[str]]:
+    """Load a model strictly, in float32 and eval mode.
+
+    Args:
+        place: directory or hub id.
+        family: its class and what people call it.
+        notes: what was done to read it is added here.
+        may_lack: weights that need not be there.
+
+    Returns:
+        The model, and which of ``may_lack`` it lacks: those hold random numbers.
+
+    Raises:
+        ModelError: weights missing, left over or of another shape, unreadable files.
+    """
     renamed: dict[str, Any] = {}
     if Path(place).is_dir():
         if why := why_unreadable(Path(place)):
@@ -282,17 +307,25 @@ def _weights(place: str, config: ModelConfig, family: ModelFamily, notes: list[s
             f"{config.name}: {prefix} is in the names of {count} weights and not of the others; take it "
             "out of them, or save the whole model again"
         )
+    lacking = frozenset(report["missing_keys"]) & set(may_lack)
     for label, keys in (
         ("of another shape than config.json says", mismatched),
-        ("missing", set(report["missing_keys"])),
+        ("missing", set(report["missing_keys"]) - lacking),
         (f"that no {family.title} has", unexpected),
     ):
         if keys:
             raise ModelError(f"{config.name}: {len(keys)} weights {label}, for example {min(keys)}")
-    return model.eval()
+    return model.eval(), lacking
 
 
-def _tokenizer(place: str, config: ModelConfig, family: ModelFamily, text: Any) -> PreTrainedTokenizerBase:
+def read_tokenizer(
+    place: str, config: ModelConfig, family: ModelFamily, text: Any
+) -> PreTrainedTokenizerBase:
+    """Load a tokenizer and check that it belongs to the text tower of configuration ``text``.
+
+    Raises:
+        ModelError: it is not there, or it does not.
+    """
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(place, revision=config.revision)
@@ -302,13 +335,14 @@ def _tokenizer(place: str, config: ModelConfig, family: ModelFamily, text: Any) 
     except Exception as error:  # as with the weights, a broken file raises many kinds
         raise ModelError(f"{config.name}: its tokenizer cannot be loaded: {one_line(error)}") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
-    _check_tokenizer(tokenizer, config, family, text)
+    check_tokenizer(tokenizer, config, family, text)
     return tokenizer
 
 
-def _check_tokenizer(
+def check_tokenizer(
     tokenizer: PreTrainedTokenizerBase, config: ModelConfig, family: ModelFamily, text: Any
 ) -> None:
+    """Refuse a tokenizer that does not belong to the text tower of configuration ``text``."""
     # transformers makes one of special tokens alone where the files are missing
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelError(f"{config.name}: its tokenizer has no vocabulary; is {family.vocabulary} missing?")

@@ -13,8 +13,10 @@ from typing import Any
 
 _POINTER = b"version https://git-lfs"
 _PREFIXES = ("module.", "_orig_mod.", "model.", "clip.")
-_OWN = ("text_model.", "vision_model.", "visual_projection.", "text_projection.", "logit_")
-"""How the names of transformers' CLIP and SigLIP weights begin."""
+_WHOLE = ("text_model.", "vision_model.", "visual_projection.", "text_projection.", "logit_", "classifier.")
+_HALF = ("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.", "final_layer_norm.", "head.")
+_OWN = (*_WHOLE, *_HALF)
+"""How the names of transformers' CLIP and SigLIP weights begin, in a whole model and in a tower alone."""
 _LARGEST_HEADER = 100_000_000
 """Bytes; safetensors' own limit."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -57,7 +59,8 @@ def why_no_towers(config: dict[str, Any]) -> str | None:
         return None
     return (
         f"an image classifier ({odd[0]}): it has no text tower, so it tells its own classes and nothing "
-        "zero-shot; give the whole CLIP that it was made from, or fine-tune that with clipdrift"
+        "zero-shot; give the whole CLIP that it was made from, compare it with that as TUNED, or "
+        "fine-tune that with clipdrift"
     )
 
 

@@ -136,4 +136,9 @@ def _command(comparison: Comparison) -> str:
             return ""
         words += ["--index", index.source]
         words += ["--queries", index.queries_from] if index.queries_from != index.source else []
+    if comparison.head is not None:
+        words += ["--target", comparison.head.target]
+    for side in ("base", "tuned"):
+        if getattr(comparison, side).interpolated_from is not None:
+            words += ["--interpolate-positions", side]
     return shlex.join([*words, "--out", "compared"])

@@ -75,7 +75,13 @@ def ends_of(pair: ModelPair, merged: bool) -> tuple[Endpoints, list[str]]:
 def side_of(side: OpenedModel, pair: ModelPair, **changes: Any) -> Side:
     """One of the two as it stands in a result."""
     found = type(tower_of(side.model).model)
-    said = {"name": side.name, "kind": side.kind, "fingerprint": side.fingerprint, **changes}
+    said = {
+        "name": side.name,
+        "kind": side.kind,
+        "fingerprint": side.fingerprint,
+        "grafted": side.grafted,
+        **changes,
+    }
     return Side(
         **said,
         library=f"{found.__module__.partition('.')[0]} {found.__name__}",

@@ -54,6 +54,10 @@ def open_two(base: ModelLike, tuned: ModelLike, merged: bool, options: Options) 
         sets[spec.name] = ZeroShot(factory.part(spec, source)[0], source.classes, source.prompts[:1])
     head, record, more = head_beside(tuned, probe)
     said += more
+    if pair.tuned.head is not None:
+        said.append(
+            "TUNED's classifier head takes no part, and is not saved: what is repaired is the whole model."
+        )
     if len(probe) < FEW:
         said.append(f"Only {len(probe)} images were read: take small differences for noise.")
     measurer = StepMeasurer(

@@ -77,11 +77,14 @@ def section(facts: CardFacts, command: str) -> str:
             )
             lines.append(f"| {_cell(name)} | {' | '.join(cells)} |")
         lines.append("")
-    lines += ["| inside the image tower | value (95 % interval) |", "|---|--:|"]
-    for name, words in _ROWS.items():
-        if name in facts.estimates:
-            lines.append(f"| {words} | {_interval(facts.estimates[name])} |")
-    lines += ["", f"![Zero-shot accuracy before and after, CKA by block]({PICTURE})", "", _how(facts), ""]
+    inside = [
+        f"| {words} | {_interval(facts.estimates[name])} |"
+        for name, words in _ROWS.items()
+        if name in facts.estimates
+    ]
+    if inside:  # a text tower alone has nothing to tell here
+        lines += ["| inside the image tower | value (95 % interval) |", "|---|--:|", *inside, ""]
+    lines += [f"![Zero-shot accuracy before and after, CKA by block]({PICTURE})", "", _how(facts), ""]
     lines += ["```", printable(command), "```"]
     return "\n".join(lines)
 
@@ -94,8 +97,8 @@ def _answer(facts: CardFacts) -> str:
         for name, row in facts.comparison.transfer.items()
         if f"retention/{name}" in facts.estimates
     ]
-    cka = facts.estimates["cka"]
-    moved = f"CKA with the base is {decimal(cka.value)}"
+    cka = facts.estimates.get("cka")
+    moved = f"CKA with the base is {decimal(cka.value)}" if cka else "its image tower is the base's own"
     return (
         f"It keeps {', '.join(known)}; {moved}."
         if known
@@ -125,6 +128,8 @@ def _how(facts: CardFacts) -> str:
         said.append(
             f"zero-shot with the prompt {', '.join(f'`{_cell(prompt)}`' for prompt in sorted(prompts))}"
         )
+    if found.tuned.grafted:
+        said.append(f"what this model lacks ({', '.join(found.tuned.grafted)}) is the base's")
     intervals = "Intervals are over images: bootstrap, for CKA jackknife."
     return f"{'; '.join(said)}. {intervals}"
 

@@ -37,7 +37,13 @@ _TOWERS: dict[tuple[str, str], Callable[[Any], Tower]] = {
 }
 """By package and class, so that none of the packages need be there."""
 
+
+def _text_of_half(model: Any) -> TextTower:
+    return SiglipTextTower(model) if model.kind == "siglip" else ClipTexts(model)
+
+
 _TEXT_TOWERS: dict[tuple[str, str], Callable[[Any], TextTower]] = {
+    ("clipdrift", "TextHalf"): _text_of_half,
     ("transformers", "CLIPModel"): ClipTexts,
     ("transformers", "SiglipModel"): SiglipTextTower,
 }
