@@ -40,6 +40,18 @@ METHODS: dict[str, Entry] = _described(methods.BUILT_IN, methods.EXTENSIONS)
 
 PENALTIES: dict[str, Entry] = _described(penalties.BUILT_IN, penalties.EXTENSIONS)
 
+HEADS: dict[str, Entry] = {
+    "linear": Entry(
+        "drawn at random from the seed, on the projected embedding; stays in interpolation",
+    ),
+    "zero_shot": Entry(
+        "begins as the class texts times the logit scale, on the normalised embedding; moves along in "
+        "interpolation",
+        "Wortsman et al. 2022",
+    ),
+}
+"""What a run's classifier begins as, by the value of ``head``."""
+
 MEASURES: dict[str, Entry] = {
     "entropy": Entry(
         "entropy of CLS-to-patch attention, mean over heads", "Shannon 1948", "nats", "attention", "0 to ln P"
