@@ -2,9 +2,9 @@
 
     python tools/grey_set.py DATA OUT
 
-DATA holds cifar100 (docs/evidence.md says where it is from). OUT gets grey-50/{train,test}/CLASS/*.png, every second
-class without its colours, and colour-50/test/CLASS/*.png, the other classes as they are. The same files give the
-same images.
+DATA holds cifar100 (docs/evidence.md says where it is from). OUT gets grey-50/{train,test}/CLASS/*.png, every
+second class without its colours, and colour-50/test/CLASS/*.png, the other classes as they are. The same
+files give the same images.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ HEAD = "head"
 """Place of a classifier that is moved along; no part of the model."""
 
 PARTS = ("stem", "final", "projection", "text", HEAD)
-"""Outside of the blocks: embeddings, final layer norm (or pooling head), projection, text tower, classifier."""
+"""Outside of the blocks: embeddings, final layer norm (or pooling head), projection, text tower, classifier
+(by the name ``head``)."""
 
 _BLOCK = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.")
 

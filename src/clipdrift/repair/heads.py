@@ -8,10 +8,10 @@ from typing import Any
 
 from clipdrift.adapt.heads import Head, ZeroShotHead, load_head, zero_shot_head
 from clipdrift.adapt.objective import Contrastive
-from clipdrift.config import Flyp, LpFt, NoTask
 from clipdrift.comparison.abilities import texts_of
 from clipdrift.comparison.images import ProbeSet
 from clipdrift.comparison.models import ModelLike, OpenedModel
+from clipdrift.config import Flyp, LpFt, NoTask
 from clipdrift.model.clip import Clip
 from clipdrift.repair import RepairError
 from clipdrift.repair.endpoints import Endpoints
@@ -69,8 +69,8 @@ def moving_with(
     prompts = head.prompts or (() if record is None else record.target.prompts)
     if not classes or not prompts:
         raise RepairError(
-            f"{HEAD} beside TUNED began as class texts and does not say which, so it cannot be moved: give the "
-            "folder of its run, or take the file that clipdrift wrote"
+            f"{HEAD} beside TUNED began as class texts and does not say which, so it cannot be moved: give "
+            "the folder of its run, or take the file that clipdrift wrote"
         )
     endpoints.put(0)
     try:
@@ -78,21 +78,21 @@ def moving_with(
     finally:
         endpoints.put(1)
     said = (
-        f"The head moves along, from the backbone's class texts ({', '.join(prompts)}) at alpha 0 to the tuned "
-        "one at alpha 1."
+        f"The head moves along, from the backbone's class texts ({', '.join(prompts)}) at alpha 0 to the "
+        "tuned one at alpha 1."
     )
     return endpoints.with_head(start.state_dict(), head.state_dict()), said
 
 
 def _stays(record: Record) -> str:
-    """What is to be said of a run's linear head where it was drawn at random and fitted to the tuned model."""
+    """What is to be said of a run's linear head that was drawn at random and fitted to the tuned model."""
     config = record.config
     if isinstance(config.method, Flyp | LpFt) or isinstance(config.objective, NoTask):
         return ""
     return (
-        "The head is linear: it was drawn at random, fits the tuned model and stays as it is, so towards the "
-        'backbone (alpha 0) it no longer fits and accuracy falls towards chance; train with head = "zero_shot" '
-        "for a head that moves along."
+        "The head is linear: it was drawn at random, fits the tuned model and stays as it is, so towards "
+        "alpha 0, the backbone, it no longer fits and accuracy falls towards chance; train with "
+        "head = 'zero_shot' for a head that moves along."
     )
 
 

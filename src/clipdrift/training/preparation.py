@@ -202,7 +202,7 @@ def _classified(config: RunConfig, clip: Clip, factory: DeckFactory) -> Target:
     zero_shot = config.head == "zero_shot"
     if zero_shot and are_codes(source.classes):
         raise ConfigError(
-            f"head = 'zero_shot': the classes of {source.name} are called by codes ({source.classes[0]}, ...), "
+            f"head = 'zero_shot': classes of {source.name} are called by codes ({source.classes[0]}, ...), "
             "of which a text tower knows nothing; set data.target.classes to readable names"
         )
     pixels = {purpose: factory.pixels(part, f"{source.name} {purpose}") for purpose, part in wanted.items()}
