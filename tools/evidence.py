@@ -42,7 +42,7 @@ from clipdrift.runs.layout import RECORD
 from clipdrift.runs.record import DamagedRecordError
 from clipdrift.runs.store import Store
 from clipdrift.study.folder import MANIFEST, read_manifest
-from clipdrift.study.tables import Tables
+from clipdrift.study.tables import PATHS, Tables
 from clipdrift.texts import rate as rate_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,8 +83,9 @@ def pack(study: Path, evidence: Path) -> int:
 def unpack(evidence: Path, study: Path) -> int:
     """Put packed records where the study has them, with what it reads beside them. Returns how many."""
     study.mkdir(parents=True, exist_ok=True)
-    if not (study / MANIFEST).is_file() and (evidence / MANIFEST).is_file():
-        shutil.copyfile(evidence / MANIFEST, study / MANIFEST)
+    for name in (MANIFEST, PATHS):
+        if not (study / name).is_file() and (evidence / name).is_file():
+            shutil.copyfile(evidence / name, study / name)
     done = 0
     for packed in track(sorted(evidence.glob(f"*{PACKED}")), "records"):
         folder = Store(study).folder(packed.name.removesuffix(PACKED))

@@ -253,7 +253,7 @@ MEASURES: dict[str, Entry] = {
 
 COLUMNS = frozenset(
     """
-    run cell label status target backbone method learning_rate seed rank matrices train_projection
+    run cell label status target backbone method head learning_rate seed rank matrices train_projection
     frozen_blocks tuned_blocks penalty penalty_weight weight_decay epochs batch_size protocol train_images
     trained_parameters seconds epoch step ends_epoch block measure value drift train_loss train_accuracy
     other_options validation_accuracy place variant arm log_rate plain representation_drift
