@@ -20,6 +20,9 @@ from clipdrift.repair import Repaired, RepairError
 from clipdrift.repair.opening import open_context
 from clipdrift.runs.reporter import Silent
 from clipdrift.runs.store import RunFolder
+from clipdrift.study.engines.jobs import StudyJob, StudyOptions
+from clipdrift.sweeping.mixes import read_mixes
+from clipdrift.sweeping.mixing import Mixer
 from clipdrift.training.preparation import RunInputs, prepare, resolve
 from small_runs import CLASSES, Lab
 
@@ -183,3 +186,19 @@ def test_a_linear_head_stays_and_says_what_to_use_instead(runs: Runs, lab: Lab) 
     assert "head" not in " ".join(other.notes)
     with pytest.raises(RepairError, match=r"--also head: .* has no head that began as the class texts"):
         rewind(runs("full_ft").path, blocks="1..", also=["head"], cache=lab.cache, **ON)
+
+
+def test_a_sweeps_mixes_move_the_head(
+    begun: Runs, walked: Callable[[str], Repaired], lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first mix that is looked at, alpha 0.5, has the accuracy of the path there."""
+    run = begun("lora")
+    job = StudyJob(run.record().config, "lora", "axes")
+    steps = iter([10, None])
+    monkeypatch.setattr("clipdrift.sweeping.mixing.next_step", lambda *_: next(steps))
+    monkeypatch.setattr("clipdrift.sweeping.mixing.sets_of", lambda *_: ("objects-100",))
+    Mixer(keep=90)(job, StudyOptions(out=run.path.parent, cache=lab.cache, device="cpu"), Silent())
+    (look,) = read_mixes(run.path)
+    (run.path / "mixes.json").unlink()
+    assert look.alpha == 0.5
+    assert look.accuracy == walked("lora").steps[1].accuracy
