@@ -17,7 +17,7 @@ from clipdrift.model.clip import BrokenWeightsError, Clip, ModelError
 from clipdrift.model.finite import broken_tensors
 from clipdrift.model.towers import unwrapped
 from clipdrift.model.zero_shot import class_features
-from clipdrift.runs.layout import HEAD
+from clipdrift.runs.layout import HEAD, WEIGHTS
 
 _ZERO_SHOT = "zero_shot"
 _LINEAR_NAMES = {"weight", "bias"}
@@ -109,6 +109,26 @@ def _about(head: nn.Module) -> dict[str, str] | None:
         return None
     listed = {"classes": json.dumps(head.classes), "prompts": json.dumps(head.prompts)}
     return {"format": "pt", "head": _ZERO_SHOT, **listed}
+
+
+def head_folder(place: Path) -> Path | None:
+    """The folder of a classifier: ``place`` itself or a run's folder of weights; None where there is none.
+
+    What a loss on captions has beside the model, SigLIP's bias, is kept in a file of that name and is none.
+    """
+    for folder in (place, place / WEIGHTS):
+        if (folder / HEAD).is_file() and _names(folder / HEAD) != {"bias"}:
+            return folder
+    return None
+
+
+def _names(file: Path) -> set[str]:
+    """Names of a file's tensors; none of one that cannot be read, as :func:`load_head` says why."""
+    try:
+        with safe_open(file, "pt") as opened:
+            return set(opened.keys())
+    except (OSError, ValueError, SafetensorError):
+        return set()
 
 
 def load_head(folder: Path) -> Head:

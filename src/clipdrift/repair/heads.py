@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clipdrift.adapt.heads import Head, ZeroShotHead, load_head, zero_shot_head
+from clipdrift.adapt.heads import Head, ZeroShotHead, head_folder, load_head, zero_shot_head
 from clipdrift.adapt.objective import Contrastive
 from clipdrift.comparison.abilities import texts_of
 from clipdrift.comparison.images import ProbeSet
@@ -136,5 +136,4 @@ def _folder(tuned: ModelLike) -> Path | None:
     """Folder of the head: TUNED's, or a run's folder of weights."""
     if not isinstance(tuned, str | Path):
         return None
-    place = Path(tuned).expanduser()
-    return next((f for f in (place, place / WEIGHTS) if (f / HEAD).is_file()), None)
+    return head_folder(Path(tuned).expanduser())
