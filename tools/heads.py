@@ -114,6 +114,10 @@ def span(values: np.ndarray, digits: int = 1, sign: str = "+") -> str:
     return f"{found['value']:{sign}.{digits}f}{ends}"
 
 
+def mean(values: pd.Series, sign: str = "") -> str:
+    return f"{values.mean():{sign}.1f}" if len(values) else "–"
+
+
 def cells(rows: pd.DataFrame) -> Iterator[str]:
     yield "| target | method | rate | head | n | accuracy % | kept % | CKA | embedding drift |"
     yield "|---|---|--:|---|--:|--:|--:|--:|--:|"
@@ -185,9 +189,9 @@ def best_mixes(paths: pd.DataFrame) -> Iterator[str]:
         ]
         for rate, cell, both in [*parts, ("all", own, of_pairs)]:
             by_head = {head: cell[cell["head"] == head] for head in HEADS}
-            shown = [f"{by_head[head]['keeping'].mean():.1f}" for head in HEADS]
+            shown = [mean(by_head[head]["keeping"]) for head in HEADS]
             shown.append(span(both["keeping"].to_numpy()))
-            shown += [f"{by_head[head]['above'].mean():+.1f}" for head in HEADS]
+            shown += [mean(by_head[head]["above"], "+") for head in HEADS]
             yield f"| {target} | {method} | {rate} | {' | '.join(shown)} |"
 
 
