@@ -108,7 +108,7 @@ def test_a_saved_head_says_itself_what_it_is(tiny_clip: Clip, tmp_path: Path) ->
     """By the names of its tensors, beside which its classes and prompts stand."""
     head = zero_shot_head(tiny_clip, CLASSES, PROMPT)
     with torch.no_grad():
-        head.zero_shot.bias += torch.arange(3.0)
+        head.zero_shot.bias.add_(torch.arange(3.0))
     save_head(head, tmp_path)
     back = load_head(tmp_path)
     assert isinstance(back, ZeroShotHead)

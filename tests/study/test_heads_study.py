@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,11 @@ def made(seeds: tuple[int, ...] = (7, 11)) -> tuple[pd.DataFrame, pd.DataFrame]:
             for seed in seeds:
                 for head in ("linear", "zero_shot"):
                     zero = head == "zero_shot"
-                    run = {"run": f"{method}{rate}{seed}{head}", "target": "t", "method": method}
+                    run: dict[str, Any] = {
+                        "run": f"{method}{rate}{seed}{head}",
+                        "target": "t",
+                        "method": method,
+                    }
                     run |= {"rate": rate, "seed": seed, "head": head, "cka": 0.9, "entropy_drift": 0.0}
                     run |= {"accuracy": 70.0 + seed / 10 + 2 * zero, "kept": 80.0 + 5 * zero}
                     runs.append(run | {"embedding_drift": 0.3 - 0.1 * zero})
