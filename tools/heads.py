@@ -240,7 +240,8 @@ def picture(paths: pd.DataFrame) -> Figure:
         axes[1, column].set_xlabel("zero-shot accuracy kept, %")
     for axis in axes[:, 0]:
         axis.set_ylabel("accuracy on validation images, %")
-    axes[0, 0].legend(frameon=False, fontsize=8)
+    handles, labels = axes[0, -1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
     return figure
 
 

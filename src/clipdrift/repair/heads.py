@@ -90,9 +90,9 @@ def _stays(record: Record) -> str:
     if isinstance(config.method, Flyp | LpFt) or isinstance(config.objective, NoTask):
         return ""
     return (
-        "The head is linear: it was drawn at random, fits the tuned model and stays as it is, so towards "
-        "alpha 0, the backbone, it no longer fits and accuracy falls towards chance; train with "
-        "head = 'zero_shot' for a head that moves along."
+        "The head is linear: it was drawn at random, was fitted to the tuned model and stays as it is, so "
+        "towards alpha 0, the backbone, it no longer fits and accuracy falls with it; train with "
+        "head = 'zero_shot' for one that moves along to the backbone's class texts."
     )
 
 
