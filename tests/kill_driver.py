@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-import clipdrift.adapt.adapted as adapted
+import clipdrift.adapt.heads as heads
 import clipdrift.runs.files as files
 import clipdrift.training.checkpoint as checkpoint
 from clipdrift.config import RunConfig, parse_config
@@ -34,7 +34,7 @@ from clipdrift.training.runner import run
 
 torch.set_num_threads(1)
 WRITE = files.write_atomically
-SAVE = adapted.save_file
+SAVE = heads.save_file
 
 
 def die() -> None:
@@ -109,12 +109,12 @@ def arm(point: list[Any], board: Board) -> None:
     name, where, nth = point
     if name == "weights":
 
-        def save_file(*arguments: Any) -> None:
-            SAVE(*arguments)
+        def save_file(*arguments: Any, **options: Any) -> None:
+            SAVE(*arguments, **options)
             board.say("weights: among them")
             die()
 
-        adapted.save_file = save_file
+        heads.save_file = save_file
         return
     write = dying(name, where, nth, board)
     files.write_atomically = write

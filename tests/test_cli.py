@@ -21,7 +21,7 @@ from clipdrift.adapt.methods import METHODS
 from clipdrift.adapt.penalties import PENALTIES
 from clipdrift.cli import app, main
 from clipdrift.comparison import FAMILIES
-from clipdrift.config.models import Method
+from clipdrift.config.models import Method, RunConfig
 from clipdrift.data.catalog import CATALOG
 from clipdrift.data.worlds import WORLDS
 from clipdrift.errors import Interrupted
@@ -130,6 +130,7 @@ def test_an_unknown_command_or_option_exits_with_2(say: Say) -> None:
         ("models", listing.MODELS),
         ("datasets", [*CATALOG, *WORLDS]),
         ("methods", listing.METHODS),
+        ("heads", listing.HEADS),
         ("penalties", listing.PENALTIES),
         ("measures", listing.MEASURES),
     ],
@@ -146,7 +147,7 @@ def test_a_listing_has_a_whole_line_for_each_entry(say: Say, what: str, names: A
 
 def test_an_unknown_listing_names_the_legal_ones(say: Say) -> None:
     """The message is the documentation."""
-    legal = "models, datasets, methods, penalties, measures, studies, figures"
+    legal = "models, datasets, methods, heads, penalties, measures, studies, figures"
     assert fails(say("ls", "nonsense")) == f"error: ls nonsense: unknown; legal: {legal}\n"
 
 
@@ -163,7 +164,8 @@ def test_listings_equal_the_tables_that_work() -> None:
     assert {entry.family for entry in listing.MEASURES.values()} == {*FAMILIES, "stability"}
     assert MINI in listing.MODELS
     assert set(listing.PENALTIES) == set(PENALTIES)
-    for table in (listing.METHODS, listing.PENALTIES, listing.MEASURES, listing.MODELS):
+    assert tuple(listing.HEADS) == get_args(RunConfig.model_fields["head"].annotation)
+    for table in (listing.METHODS, listing.HEADS, listing.PENALTIES, listing.MEASURES, listing.MODELS):
         assert all(entry.summary and "\n" not in entry.summary for entry in table.values())
 
 
@@ -352,6 +354,10 @@ def test_pretrain_stops_goes_on_and_names_the_model(
     assert "step 2/4" not in second.out
     assert load(out).image_size == 16
     assert "holds a pretraining with other settings" in fails(say(*command, "--set", "seed=4"))
+    # --data says where the images are, and takes nothing back of what else is set of them
+    third = say(*command[:-4], "--out", tmp_path / "third", "--data", "objects", "--set", "data.per_class=9")
+    assert third.code == 0
+    assert json.loads((tmp_path / "third/pretrain.json").read_text())["config"]["data"]["per_class"] == 9
 
 
 # --- status

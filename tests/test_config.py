@@ -128,7 +128,7 @@ def test_no_file_and_an_empty_file_are_the_defaults(tmp_path: Path) -> None:
             [
                 "sed = 1: unknown key",
                 "seed",
-                "data, evaluation, method, model, objective, optim, penalty, rules, seed",
+                "data, evaluation, head, method, model, objective, optim, penalty, rules, seed",
             ],
         ),
         (["data.target.clases=['a']"], ["data.target.clases = ['a']: unknown key", "classes"]),

@@ -209,6 +209,10 @@ RUNS: dict[str, tuple[dict[str, Any], list[Unplugs]]] = {
         {"method": {"name": "lp_ft", "probe_epochs": 2}, "penalty": ["l2_sp"]},
         [Unplugs(7, "the head alone"), Unplugs(0), Unplugs(6)],
     ),
+    "a zero-shot head": (
+        {"method": {"name": "lp_ft", "probe_epochs": 2}, "head": "zero_shot"},
+        [Unplugs(7, "the head alone"), Unplugs(6)],
+    ),
     "texts trained": ({"method": "flyp", "optim": {"learning_rate": 1e-4}}, [Unplugs(4), Unplugs(9)]),
     "testing and saving": (
         {"optim": {"learning_rate": 1e-2}},

@@ -31,17 +31,20 @@ EVIDENCE, PAGE = ROOT / "evidence" / "backbone-shapes", ROOT / "docs" / "backbon
 START, END = "<!-- tables: written by tools/backbone_shapes.py -->", "<!-- end of tables -->"
 SHAPES: dict[str, dict[str, int]] = {
     "base": {},
-    "patch-14": {"patch_size": 14},
-    "patch-7": {"patch_size": 7},
+    "patch-28": {"patch_size": 28},
+    "patch-8": {"patch_size": 8, "images": 250_000},
     "depth-3": {"blocks": 3},
     "depth-10": {"blocks": 10},
     "width-64": {"width": 64},
     "width-192": {"width": 192},
 }
-"""What each differs in from 6 blocks of width 128 on patches of 8 pixels."""
+"""What each differs in from 6 blocks of width 128 on patches of 14 pixels, of which there are 16.
+
+Smaller patches need more images until they know anything.
+"""
 COURSE: dict[str, Any] = {
     "data.per_class": 300, "images": 90_000, "batch_size": 64, "parts": 1,
-    "text_width": 64, "text_blocks": 2, "crop": 1.0, "colour": 0.0,
+    "text_width": 64, "text_blocks": 2, "crop": 1.0, "colour": 0.0, "patch_size": 14,
 }  # fmt: skip
 """How all are made."""
 SIGNALS = {

@@ -2,7 +2,7 @@
 
     python tools/evidence.py pack runs/photographs evidence/photographs    # finished records, compressed
     python tools/evidence.py unpack evidence/photographs runs/photographs  # records where a study has them
-    python tools/evidence.py run DATA runs/photographs evidence/photographs 2
+    python tools/evidence.py run DATA runs/photographs evidence/photographs 2 [options of `study run`]
     python tools/evidence.py write evidence/photographs                    # report, page of findings, README
 
 ``unpack`` leaves alone what is there already, so a study goes on where the packed records end. ``run`` does
@@ -42,7 +42,7 @@ from clipdrift.runs.layout import RECORD
 from clipdrift.runs.record import DamagedRecordError
 from clipdrift.runs.store import Store
 from clipdrift.study.folder import MANIFEST, read_manifest
-from clipdrift.study.tables import Tables
+from clipdrift.study.tables import PATHS, Tables
 from clipdrift.texts import rate as rate_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,8 +83,9 @@ def pack(study: Path, evidence: Path) -> int:
 def unpack(evidence: Path, study: Path) -> int:
     """Put packed records where the study has them, with what it reads beside them. Returns how many."""
     study.mkdir(parents=True, exist_ok=True)
-    if not (study / MANIFEST).is_file() and (evidence / MANIFEST).is_file():
-        shutil.copyfile(evidence / MANIFEST, study / MANIFEST)
+    for name in (MANIFEST, PATHS):
+        if not (study / name).is_file() and (evidence / name).is_file():
+            shutil.copyfile(evidence / name, study / name)
     done = 0
     for packed in track(sorted(evidence.glob(f"*{PACKED}")), "records"):
         folder = Store(study).folder(packed.name.removesuffix(PACKED))
@@ -102,11 +103,11 @@ def unpack(evidence: Path, study: Path) -> int:
     return done
 
 
-def run(data: Path, study: Path, evidence: Path, processes: int) -> None:
+def run(data: Path, study: Path, evidence: Path, processes: int, options: Sequence[str] = ()) -> None:
     """Do what is left of the study, in the folder of the images; stopped, it goes on when said again."""
     study.mkdir(parents=True, exist_ok=True)
     clipdrift = Path(sys.executable).with_name("clipdrift")
-    command = [str(clipdrift), "study", "run", evidence.name, "--out", str(study.resolve())]
+    command = [str(clipdrift), "study", "run", evidence.name, "--out", str(study.resolve()), *options]
     single = {**os.environ, "OMP_NUM_THREADS": "1"}
     with contextlib.ExitStack() as stack:
         logs = [stack.enter_context((study / f"process-{i}.log").open("a")) for i in range(2, processes + 1)]
@@ -213,8 +214,8 @@ def main() -> None:
             print(f"{pack(Path(study), Path(evidence))} records packed")
         case ["unpack", evidence, study]:
             print(f"{unpack(Path(evidence), Path(study))} records put back")
-        case ["run", data, study, evidence, processes]:
-            run(Path(data), Path(study), Path(evidence), int(processes))
+        case ["run", data, study, evidence, processes, *options]:
+            run(Path(data), Path(study), Path(evidence), int(processes), options)
         case ["write", evidence]:
             write_pages(Path(evidence))
         case _:

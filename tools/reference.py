@@ -30,7 +30,7 @@ from clipdrift.config import (
 from clipdrift.config.base import name_of
 from clipdrift.data.catalog import CATALOG
 from clipdrift.data.worlds import WORLDS
-from clipdrift.listing import MEASURES, METHODS, MODELS, PENALTIES
+from clipdrift.listing import HEADS, MEASURES, METHODS, MODELS, PENALTIES
 
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- tree: written by make docs -->", "<!-- end of tree -->"
@@ -70,6 +70,7 @@ def reference() -> str:
         _table(("key", "type", "default", "meaning"), list(_keys(PretrainConfig))),
     ]
     parts += ["## Methods", _table(("name", "trains", "reference"), _entries(METHODS))]
+    parts += ["## Heads", _table(("head", "what", "reference"), _entries(HEADS))]
     parts += ["## Penalties", _table(("name", "what", "reference"), _entries(PENALTIES))]
     measures = [(f"`{n}`", e.family, e.summary, e.unit, e.range, e.reference) for n, e in MEASURES.items()]
     parts += [

@@ -40,6 +40,18 @@ METHODS: dict[str, Entry] = _described(methods.BUILT_IN, methods.EXTENSIONS)
 
 PENALTIES: dict[str, Entry] = _described(penalties.BUILT_IN, penalties.EXTENSIONS)
 
+HEADS: dict[str, Entry] = {
+    "linear": Entry(
+        "drawn at random from the seed, on the projected embedding; stays in interpolation",
+    ),
+    "zero_shot": Entry(
+        "begins as the class texts times the logit scale, on the normalised embedding; moves along in "
+        "interpolation",
+        "Wortsman et al. 2022",
+    ),
+}
+"""What a run's classifier begins as, by the value of ``head``."""
+
 MEASURES: dict[str, Entry] = {
     "entropy": Entry(
         "entropy of CLS-to-patch attention, mean over heads", "Shannon 1948", "nats", "attention", "0 to ln P"
@@ -241,7 +253,7 @@ MEASURES: dict[str, Entry] = {
 
 COLUMNS = frozenset(
     """
-    run cell label status target backbone method learning_rate seed rank matrices train_projection
+    run cell label status target backbone method head learning_rate seed rank matrices train_projection
     frozen_blocks tuned_blocks penalty penalty_weight weight_decay epochs batch_size protocol train_images
     trained_parameters seconds epoch step ends_epoch block measure value drift train_loss train_accuracy
     other_options validation_accuracy place variant arm log_rate plain representation_drift

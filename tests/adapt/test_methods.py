@@ -17,7 +17,7 @@ from peft import (
 )
 from safetensors.torch import load_file, save_file
 from tiny_methods import BLOCK, TEXTS, embedding, expected_names, images, method, whole_state
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPModel
 
 from clipdrift.adapt import METHODS, Adapted, adapt, effective_weights, load_adapted, load_head
@@ -319,7 +319,9 @@ def test_clipdrift_loads_what_was_saved(
     clip = load_adapted(tmp_path / "out", ModelConfig(name="tiny", path=str(tiny_clip_dir)))
     assert torch.equal(embedding(clip.model), embedding(adapted.clip.model))
     assert clip.preprocess == adapted.clip.preprocess
-    assert torch.equal(load_head(tmp_path / "out").weight, adapted.head.weight)
+    head = load_head(tmp_path / "out")
+    assert isinstance(head, nn.Linear)
+    assert torch.equal(head.weight, adapted.head.weight)
 
 
 def test_a_saved_full_model_is_a_model_of_ours(tmp_path: Path, trained: Callable[[Method], Adapted]) -> None:

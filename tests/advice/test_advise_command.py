@@ -167,6 +167,18 @@ def test_new_runs_repeat_their_setting_but_for_rate_and_seed(study: Path, tmp_pa
     assert all(rest(run.config) in known for run in planned.runs)
 
 
+def test_new_runs_begin_with_the_same_head(study: Path, tmp_path: Path) -> None:
+    """An option that is no table of its own is written too."""
+    import shutil
+
+    place = Path(shutil.copytree(study, tmp_path / "matched"))
+    for file in place.glob("*/config.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"head": "zero_shot"}))
+    planned = write_next(clipdrift.advise(study, keep=80), place, tmp_path / "next.toml")
+    assert planned is not None
+    assert {run.config.head for run in planned.runs} == {"zero_shot"}
+
+
 def test_a_second_round_leaves_out_what_was_done(study: Path, tmp_path: Path) -> None:
     """Runs that stand in the folder, however they ended, are not planned again."""
     import shutil

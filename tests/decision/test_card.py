@@ -6,13 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from PIL import Image
+from safetensors.torch import save_file
 
+from clipdrift.adapt import zero_shot_head
+from clipdrift.adapt.heads import save_head
 from clipdrift.cli import main
-from clipdrift.decision import CardFacts, CheckError
-from clipdrift.decision.carding import card
-from clipdrift.reporting.card import END, START, write_card
+from clipdrift.decision import CardFacts, CheckError, HeadFacts
+from clipdrift.decision.carding import _head, card
+from clipdrift.model.clip import Clip
+from clipdrift.reporting.card import END, START, section, write_card
 from clipdrift.runs.store import RunFolder
 from small_runs import Lab
 
@@ -165,3 +170,23 @@ def test_the_command(
             main([*arguments, "--into", str(into)])
         assert ended.value.code == 2
         assert said in capsys.readouterr().err
+
+
+def test_it_says_what_the_head_beside_the_model_is(facts: CardFacts, tiny_clip: Clip, tmp_path: Path) -> None:
+    """Whoever loads it must know what to give it; a bias of a loss on captions is no head."""
+    save_head(zero_shot_head(tiny_clip, ("red", "green"), ["a {} thing"]), tmp_path)
+    found = _head(tmp_path)
+    assert found == HeadFacts(kind="zero_shot", classes=2, prompts=("a {} thing",))
+    text = section(facts.model_copy(update={"head": found}), "clipdrift card")
+    assert "the 2 classes of the target: a linear map of the normalised embedding that began as" in text
+    assert "(`a {} thing`)" in text
+    (tmp_path / "model").mkdir()
+    save_head(torch.nn.Linear(24, 3), tmp_path / "model")
+    (tmp_path / "head.safetensors").unlink()
+    linear = _head(tmp_path)  # a run's folder
+    assert linear == HeadFacts(kind="linear", classes=3)
+    text = section(facts.model_copy(update={"head": linear}), "clipdrift card")
+    assert "projected embedding as it is, not normalised" in text
+    save_file({"bias": torch.zeros(())}, tmp_path / "model/head.safetensors")
+    assert _head(tmp_path) is _head(tmp_path / "none") is None
+    assert "head.safetensors" not in section(facts, "clipdrift card")

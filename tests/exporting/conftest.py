@@ -27,14 +27,14 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
 
 @pytest.fixture(scope="session")
 def runs(lab: Lab) -> Callable[[str], RunFolder]:
-    """``runs("lora")``: a finished run with a head of three classes, made once for each method."""
-    made: dict[str, RunFolder] = {}
+    """``runs("lora")``: a finished run with a head of three classes, made once for each method and head."""
+    made: dict[tuple[str, str], RunFolder] = {}
 
-    def make(method: str) -> RunFolder:
-        if method not in made:
+    def make(method: str, head: str = "linear") -> RunFolder:
+        if (method, head) not in made:
             optim: dict[str, Any] = {"epochs": 1, "learning_rate": 0.02 if method == "lora" else 1e-3}
-            made[method] = lab.run(lab.config(method, optim=optim))[1]
-        return made[method]
+            made[method, head] = lab.run(lab.config(method, optim=optim, head=head))[1]
+        return made[method, head]
 
     return make
 

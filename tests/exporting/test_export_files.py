@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel, SiglipModel
 
 import clipdrift
+from clipdrift.adapt.heads import ZeroShotHead, load_head
 from clipdrift.exporting import Exported, ExportError, read_exported
 from clipdrift.exporting.job import refuse
 from clipdrift.exporting.opened import open_source
@@ -124,6 +125,20 @@ def test_a_head_on_its_backbone(
     assert made.source.kind == "head"
     assert all(torch.equal(state(tiny_clip_dir)[n], w) for n, w in state(tmp_path / "out").items())
     assert (tmp_path / "out/head.safetensors").is_file()
+
+
+def test_a_zero_shot_head_stays_one(runs: Callable[..., RunFolder], tmp_path: Path) -> None:
+    """It acts on normalised embeddings, so a file that said otherwise would be another classifier."""
+    run = runs("linear_probe", "zero_shot").path
+    made = clipdrift.export(run, to="transformers", out=tmp_path / "out")
+    head = load_head(tmp_path / "out")
+    assert isinstance(head, ZeroShotHead)
+    assert head.classes == made.classes == ("blue", "green", "red")
+    images = embedding(CLIPModel.from_pretrained(tmp_path / "out"))
+    with torch.no_grad():
+        assert torch.equal(head(images), load_head(run / "model")(images))
+    assert made.proof.logits is not None
+    assert "normalize(image_embedding" in (tmp_path / "out/README.md").read_text()
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPModel, SiglipModel
 
 import clipdrift
+from clipdrift.adapt.heads import load_head
 from clipdrift.exporting import Exported
 from clipdrift.runs.store import RunFolder
 
@@ -30,6 +31,17 @@ def session(file: Path) -> Any:
 def exported(runs: Callable[[str], RunFolder], tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A fully tuned run with its head."""
     return clipdrift.export(runs("full_ft").path, to="onnx", out=tmp_path_factory.mktemp("onnx") / "out")
+
+
+def test_a_zero_shot_head_in_fp16(runs: Callable[..., RunFolder], tmp_path: Path) -> None:
+    """Logits of normalised embeddings, whatever the towers compute in."""
+    run = runs("linear_probe", "zero_shot").path
+    clipdrift.export(run, to="onnx", out=tmp_path / "out", dtype="fp16")
+    pixels = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    feed = {"pixel_values": pixels.numpy()}
+    embeds, logits = map(torch.from_numpy, session(tmp_path / "out/image.onnx").run(None, feed))
+    by_hand = load_head(run / "model")(embeds)
+    assert (logits - by_hand).abs().max() < 2**-7 * by_hand.abs().max()
 
 
 def test_images_in_batches_of_any_size(exported: Exported, runs: Callable[[str], RunFolder]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import CLIPForImageClassification, CLIPModel
 
 import clipdrift.cli
-from clipdrift.adapt.saved import load_head
+from clipdrift.adapt import load_head
 from clipdrift.cli import main
 from clipdrift.comparison.models import open_model
 from clipdrift.comparison.pairs import open_pair

@@ -43,6 +43,7 @@ def facts(study: Study, *keys: str) -> Counter[tuple[Any, ...]]:
         ("multi-seed", 18),
         ("which-method", 156),
         ("captions", 168),
+        ("heads", 54),
         ("interventions", 120),
         ("backbone-shapes", 112),
     ],

@@ -11,15 +11,14 @@ from typing import Any, Literal
 
 import torch
 from peft import PeftModel
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from clipdrift.adapt.heads import save_head
 from clipdrift.adapt.objective import CrossEntropy, Objective
 from clipdrift.adapt.tower_parts import TowerParts, Towers
 from clipdrift.model.clip import Clip
 from clipdrift.model.quiet import quiet
 from clipdrift.model.towers import tower_of
-from clipdrift.runs.layout import HEAD
 
 Artefact = Literal["model", "adapter", "head"]
 
@@ -32,7 +31,8 @@ class Adapted:
     the adapted image tower. ``peft`` is peft's view of it, where there are adapters.
 
     Attributes:
-        head: a linear classifier, or what a loss on captions has beside the model; a module.
+        head: a classifier, linear or begun as the class texts, or what a loss on captions has beside the
+            model; a module.
         artefact: what is saved.
         objective: the loss.
         rates: learning rates relative to the configured one, by a part of a parameter's name.
@@ -121,9 +121,7 @@ class Adapted:
         """Write what plain transformers or peft load: a full model, an adapter, or the head alone."""
         folder.mkdir(parents=True, exist_ok=True)
         self.objective.refresh(self.head)
-        head = {k: v.detach().to("cpu").contiguous() for k, v in self.head.state_dict().items()}
-        if head:
-            save_file(head, folder / HEAD)
+        save_head(self.head, folder)
         with quiet():
             if self.artefact == "model":
                 self.clip.model.save_pretrained(folder)

@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from clipdrift.adapt.adapted import Adapted, Artefact
+from clipdrift.adapt.heads import Head, linear_head
 from clipdrift.adapt.objective import Contrastive, CrossEntropy, Objective
 from clipdrift.adapt.tower_parts import TowerParts, Towers
 from clipdrift.config import (
@@ -53,17 +54,6 @@ class MethodPlan:
     objective: Objective = field(default_factory=CrossEntropy)
     rates: Mapping[str, float] = field(default_factory=dict)
     head_warmup: tuple[int, float] | None = None
-
-
-def _head(clip: Clip, classes: int, seed: int) -> nn.Linear:
-    """A linear head on the projected embedding, drawn from its own generator."""
-    head = nn.Linear(clip.embedding_width, classes)
-    generator = torch.Generator().manual_seed(seed)
-    bound = clip.embedding_width**-0.5
-    with torch.no_grad():
-        head.weight.uniform_(-bound, bound, generator=generator)
-        head.bias.zero_()
-    return head.to(clip.model.device)
 
 
 def _train_towers(clip: Clip, frozen_blocks: int, freeze_embeddings: bool, towers: Towers) -> None:
@@ -223,7 +213,14 @@ def prepared(
     return plan
 
 
-def adapt(clip: Clip, options: Method, classes: int, seed: int, texts: Sequence[str] = ()) -> Adapted:
+def adapt(
+    clip: Clip,
+    options: Method,
+    classes: int,
+    seed: int,
+    texts: Sequence[str] = (),
+    begins: Head | None = None,
+) -> Adapted:
     """Prepare ``clip`` for training by the method that ``options`` names; changes the model in place.
 
     Args:
@@ -232,6 +229,7 @@ def adapt(clip: Clip, options: Method, classes: int, seed: int, texts: Sequence[
         classes: size of the head.
         seed: of the head and the adapters.
         texts: one for each class, which flyp trains against.
+        begins: the head to begin with; none: a linear one, drawn at random.
 
     Raises:
         ModelError: a model that cannot be trained.
@@ -239,8 +237,12 @@ def adapt(clip: Clip, options: Method, classes: int, seed: int, texts: Sequence[
     """
     check_method(clip, options)
     plan = prepared(clip, options, seed, texts)
-    head = _head(clip, classes, seed)
+    head = linear_head(clip, classes, seed) if begins is None else begins
     if isinstance(plan.objective, Contrastive):
+        if not isinstance(head, nn.Linear):
+            raise ConfigError(
+                f"head = 'zero_shot' with method {options.name}: its head is the class texts at every step"
+            )
         head.requires_grad_(False)
         with torch.no_grad():
             head.bias.zero_()

@@ -64,11 +64,11 @@ class CrossEntropy:
 
     mean_over_images = True
 
-    def __call__(self, head: nn.Linear, embedding: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, head: nn.Module, embedding: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         logits = head(embedding)
         return cross_entropy(logits.float(), target), logits.argmax(-1) == target
 
-    def refresh(self, head: nn.Linear) -> None:
+    def refresh(self, head: nn.Module) -> None:
         pass
 
 

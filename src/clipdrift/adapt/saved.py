@@ -1,4 +1,4 @@
-"""Load what a run saved as a CLIP with its head, strictly."""
+"""Load what a run saved as a CLIP, strictly."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
 
 from clipdrift.config import ModelConfig
 from clipdrift.errors import one_line
@@ -85,18 +83,3 @@ def attach_adapter(clip: Clip, folder: Path) -> Clip:
     clip.model.eval()
     notes = tuple(f"{folder}: a byte order mark before {name} was skipped." for name in marked)
     return replace(clip, notes=(*clip.notes, *notes))
-
-
-def load_head(folder: Path) -> nn.Linear:
-    """The linear head saved in ``folder``; it takes the projected, unnormalised embedding."""
-    file = folder / HEAD
-    try:
-        state = load_file(file)
-        classes, width = state["weight"].shape
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ModelError(f"{file}: the head cannot be read ({error})") from None
-    if said := broken_tensors(state.items()):
-        raise BrokenWeightsError(f"{file}: {said}")
-    head = nn.Linear(width, classes)
-    head.load_state_dict(state, strict=True)
-    return head.eval().to(torch.float32)

@@ -121,6 +121,7 @@ def _leaves(config: RunConfig) -> Leaves:
     data = _without_prints(config.model_dump(mode="json"))
     usual = RunConfig().model_dump(mode="json")
     found = {name: data[name] for name in _WHOLE if data[name] != usual[name]}
+    found |= {"head": config.head} if config.head != RunConfig().head else {}
     for part in _PARTS:
         found |= {f"{part}.{k}": v for k, v in data[part].items() if v != usual[part][k]}
     found["data.target"] = data["data"]["target"]  # the default of a target is no name for what was done

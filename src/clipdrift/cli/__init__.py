@@ -208,10 +208,14 @@ def pretrain(
     zero-shot accuracy on them is shown as it goes. Interrupt it at any time; the same command goes on from
     the last checkpoint.
     """
-    from clipdrift.config import PretrainConfig, parse_config, read_toml
+    from clipdrift.config import DataSet, PretrainConfig, parse_config, read_toml
 
     given = read_toml(config, sets or [])
-    parsed = parse_config(given if data is None else given | {"data": data}, PretrainConfig)
+    if data is not None:  # where the images are; how many of them, and the like, stays as it is set
+        place = DataSet.model_validate(data).model_dump(include={"name", "path"})
+        also = given["data"] if isinstance(given.get("data"), dict) else {}
+        given = given | {"data": also | place}
+    parsed = parse_config(given, PretrainConfig)
 
     from clipdrift.cli.show import PretrainDisplay, console
     from clipdrift.pretrain import pretrain as work

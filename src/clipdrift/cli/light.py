@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.table import Table
 
 from clipdrift.config import ConfigError
-from clipdrift.listing import MEASURES, METHODS, MODELS, PENALTIES, Entry
+from clipdrift.listing import HEADS, MEASURES, METHODS, MODELS, PENALTIES, Entry
 from clipdrift.runs.layout import RECORD
 from clipdrift.runs.record import Record, RecordError
 from clipdrift.runs.states import foreign_record
 from clipdrift.runs.store import Store
 from clipdrift.texts import rate as rate_text
 
-_KINDS = ("models", "datasets", "methods", "penalties", "measures", "studies", "figures")
+_KINDS = ("models", "datasets", "methods", "heads", "penalties", "measures", "studies", "figures")
 
 
 def listing(what: str) -> None:
@@ -37,6 +37,7 @@ def listing(what: str) -> None:
         entries: dict[str, Entry] = {
             "models": MODELS,
             "methods": METHODS,
+            "heads": HEADS,
             "penalties": PENALTIES,
             "measures": MEASURES,
         }[what]

@@ -70,9 +70,10 @@ def interpolate(
 ) -> None:
     """Walk between backbone and adapted model: accuracy, drift, retention at each alpha; save one.
 
-    theta(alpha) = (1 - alpha) theta_0 + alpha theta_1; an adapter is scaled by alpha. The head stays. CLIP
-    has no batch norm, so no statistics have to be recalibrated. Test images are read once, at the alpha
-    that is saved.
+    theta(alpha) = (1 - alpha) theta_0 + alpha theta_1; an adapter is scaled by alpha. A linear head stays, so
+    near alpha 0 it no longer fits; one that began as the class texts (head = "zero_shot") moves along. CLIP
+    has no batch norm, so no statistics have to be recalibrated. Test images are read once, at the alpha that
+    is saved.
 
         clipdrift interpolate runs/64cf3373d757e7c9 --alphas 0:1:0.1
 
@@ -136,7 +137,8 @@ def rewind(
         list[str] | None,
         typer.Option(
             "--also",
-            help="Put this back too: stem (embeddings), final (layer norm), projection, text. Repeatable.",
+            help="Put this back too: stem (embeddings), final (layer norm), projection, text, head (where "
+            "it began as the class texts). Repeatable.",
             metavar="PART",
         ),
     ] = None,
@@ -156,8 +158,9 @@ def rewind(
 ) -> None:
     """Put blocks of the adapted model back to the backbone, and see what that costs and gives.
 
-    What stands outside of the blocks, and the head, stays as adapted. CLIP has no batch norm, so nothing has
-    to be recalibrated. Before and after stand side by side; test images are read once, of what is saved.
+    What stands outside of the blocks, and the head, stays as adapted unless --also names it. CLIP has no
+    batch norm, so nothing has to be recalibrated. Before and after stand side by side; test images are read
+    once, of what is saved.
 
         clipdrift rewind runs/64cf3373d757e7c9 --blocks 5.. --out rewound
 

@@ -29,6 +29,7 @@ from clipdrift.config.objectives import (
     Objective,
     why_not_contrastive,
     why_not_without_task,
+    why_not_zero_shot,
 )
 from clipdrift.config.penalties import Penalty, held
 from clipdrift.config.rules import RulesConfig
@@ -210,6 +211,13 @@ class RunConfig(Frozen):
         Classification(name="classification"),
         description="What is learnt: from labels, from captions, or nothing.",
     )
+    head: Literal["linear", "zero_shot"] = Field(
+        "linear",
+        description="What the classifier begins as. linear: drawn at random from the seed, on the projected "
+        "embedding. zero_shot: the texts of the target's classes times the logit scale, on the normalised "
+        "embedding: before the first step its logits are the backbone's zero-shot ones, and interpolation "
+        "takes it along.",
+    )
     optim: OptimConfig = OptimConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     rules: RulesConfig = RulesConfig()
@@ -257,6 +265,8 @@ class RunConfig(Frozen):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"penalty names {name!r} twice")
+        if self.head == "zero_shot" and (why := why_not_zero_shot(self.objective, self.method)):
+            raise ValueError(why)
         if self.evaluation.least_retention is not None and all(s.retrieval for s in self.data.transfer):
             raise ValueError("evaluation.least_retention needs a transfer set with classes")
         data = {key for key, value in self.data if value is not None}
@@ -304,8 +314,11 @@ class RunConfig(Frozen):
 
     @model_serializer(mode="wrap")
     def _as_ever(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave the rules out where there are none: such runs are written as they were before any."""
+        """Leave out rules where there are none and the head where it is linear: such runs are written as they
+        were before either was an option."""
         data: dict[str, Any] = written(self)
+        if self.head == "linear":
+            data.pop("head", None)
         if self.rules == RulesConfig():
             data.pop("rules", None)
         return data

@@ -99,6 +99,18 @@ def why_not_without_task(method: MethodOptions, penalties: Collection[PenaltyOpt
     return None
 
 
+def why_not_zero_shot(objective: ObjectiveOptions, method: MethodOptions) -> str | None:
+    """Say why a run's head cannot begin as the class texts; None: it can."""
+    if isinstance(objective, ContrastiveObjective):
+        return (
+            "head = 'zero_shot' with objective contrastive: captions have no classes, so there is no head; "
+            "leave it out"
+        )
+    if isinstance(method, Flyp):
+        return "head = 'zero_shot' with method flyp: its head is the class texts at every step; leave it out"
+    return None
+
+
 def why_not_contrastive(
     objective: ContrastiveObjective,
     method: MethodOptions,

@@ -3,6 +3,6 @@
 This front exports the result, plain data that loads no torch; the work starts in :mod:`.checking`.
 """
 
-from clipdrift.decision.result import CardFacts, Checked, CheckError, Estimate, RuleResult
+from clipdrift.decision.result import CardFacts, Checked, CheckError, Estimate, HeadFacts, RuleResult
 
-__all__ = ["CardFacts", "CheckError", "Checked", "Estimate", "RuleResult"]
+__all__ = ["CardFacts", "CheckError", "Checked", "Estimate", "HeadFacts", "RuleResult"]

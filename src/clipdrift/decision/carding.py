@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from clipdrift.adapt.heads import ZeroShotHead, head_folder, load_head
 from clipdrift.comparison import Comparison
 from clipdrift.comparison.architectures import Interpolate
 from clipdrift.comparison.compare import TransferLike, compare_in_detail, transfer_sets
@@ -14,7 +15,7 @@ from clipdrift.comparison.measuring import LIMIT
 from clipdrift.comparison.models import ModelLike
 from clipdrift.config import DataSet
 from clipdrift.decision.estimates import estimates
-from clipdrift.decision.result import CardFacts, CheckError
+from clipdrift.decision.result import CardFacts, CheckError, HeadFacts
 from clipdrift.runs.layout import CONFIG, RECORD
 from clipdrift.runs.reporter import Reporter
 from clipdrift.runs.store import RunFolder
@@ -84,7 +85,19 @@ def card(
         estimates=estimates(found, samples, names, seed),
         sets={spec.name: _described(spec, found) for spec in sets},
         adapter=found.tuned.kind == "adapter" or kind == "adapter",
+        head=_head(tuned),
     )
+
+
+def _head(tuned: ModelLike) -> HeadFacts | None:
+    """The classifier beside a model that was given by its folder."""
+    place = head_folder(Path(tuned).expanduser()) if isinstance(tuned, str | Path) else None
+    if place is None:
+        return None
+    head = load_head(place)
+    if isinstance(head, ZeroShotHead):
+        return HeadFacts(kind="zero_shot", classes=head.out_features, prompts=head.prompts)
+    return HeadFacts(kind="linear", classes=head.out_features)
 
 
 def _run(given: Any) -> tuple[Any, str]:

@@ -178,6 +178,14 @@ class Estimate(Frozen):
     method: str = ""
 
 
+class HeadFacts(Frozen):
+    """The classifier beside a tuned model. ``prompts``: of the class texts that it began as, where it did."""
+
+    kind: Literal["linear", "zero_shot"]
+    classes: int
+    prompts: tuple[str, ...] = ()
+
+
 class CardFacts(Frozen):
     """What a model card says of a tuned model: measured once, written by :mod:`clipdrift.reporting.card`."""
 
@@ -185,6 +193,7 @@ class CardFacts(Frozen):
     estimates: dict[str, Estimate] = Field(description="By measure, named as in rules.")
     sets: dict[str, DataSet]
     adapter: bool
+    head: HeadFacts | None = None
 
 
 _WORDS = {

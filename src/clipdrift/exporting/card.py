@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from clipdrift.adapt.heads import ZeroShotHead
 from clipdrift.exporting.opened import Opened
 from clipdrift.exporting.result import RECORD, Exported
 from clipdrift.model.clip import SHIPPED
@@ -39,6 +40,13 @@ from safetensors.torch import load_file
 
 head = load_file("{folder}/head.safetensors")
 logits = image_embedding @ head["weight"].T + head["bias"]  # of the embedding as it comes, not normalised
+"""
+_ZERO_SHOT_HEAD = """
+from safetensors.torch import load_file
+from torch.nn.functional import normalize
+
+head = load_file("{folder}/head.safetensors")
+logits = normalize(image_embedding, dim=-1) @ head["zero_shot.weight"].T + head["zero_shot.bias"]
 """
 
 
@@ -100,7 +108,10 @@ def _code(made: Exported, source: Opened) -> str:
             code = f"from clipdrift.model.clip import shipped_folder\n{code}"
     else:
         code = _TRANSFORMERS.format(folder=folder, model=head)
-    return code + (_HEAD.format(folder=folder) if source.head is not None else "")
+    if source.head is None:
+        return code
+    beside = _ZERO_SHOT_HEAD if isinstance(source.head, ZeroShotHead) else _HEAD
+    return code + beside.format(folder=folder)
 
 
 def _texts(source: Opened, made: Exported) -> list[str]:

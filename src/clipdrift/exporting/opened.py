@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from clipdrift.adapt.saved import load_head
+from clipdrift.adapt.heads import Head, head_folder, load_head
 from clipdrift.comparison.models import OpenedModel, adapter_folder, open_model
 from clipdrift.comparison.pairs import right_base
 from clipdrift.config import ContrastiveObjective, ModelConfig
@@ -43,7 +43,7 @@ class Opened:
         base: name or folder of what it was fine-tuned from, with its content hash, where that is known.
         revision: of the base on the hub.
         adapter: folder of the adapter's files.
-        head: linear, on the embedding as it comes.
+        head: linear, on the embedding as it comes; a zero-shot one normalises it.
         loss: what a loss on captions had beside the model, by name.
         classes: of the head, where they are known.
         run: key of the run that made it.
@@ -59,7 +59,7 @@ class Opened:
     base: tuple[str, str | None] | None = None
     revision: str | None = None
     adapter: Path | None = None
-    head: nn.Linear | None = None
+    head: Head | None = None
     loss: dict[str, Tensor] | None = None
     classes: tuple[str, ...] = ()
     run: str | None = None
@@ -189,12 +189,11 @@ def _with_head(found: Opened, folder: Path) -> Opened:
     file = folder / HEAD
     if not file.is_file():
         return found
-    try:
-        tensors = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise ExportError(f"{file}: the head cannot be read ({error})") from None
-    if tensors.keys() != {"weight", "bias"} or tensors["weight"].ndim != 2:
-        return replace(found, loss=tensors)
+    if head_folder(folder) is None:
+        try:
+            return replace(found, loss=load_file(file))
+        except (OSError, SafetensorError) as error:
+            raise ExportError(f"{file}: what is beside the model cannot be read ({error})") from None
     head = load_head(folder)
     classes = _classes(folder)
     return replace(found, head=head, classes=classes if len(classes) == head.out_features else ())

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clipdrift.adapt.heads import Head, ZeroShotHead
 from clipdrift.errors import one_line
 from clipdrift.exporting.opened import Opened
 from clipdrift.exporting.proof import TYPES, Reading, Samples, refuse_overflow
@@ -38,7 +39,7 @@ _BATCHES = (1, 3)
 class ImageTower(nn.Module):
     """Pixels to embeddings and, with a head, to logits; floats in and out, whatever it computes in."""
 
-    def __init__(self, model: Any, head: nn.Linear | None, kind: torch.dtype) -> None:
+    def __init__(self, model: Any, head: Head | None, kind: torch.dtype) -> None:
         super().__init__()
         self.model, self.head, self.kind = model, head, kind
 
@@ -87,7 +88,11 @@ def write_onnx(source: Opened, folder: Path, dtype: Dtype) -> list[str]:
     side, text = config.vision_config.image_size, config.text_config
     batch = torch.export.Dim("batch")
     outputs = ["image_embeds"] + ([] if head is None else ["logits"])
-    image = ImageTower(model, None if head is None else head.to(kind), kind).eval()
+    if head is not None:
+        head = head.to(kind)
+    if isinstance(head, ZeroShotHead):
+        head = head.float()  # it computes in float32, with weights of that type
+    image = ImageTower(model, head, kind).eval()
     example = torch.zeros(2, 3, side, side)
     notes = _export(image, example, folder / IMAGE, "pixel_values", outputs, {0: batch})
     longest = text.max_position_embeddings

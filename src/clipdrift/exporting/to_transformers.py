@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
+from clipdrift.adapt.heads import about_head
 from clipdrift.exporting.opened import CLASSES, Opened, place_of, reference_of
 from clipdrift.exporting.proof import TYPES, Reading, Samples, cast, refuse_overflow, rounding
 from clipdrift.exporting.result import Dtype, ExportError, Rounding
@@ -75,7 +76,8 @@ def write_head(source: Opened, folder: Path, dtype: Dtype) -> None:
     """The head, or what a loss had beside the model; and the head's classes."""
     state = source.loss if source.head is None else source.head.state_dict()
     if state:
-        save_file(cast(state, dtype, source.name), folder / HEAD)
+        about = None if source.head is None else about_head(source.head)
+        save_file(cast(state, dtype, source.name), folder / HEAD, metadata=about)
     write_classes(source, folder)
 
 
@@ -119,10 +121,13 @@ def _reading(source: Opened, model: Any, folder: Path, samples: Samples, library
 
 
 def head_logits(folder: Path, images: Tensor) -> Tensor | None:
-    """Logits by the head's file, where there is a linear one."""
+    """Logits by the head's file, where there is a linear or a zero-shot one."""
     if not (folder / HEAD).is_file():
         return None
     state = load_file(folder / HEAD)
+    if "zero_shot.weight" in state:
+        state = {name.removeprefix("zero_shot."): value for name, value in state.items()}
+        images = nn.functional.normalize(images.float(), dim=-1)
     if state.keys() != {"weight", "bias"} or state["weight"].ndim != 2:
         return None
     return nn.functional.linear(images.float(), state["weight"].float(), state["bias"].float())

@@ -23,6 +23,7 @@ class RepairContext:
         base: the backbone as it was opened.
         adapter: folder, hub id or run of the adapter whose scaled copy is to be saved.
         sides: BASE and TUNED as they stand in a result.
+        of_head: what a reader should know of the head on the way to the backbone; empty: nothing.
         accuracy_of, test_of: which images accuracy and test accuracy are of; empty: there is none.
     """
 
@@ -35,6 +36,7 @@ class RepairContext:
     accuracy_of: str
     test_of: str
     notes: tuple[str, ...]
+    of_head: str = ""
 
     @property
     def facts(self) -> dict[str, Any]:

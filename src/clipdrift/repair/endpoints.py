@@ -19,8 +19,12 @@ from clipdrift.repair.scaling import scaled
 
 Form = Literal["model", "adapter"]
 
-PARTS = ("stem", "final", "projection", "text")
-"""Outside of the blocks: embeddings, final layer norm (or pooling head), projection, text tower."""
+HEAD = "head"
+"""Place of a classifier that is moved along; no part of the model."""
+
+PARTS = ("stem", "final", "projection", "text", HEAD)
+"""Outside of the blocks: embeddings, final layer norm (or pooling head), projection, text tower, classifier
+(by the name ``head``)."""
 
 _BLOCK = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.")
 
@@ -89,6 +93,16 @@ class Endpoints:
 
     def blocks(self) -> int:
         return len(tower_of(self.model).blocks)
+
+    def with_head(self, start: Mapping[str, Tensor], head: Mapping[str, Tensor]) -> Endpoints:
+        """The same with a classifier that moves along.
+
+        Args:
+            start: its tensors at the backbone, by name.
+            head: its live tensors, which now have the tuned values.
+        """
+        own = {f"{HEAD}.{name}": (tensor.detach(), start[name], HEAD) for name, tensor in head.items()}
+        return replace(self, moves={**self.moves, **_differing(own)})
 
 
 def plain_ends(base: Any, tuned: Any, clip: Clip | None, own: bool) -> Endpoints:

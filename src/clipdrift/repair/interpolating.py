@@ -37,9 +37,9 @@ def interpolate(
 ) -> Repaired:
     """Measure ``theta(alpha) = (1 - alpha) theta_0 + alpha theta_1`` between backbone and adapted model.
 
-    An adapter is scaled: with ``W = W_0 + s B A`` that is ``W_0 + alpha s B A``. The head stays. Nothing has
-    to be recalibrated, since CLIP has no batch norm. (Wortsman et al. 2022, "Robust fine-tuning of zero-shot
-    models".)
+    An adapter is scaled: with ``W = W_0 + s B A`` that is ``W_0 + alpha s B A``. A linear head stays; one
+    that began as the class texts moves along from those of the backbone. Nothing has to be recalibrated,
+    since CLIP has no batch norm. (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models".)
 
     Models in memory are left as they were.
 
@@ -72,7 +72,7 @@ def interpolate(
     for alpha in grid:
         endpoints.put(alpha)
         steps.append(observer.look(f"alpha {alpha:g}", alpha=alpha))
-    notes = []
+    notes = [context.of_head] if context.of_head else []
     if grid[-1] > 1:
         notes.append("Above 1 the path is extrapolated, beyond the adapted model.")
     chosen: int | None = None

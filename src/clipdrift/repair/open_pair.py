@@ -14,7 +14,7 @@ from clipdrift.data.deck import Deck
 from clipdrift.data.sources import open_source
 from clipdrift.repair import RepairError
 from clipdrift.repair.context import RepairContext, ends_of, side_of
-from clipdrift.repair.heads import follows_texts, head_beside, reading
+from clipdrift.repair.heads import follows_texts, head_beside, moving_with, reading
 from clipdrift.repair.options import Options, asked_sets, cache_of, reporter_of
 from clipdrift.repair.step_measurer import StepMeasurer, ZeroShot
 from clipdrift.training.decks import DeckFactory
@@ -58,6 +58,10 @@ def open_two(base: ModelLike, tuned: ModelLike, merged: bool, options: Options) 
         said.append(
             "TUNED's classifier head takes no part, and is not saved: what is repaired is the whole model."
         )
+    head = None if head is None else head.to(place)
+    endpoints, said_of_head = moving_with(
+        endpoints, head, lambda: reading(endpoints, pair.tuned, pair.base), record
+    )
     if len(probe) < FEW:
         said.append(f"Only {len(probe)} images were read: take small differences for noise.")
     measurer = StepMeasurer(
@@ -65,7 +69,7 @@ def open_two(base: ModelLike, tuned: ModelLike, merged: bool, options: Options) 
         probe=probe.on(place),
         texts=texts,
         sets=sets,
-        head=None if head is None else head.to(place),
+        head=head,
         labelled=None if head is None else _deck(probe, place),
         test=None,
         reporter=reporter,
@@ -83,6 +87,7 @@ def open_two(base: ModelLike, tuned: ModelLike, merged: bool, options: Options) 
         accuracy_of="" if head is None else f"{len(probe)} images of {probe.facts.source}",
         test_of="",
         notes=(*pair.notes, *notes, *said),
+        of_head=said_of_head,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from clipdrift.adapt.saved import load_head
+from clipdrift.adapt.heads import load_head
 from clipdrift.comparison import ProbeImages
 from clipdrift.comparison.measuring import settle
 from clipdrift.comparison.models import ModelLike
@@ -16,7 +16,7 @@ from clipdrift.measures import embed, embed_texts, retrieval
 from clipdrift.model.clip import Clip
 from clipdrift.repair import RepairError
 from clipdrift.repair.context import RepairContext, ends_of, side_of
-from clipdrift.repair.heads import follows_texts, reading
+from clipdrift.repair.heads import follows_texts, moving_with, reading
 from clipdrift.repair.options import OF_PAIRS, Options, asked_sets, cache_of, reporter_of
 from clipdrift.repair.step_measurer import StepMeasurer, ZeroShot
 from clipdrift.runs.layout import HEAD, METRICS, RECORD, WEIGHTS
@@ -57,6 +57,10 @@ def open_run(given: ModelLike, merged: bool, options: Options) -> RepairContext:
     pair = open_pair(inputs.clip, folder, any_base=True)
     settle(pair.tuned, str(place))
     endpoints, notes = ends_of(pair, merged)
+    head = None if inputs.pairs is not None else load_head(folder / WEIGHTS).to(place)
+    endpoints, said_of_head = moving_with(
+        endpoints, head, lambda: reading(endpoints, pair.tuned, pair.base), record
+    )
     target = config.data.target.name
     captioned = [name for name, found in inputs.transfer.items() if found.captions is not None]
     notes = [*notes, *(f"{name} has captions and no classes; it is not tested here." for name in captioned)]
@@ -71,7 +75,7 @@ def open_run(given: ModelLike, merged: bool, options: Options) -> RepairContext:
             for name, found in inputs.transfer.items()
             if found.captions is None
         },
-        head=None if inputs.pairs is not None else load_head(folder / WEIGHTS).to(place),
+        head=head,
         labelled=inputs.validation,
         test=inputs.test,
         reporter=reporter,
@@ -101,6 +105,7 @@ def open_run(given: ModelLike, merged: bool, options: Options) -> RepairContext:
         accuracy_of=f"{len(inputs.validation)} validation images of {target}{said}",
         test_of=f"{len(inputs.test)} test images of {target}{said}",
         notes=tuple(notes),
+        of_head=said_of_head,
     )
 
 

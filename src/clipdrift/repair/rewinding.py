@@ -8,7 +8,7 @@ from typing import Unpack
 
 from clipdrift.comparison.models import ModelLike
 from clipdrift.repair import Repaired, RepairError, parse_blocks
-from clipdrift.repair.endpoints import PARTS, named
+from clipdrift.repair.endpoints import HEAD, PARTS, named
 from clipdrift.repair.job import RepairJob
 from clipdrift.repair.opening import open_context
 from clipdrift.repair.options import Options
@@ -30,14 +30,16 @@ def rewind(
 ) -> Repaired:
     """Put blocks back to the backbone, and measure before and after.
 
-    What stands outside of the blocks, and the head, stays as it was adapted unless it is named. Nothing has
-    to be recalibrated, since CLIP has no batch norm. Models in memory are left as they were.
+    What stands outside of the blocks, and the head, stays as it was adapted unless it is named. A head that
+    began as the class texts can be named and becomes those of the backbone; a linear one has nothing to go
+    back to. Nothing has to be recalibrated, since CLIP has no batch norm. Models in memory are left as they
+    were.
 
     Args:
         model: a run's folder, or BASE, as :func:`clipdrift.compare` takes it.
         tuned: TUNED, where ``model`` is BASE.
         blocks: from 1: ``9..12``, ``9..`` (to the last), ``9``, ``1,5..7``, or numbers.
-        also: of stem (embeddings and first layer norm), final (last layer norm), projection, text.
+        also: of stem (embeddings and first layer norm), final (last layer norm), projection, text, head.
         sweep: instead of ``blocks``, every k from the last block to the first, with k and all after it put
             back; one step each, nothing is saved.
         out: gets ``repaired.json``, ``.csv``, ``path.png`` and, without ``sweep``, ``model/``.
@@ -62,6 +64,11 @@ def rewind(
         if blocks is None
         else [parse_blocks(blocks, count)]
     )
+    if HEAD in parts and HEAD not in endpoints.places():
+        raise RepairError(
+            f"--also {HEAD}: {context.sides[1].name} has no head that began as the class texts, so there is "
+            "nothing of the backbone's to put it back to; leave it out"
+        )
     places: list[int | str] = [*wanted[-1], *parts]
     if not endpoints.places() & set(places):
         raise RepairError(

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils.hub import cached_file
 
+from clipdrift.adapt.heads import save_head
 from clipdrift.adapt.saved import attach_adapter
 from clipdrift.comparison.models import OpenedModel
 from clipdrift.model.clip import Clip
@@ -24,10 +25,10 @@ from clipdrift.model.quiet import quiet
 from clipdrift.model.weights import effective_weights
 from clipdrift.repair import RepairError
 from clipdrift.repair.context import RepairContext
-from clipdrift.repair.endpoints import Endpoints
+from clipdrift.repair.endpoints import HEAD, Endpoints
 from clipdrift.repair.merging import copied_clip
 from clipdrift.runs.files import replace_folder
-from clipdrift.runs.layout import HEAD, WEIGHTS
+from clipdrift.runs.layout import WEIGHTS
 
 OPEN_CLIP = "open_clip_model.safetensors"
 """As OpenCLIP names it; ``open_clip:ARCH/path/to/it`` loads it."""
@@ -68,7 +69,7 @@ def save_model(context: RepairContext, place: Path, made: dict[str, Any], force:
         if measurer.head is not None:
             if measurer.refresh is not None:
                 measurer.refresh(measurer.head)
-            save_file(_on_cpu(measurer.head.state_dict()), folder / HEAD)
+            save_head(measurer.head, folder)
         base, tuned = context.sides
         told = {**made, "base": base.name, "tuned": tuned.name}
         (folder / "repair.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
@@ -107,6 +108,8 @@ def _adapter(endpoints: Endpoints, source: str, base: OpenedModel, folder: Path)
     files = {name: _file(source, name) for name in ("adapter_config.json", "adapter_model.safetensors")}
     state = load_file(files["adapter_model.safetensors"])
     for name, move in endpoints.moves.items():
+        if move.place == HEAD:
+            continue
         key = next((key for key in _keys(name) if key in state), None)
         if key is None or state[key].shape != move.tensor.shape:
             raise RepairError(f"{source}: {name} is moved and has no place in the adapter's file")

@@ -49,7 +49,7 @@ class StepMeasurer:
         probe: the images on which internals are read.
         texts: encodes class texts; by the live model's own text tower where it has one.
         sets: transfer sets by name.
-        head: the run's own, which stays.
+        head: the run's own; it stays, or is among what the endpoints move.
         labelled: images on which the head is tested.
         test: images on which it is tested once, at the setting that is saved.
         refresh: makes a head anew that follows the text tower, as flyp's does.
@@ -62,11 +62,11 @@ class StepMeasurer:
     probe: Batches
     texts: Clip | None
     sets: Mapping[str, ZeroShot]
-    head: nn.Linear | None
+    head: nn.Module | None
     labelled: Deck | None
     test: Deck | None
     reporter: Reporter
-    refresh: Callable[[nn.Linear], None] | None = None
+    refresh: Callable[[Any], None] | None = None
     recall: Callable[[Deck], float] | None = None
     batch_size: int | None = None
     flow: bool = False

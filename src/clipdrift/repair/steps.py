@@ -39,7 +39,7 @@ class Step(Frozen):
     alpha: float | None = Field(None, description="Of a path: 0 the backbone, 1 the tuned model.")
     rewound: tuple[int, ...] = Field((), description="Blocks that are the backbone's again.")
     factor: float | None = Field(None, description="What is left of intruder dimensions; 1: untouched.")
-    accuracy: float | None = Field(None, description="Of the run's own head, which stays.")
+    accuracy: float | None = Field(None, description="Of the run's own head.")
     test_accuracy: float | None = Field(None, description="Read at the saved setting alone.")
     measures: dict[str, Compared] = Field(description="Against the backbone, as in a comparison.")
     transfer: dict[str, Transfer] = Field(default_factory=dict)

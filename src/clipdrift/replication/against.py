@@ -101,6 +101,8 @@ def _like(value: Published, runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]
     if value.rates:
         rates = runs["learning_rate"].to_numpy()[:, None]
         here &= np.isclose(rates, np.array(value.rates), rtol=1e-6, atol=0).any(axis=1)
+    if value.method is not None and "head" in runs:  # published runs began with a linear head
+        here &= (runs["head"].fillna("linear") == "linear").to_numpy()
     for name, wanted in value.options.items():
         if name not in runs:
             unsaid += [f"{name} not stated"] if name != "penalty_weight" else []

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 
 from clipdrift.config import DataSet
 from clipdrift.data.catalog import CATALOG
-from clipdrift.decision import CardFacts, CheckError, Estimate
+from clipdrift.decision import CardFacts, CheckError, Estimate, HeadFacts
 from clipdrift.errors import printable
 from clipdrift.figures.card import card as figure
 from clipdrift.figures.panels import style
@@ -85,6 +85,8 @@ def section(facts: CardFacts, command: str) -> str:
     if inside:  # a text tower alone has nothing to tell here
         lines += ["| inside the image tower | value (95 % interval) |", "|---|--:|", *inside, ""]
     lines += [f"![Zero-shot accuracy before and after, CKA by block]({PICTURE})", "", _how(facts), ""]
+    if facts.head is not None:
+        lines += [_head(facts.head), ""]
     lines += ["```", printable(command), "```"]
     return "\n".join(lines)
 
@@ -132,6 +134,15 @@ def _how(facts: CardFacts) -> str:
         said.append(f"what this model lacks ({', '.join(found.tuned.grafted)}) is the base's")
     intervals = "Intervals are over images: bootstrap, for CKA jackknife."
     return f"{'; '.join(said)}. {intervals}"
+
+
+def _head(head: HeadFacts) -> str:
+    """What the classifier beside the model is and how it is used."""
+    said = f"`head.safetensors` classifies the image embedding into the {head.classes} classes of the target"
+    if head.kind == "linear":
+        return f"{said}: a linear map of the projected embedding as it is, not normalised."
+    texts = f" ({', '.join(f'`{_cell(prompt)}`' for prompt in head.prompts)})" if head.prompts else ""
+    return f"{said}: a linear map of the normalised embedding that began as their texts{texts}."
 
 
 def _version(facts: CardFacts) -> str:

@@ -24,8 +24,8 @@ from clipdrift.texts import drift
 SCHEMA_VERSION = 1
 
 OPTIONS = (
-    "rank", "matrices", "train_projection", "frozen_blocks", "tuned_blocks", "penalty", "penalty_weight",
-    "weight_decay", "epochs", "batch_size", "protocol", "train_images", "other_options",
+    "head", "rank", "matrices", "train_projection", "frozen_blocks", "tuned_blocks", "penalty",
+    "penalty_weight", "weight_decay", "epochs", "batch_size", "protocol", "train_images", "other_options",
 )  # fmt: skip
 """Columns of a table of runs that tell cells apart, beside target, backbone, method and learning rate."""
 

@@ -108,6 +108,7 @@ def _run_row(record: RecordDict, label: str) -> RowDict:
         "method": method["name"],
         "learning_rate": optim["learning_rate"],
         "seed": config["seed"],
+        "head": _head(config),
         "rank": method.get("rank"),
         "matrices": "+".join(method["targets"]) if "targets" in method else None,
         "train_projection": method.get("train_projection"),
@@ -138,6 +139,14 @@ def _run_row(record: RecordDict, label: str) -> RowDict:
     if first is not None:
         row |= _point(first, "epoch1_", chances)
     return row
+
+
+def _head(config: Mapping[str, Any]) -> str | None:
+    """What the classifier began as; None where none is trained: captions, and flyp's class texts."""
+    objective = (config.get("objective") or {}).get("name", "classification")  # absent in older records
+    if objective == "contrastive" or config["method"]["name"] == "flyp":
+        return None
+    return str(config.get("head", "linear"))
 
 
 _OF_METHOD = frozenset(("name", "rank", "targets", "train_projection", "frozen_blocks", "blocks"))

@@ -8,7 +8,7 @@ import numpy as np
 from torch.nn.functional import normalize
 
 from clipdrift import formulas
-from clipdrift.adapt import Adapted, FixedTexts, Penalties, Setting, adapt, build
+from clipdrift.adapt import Adapted, FixedTexts, Penalties, Setting, adapt, build, zero_shot_head
 from clipdrift.adapt.objective import NoLoss
 from clipdrift.adapt.pairs import adapt_pairs, pairs_among
 from clipdrift.config import ConfigError, ContrastiveObjective, EntropyFloor, NoTask, RunConfig, ZeroShotKl
@@ -34,7 +34,10 @@ def adapted_for(
         words = tuple(prompts[0].format(name) for name in classes)
         features = class_features(inputs.clip, classes, prompts) if config.penalty else None
         compared = _compared(inputs) if config.penalty else None
-        adapted = adapt(inputs.clip, config.method, len(classes), config.seed, words)
+        begins = None
+        if config.head == "zero_shot":
+            begins = zero_shot_head(inputs.clip, classes, inputs.target.prompts)
+        adapted = adapt(inputs.clip, config.method, len(classes), config.seed, words, begins)
         if isinstance(config.objective, NoTask):
             adapted = replace(adapted, objective=NoLoss())
     else:

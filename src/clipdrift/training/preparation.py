@@ -21,6 +21,7 @@ from clipdrift.config import (
     RunConfig,
     ZeroShotKl,
 )
+from clipdrift.data.codes import are_codes
 from clipdrift.data.deck import Deck
 from clipdrift.data.errors import DataError
 from clipdrift.data.images import ImageSet
@@ -169,7 +170,7 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
     if isinstance(objective, ContrastiveObjective):
         target = prepare_pairs(config.data, objective, clip, factory)
     else:
-        target = _classified(config.data, clip, factory)
+        target = _classified(config, clip, factory)
     transfer = {}
     for spec in config.data.transfer:
         if spec.retrieval:
@@ -195,16 +196,23 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
     )
 
 
-def _classified(data: DataConfig, clip: Clip, factory: DeckFactory) -> Target:
-    """A target of labelled images, decoded."""
-    source, wanted = _divided(data, clip.image_size)
+def _classified(config: RunConfig, clip: Clip, factory: DeckFactory) -> Target:
+    """A target of labelled images, decoded. Its facts name the prompts that its class texts are made with."""
+    source, wanted = _divided(config.data, clip.image_size)
+    zero_shot = config.head == "zero_shot"
+    if zero_shot and are_codes(source.classes):
+        raise ConfigError(
+            f"head = 'zero_shot': classes of {source.name} are called by codes ({source.classes[0]}, ...), "
+            "of which a text tower knows nothing; set data.target.classes to readable names"
+        )
     pixels = {purpose: factory.pixels(part, f"{source.name} {purpose}") for purpose, part in wanted.items()}
     if repeats := repeats_note(source.name, pixels["train"], pixels["test"], wanted["test"]):
         source = replace(source, notes=(*source.notes, repeats))
     for note in source.notes:
         factory.reporter.note(note)
     made = {purpose: factory.deck_of(decoded) for purpose, decoded in pixels.items()}
-    facts = facts_of(source, {purpose: counted for purpose, (_, counted) in made.items()})
+    prompts = source.prompts if zero_shot and config.evaluation.prompt_ensemble else source.prompts[:1]
+    facts = facts_of(source, {purpose: counted for purpose, (_, counted) in made.items()}, prompts)
     return Target({purpose: deck for purpose, (deck, _) in made.items()}, facts)
 
 
