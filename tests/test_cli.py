@@ -355,9 +355,11 @@ def test_pretrain_stops_goes_on_and_names_the_model(
     assert load(out).image_size == 16
     assert "holds a pretraining with other settings" in fails(say(*command, "--set", "seed=4"))
     # --data says where the images are, and takes nothing back of what else is set of them
-    third = say(*command[:-4], "--out", tmp_path / "third", "--data", "objects", "--set", "data.per_class=9")
-    assert third.code == 0
-    assert json.loads((tmp_path / "third/pretrain.json").read_text())["config"]["data"]["per_class"] == 9
+    few = ("--workers", "1", "--out", tmp_path / "third", "--set", "data.per_class=11")
+    assert say("pretrain", path, *few, "--data", "objects-100").code == 0
+    made = json.loads((tmp_path / "third/pretrain.json").read_text())["config"]["data"]
+    assert (made["name"], made["per_class"]) == ("objects-100", 11)
+    assert "drawn anew" in fails(say("pretrain", path, *few, "--data", "objects"))
 
 
 # --- status

@@ -59,6 +59,11 @@ class PretrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
+        if self.data.name == "objects" and self.data.path is None and self.data.per_class is not None:
+            raise ValueError(
+                "data.per_class: the world objects is drawn anew for each batch and has no classes; leave it out, "
+                "or take objects-100"
+            )
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
