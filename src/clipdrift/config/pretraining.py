@@ -61,8 +61,8 @@ class PretrainConfig(Frozen):
     def _divisible(self) -> Self:
         if self.data.name == "objects" and self.data.path is None and self.data.per_class is not None:
             raise ValueError(
-                "data.per_class: the world objects is drawn anew for each batch and has no classes; leave it out, "
-                "or take objects-100"
+                "data.per_class: the world objects is drawn anew for each batch and has no classes; leave it "
+                "out, or take objects-100"
             )
         if self.image_size % self.patch_size:
             raise ValueError(
