@@ -257,7 +257,7 @@ def resnet() -> nn.Module:
             lambda: Siglip2Model(Siglip2Config(text_config=TEXT, vision_config={**SMALL, "patch_size": 4})),
             "Siglip2Model is not supported: .*NaFlex.*of one resolution are SiglipModels",
         ),
-        (resnet, "ResNet is not supported: a ResNet has no attention over patches"),
+        (resnet, "ResNet is not supported: it is a classifier alone, with no texts beside it"),
     ],
     ids=["no pooling head", "vision only", "classifier", "NaFlex", "ResNet"],
 )

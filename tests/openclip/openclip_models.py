@@ -151,3 +151,35 @@ def error_of(name: str) -> str:
     assert message.startswith(f"{name}: ")
     assert "\n" not in message
     return message.removeprefix(f"{name}: ")
+
+
+TRUNKS: dict[str, dict[str, Any]] = {
+    "convnext": {
+        "timm_model_name": "test_convnext",
+        "timm_pool": "",
+        "timm_proj": "linear",
+        "image_size": 64,
+    },
+    "convnext-mlp": {
+        "timm_model_name": "test_convnext2",
+        "timm_pool": "",
+        "timm_proj": "mlp",
+        "image_size": 64,
+    },
+    "fastvit": {"timm_model_name": "fastvit_t8", "timm_pool": "avg", "timm_proj": None, "image_size": 64},
+    "vit": {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": None, "image_size": 160},
+}
+"""Configurations of small towers of timm's; ``fastvit`` and ``vit`` are projected by the trunk's own head."""
+
+
+def resnet(seed: int = 0, kind: str = "CLIP") -> Any:
+    """A random ModifiedResNet: 4 stages of 1, 2, 1, 1 residual blocks, 8 heads, 64 px, a map of 2 x 2."""
+    return build(kind, seed, layers=(1, 2, 1, 1), width=16, image_size=64, head_width=64)
+
+
+def trunk(name: str, seed: int = 0) -> Any:
+    """A random CLIP with a small trunk of timm's."""
+    library = importlib.import_module("open_clip")
+    model = library.CLIP(24, dict(TRUNKS[name]), dict(TEXT)).eval()
+    randomise(model, seed)
+    return model

@@ -13,7 +13,7 @@ from clipdrift.comparison import Shape
 from clipdrift.comparison.models import ModelLike, OpenedModel, PairError, open_model
 from clipdrift.model.clip import on_side
 from clipdrift.model.towers import Tower, tower_of, unwrapped
-from clipdrift.model.weights import effective_weights
+from clipdrift.model.weights import effective_weights, same_statistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class ModelPair:
 
 def shape_of(tower: Tower) -> Shape:
     """A tower's sizes as they stand in a result."""
-    return Shape(**asdict(tower.geometry), reader=tower.reader)
+    return Shape(**asdict(tower.geometry), reader=tower.reader, absent=dict(tower.absent))
 
 
 def open_pair(base: ModelLike, tuned: ModelLike, any_base: bool = False) -> ModelPair:
@@ -61,6 +61,12 @@ def open_pair(base: ModelLike, tuned: ModelLike, any_base: bool = False) -> Mode
     _same_weights(first, second, before, after)
     notes = [] if any_base else _right_base(first, second)
     notes += [f"{side}: {note}" for side, note in _loading_notes(first, second)]
+    alike = same_statistics(first.model, second.model)
+    if not alike:
+        notes.append(
+            "The running statistics of batch normalisation differ. They act, as everything here is read in "
+            "eval mode, but they are no weights: weight_drift does not count them."
+        )
     if all(torch.equal(before[name].cpu(), after[name].cpu()) for name in before):
         if second.kind == "adapter":
             raise PairError(

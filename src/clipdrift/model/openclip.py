@@ -80,8 +80,8 @@ def load_open_clip(name: str) -> Clip:
         library = _library()
         source = source_of(name, library)
         model = _built(library, source.config)
-        tower_of(model)  # before anything is downloaded
-        preprocessor = _preprocessor(model.visual.image_size[0], source.preprocessing)
+        tower = tower_of(model)  # before anything is downloaded
+        preprocessor = _preprocessor(tower.geometry.image_size, source.preprocessing)
         preprocess = Preprocess.from_config(preprocessor)
         tokenizer = _tokenizer(library, model, source)
         _fill(model, source.weights())
@@ -103,13 +103,10 @@ def _built(library: Any, config: dict[str, Any]) -> Any:
     """The model with random weights, of the class that OpenCLIP would take."""
     config = copy.deepcopy(config)
     vision, text = config["vision_cfg"], config["text_cfg"]
-    for kind, told in (
-        ("CoCa", "multimodal_cfg" in config),
-        ("TimmModel", bool(vision.get("timm_model_name"))),
-        ("ModifiedResNet", isinstance(vision.get("layers"), list | tuple)),
-    ):
-        if told:
-            raise Reason(NOT_READ[kind])
+    if "multimodal_cfg" in config:
+        raise Reason(NOT_READ["CoCa"])
+    if vision.get("timm_model_name"):
+        vision["timm_model_pretrained"] = False  # would be fetched, only to be replaced
     by_hugging_face = "hf_model_name" in text
     if by_hugging_face:
         text["hf_model_pretrained"] = False  # would be fetched, only to be replaced

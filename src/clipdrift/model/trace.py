@@ -31,20 +31,21 @@ class Traced:
     Attributes:
         embedding: (B, E) projected image embedding, not normalised.
         states: (L, B, D) state after each block 1..L, before the final layer norm: the class token's, or,
-            in a tower without one, the mean of the patches'.
+            in a tower without one, the mean of the patches'; where blocks differ in width, (B, D) of each.
         pooled: (B, D) what is projected: the class token after the final layer norm, or what the pooling
             head gives.
         logits: (B, C) of the head, where one was given.
         rows: (L, B, H, 1+P) post-softmax attention of the class token in float32, class token first, where
-            asked for; in a tower without one (1, B, H, P), of the pooling head's query.
-        norms: (L, B, P) Euclidean norm of each patch's state after each block, where asked for.
+            asked for; in a tower without one (1, B, H, P), of the pooling head's query, or (1, B, H, 1+P)
+            where that has a token of its own among its keys; None in a tower without attention.
+        norms: (L, B, P) Euclidean norm of each patch's state after each block, where asked for and there.
     """
 
     embedding: Embedding
-    states: States
+    states: States | tuple[Tensor, ...]
     pooled: Tensor
     logits: Logits | None = None
-    rows: Rows | Float32[Tensor, "1 B H P"] | None = None
+    rows: Rows | Float32[Tensor, "1 B H keys"] | None = None
     norms: Norms | None = None
 
 
@@ -66,7 +67,7 @@ def trace(
     Args:
         model: any that :func:`clipdrift.model.towers.tower_of` knows.
         head: applied to the embedding.
-        rows, norms: what else is wanted.
+        rows, norms: what else is wanted; what the tower has not is left out.
         on_maps: called during the pass with each block's queries and keys; see :func:`attention_maps`.
         call: how modules are run; default as they are.
         start: ``images`` are the tokens (B, T, D) that so many blocks have left; states, rows and norms are
@@ -76,7 +77,8 @@ def trace(
         UnsupportedModelError: a model whose attention cannot be read.
     """
     tower = tower_of(model)
-    heads, by_token = tower.geometry.heads, tower.first_patch > 0
+    heads, by_token = tower.geometry.heads, tower.reader == "class token"
+    norms = norms and tower.lacks("sink_patches") is None
     states: list[Tensor] = []
     attended: list[Tensor] = []
     lengths: list[Tensor] = []
@@ -91,7 +93,7 @@ def trace(
                 handles += tower.watch(block, on_maps is not None, row)
             if on_maps is not None:
                 handles += tower.watch(block, True, _numbered(on_maps, number, heads))
-        if rows and not by_token:
+        if rows and tower.reader == "pooling head":
             handles += tower.watch_reader(row)
         if start is None:
             pooled, embedding = tower.run(images, call or as_it_is)
@@ -102,12 +104,16 @@ def trace(
             handle.remove()
     return Traced(
         embedding=embedding,
-        states=torch.stack(states) if states else pooled.new_zeros((0, *pooled.shape)),
+        states=_stacked(states) if states else pooled.new_zeros((0, *pooled.shape)),
         pooled=pooled,
         logits=None if head is None else head(embedding),
         rows=torch.stack(attended) if attended else None,
         norms=torch.stack(lengths) if norms else None,
     )
+
+
+def _stacked(states: list[Tensor]) -> Tensor | tuple[Tensor, ...]:
+    return torch.stack(states) if len({state.shape[-1] for state in states}) == 1 else tuple(states)
 
 
 def _after(

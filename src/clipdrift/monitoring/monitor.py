@@ -13,6 +13,7 @@ from torch import nn
 from clipdrift.comparison.compare import TransferLike
 from clipdrift.comparison.images import ImagesLike
 from clipdrift.comparison.models import ModelLike
+from clipdrift.listing import absences
 from clipdrift.measures import NotFiniteError
 from clipdrift.model.clip import Clip
 from clipdrift.monitoring import checks, log
@@ -185,8 +186,9 @@ class DriftMonitor:
             opened = open_watched(self._inner, plain, asked, self.out)
         self._clip, self._projection = opened.clip, opened.projection
         self._given, self._side = opened.given, opened.side
-        checks.check_rules(self._ruling, opened.side.sets, opened.side.geometry.blocks)
-        for one in (*(Said("note", note) for note in opened.notes), *at_chance(opened.side)):
+        checks.check_rules(self._ruling, opened.side.sets, opened.side.geometry.blocks, opened.side.absent)
+        notes = (*opened.notes, *absences(opened.side.absent))
+        for one in (*(Said("note", note) for note in notes), *at_chance(opened.side)):
             self._say(one)
         if opened.fresh:
             self._side = self._folder.store(opened.side)

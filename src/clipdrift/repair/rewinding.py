@@ -31,7 +31,8 @@ def rewind(
     """Put blocks back to the backbone, and measure before and after.
 
     What stands outside of the blocks, and the head, stays as it was adapted unless it is named. Nothing has
-    to be recalibrated, since CLIP has no batch norm. Models in memory are left as they were.
+    to be recalibrated: CLIP has no batch norm, and ResNets whose running statistics have changed are refused.
+    Models in memory are left as they were.
 
     Args:
         model: a run's folder, or BASE, as :func:`clipdrift.compare` takes it.

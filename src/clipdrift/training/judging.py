@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clipdrift.config import RunConfig
+from clipdrift.model.towers import Tower
 from clipdrift.rules import Rule, Rules, Ruling
 from clipdrift.rules.run_rules import rules_of_run
 from clipdrift.runs.record import Point, Remark
@@ -23,9 +24,9 @@ class Judge:
     reporter: Reporter
 
     @classmethod
-    def of(cls, config: RunConfig, blocks: int, course: Course, reporter: Reporter) -> Judge:
-        """Raises ConfigError for a rule on a block that the model does not have."""
-        rules = rules_of_run(config, blocks)
+    def of(cls, config: RunConfig, tower: Tower, course: Course, reporter: Reporter) -> Judge:
+        """Raises ConfigError for a rule on a block or a measure that the model does not have."""
+        rules = rules_of_run(config, tower.geometry.blocks, tower.absent)
         ruling = Ruling(rules, None, stopping="the training stops")
         if course.ruling is not None:
             ruling.load(course.ruling)

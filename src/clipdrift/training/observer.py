@@ -11,6 +11,7 @@ from torch import Tensor
 from clipdrift.adapt import Adapted, effective_weights
 from clipdrift.config import RunConfig
 from clipdrift.errors import ClipdriftError
+from clipdrift.listing import absences
 from clipdrift.measures import (
     Internals,
     Reading,
@@ -68,6 +69,13 @@ class RunObserver:
             texts=TextObserver.of(inputs, config),
         )
 
+    @property
+    def entropies(self) -> tuple[float, ...]:
+        """The backbone's mean attention entropy in each block; none of a model without attention."""
+        if "entropy" not in self.internals.measures:
+            return ()
+        return tuple(self.internals.blocks("entropy").tolist())
+
     def backbone(self) -> Backbone:
         values = {name: _values(reading) for name, reading in own_readings(self.internals).items()}
         able = self.abilities
@@ -82,7 +90,7 @@ class RunObserver:
             width=clip.width,
             parameters=sum(w.numel() for w in self.weights.values()),
             trained=sum(p.numel() for _, p in adapted.parameters()),
-            notes=clip.notes,
+            notes=(*clip.notes, *absences(tower_of(clip.model).absent)),
         )
 
     def look(self, adapted: Adapted, moment: Moment) -> Point:

@@ -21,16 +21,14 @@ from clipdrift.model.towers.base import (
     Tower,
     UnsupportedModelError,
     queries_and_keys,
+    square,
 )
 from clipdrift.shapes import Images
 
 NOT_READ: dict[str, str] = {
-    "ModifiedResNet": "its image tower is a ResNet (ModifiedResNet), which has no attention over patches",
-    "TimmModel": "its image tower is one of timm's (TimmModel), whose attention is built otherwise; the same "
-    "SigLIP is on Hugging Face, such as google/siglip-base-patch16-224",
     "CoCa": "CoCa pools images by attention with many queries, and its class token is not what is projected",
 }
-"""Why an image tower, or a model, that OpenCLIP makes is not read; by its class."""
+"""Why a model that OpenCLIP makes is not read; by its class."""
 
 _ATTENTIONS = {
     ("torch", "MultiheadAttention"): lambda attention: attention,
@@ -115,11 +113,7 @@ class OpenClip(Tower):
         return _ACTIVATIONS.get((name, getattr(found, "approximate", None)), name)
 
     def run(self, images: Images, call: Call) -> tuple[Tensor, Tensor]:
-        side = self.geometry.image_size
-        # OpenCLIP does not look, and would take any shape that makes the same number of patches
-        if images.shape[-2:] != (side, side):
-            height, width = images.shape[-2:]
-            raise ValueError(f"image size ({height}*{width}) does not match the model's ({side}*{side})")
+        square(images, self.geometry.image_size)
         visual = self.model.visual
         normed: list[Tensor] = []
         handles = [
@@ -186,9 +180,7 @@ def _refused(visual: Any) -> str | None:
     """Why an image tower cannot be read."""
     package, kind = _kind(visual)
     if (package, kind) != ("open_clip", "VisionTransformer"):
-        return (
-            NOT_READ.get(kind) or f"its image tower is {package}'s {kind}, not OpenCLIP's VisionTransformer"
-        )
+        return f"its image tower is {package}'s {kind}, not OpenCLIP's VisionTransformer"
     if visual.attn_pool is not None:
         return "its images are pooled by attention with many queries (attentional_pool), as in CoCa"
     if visual.pool_type != "tok":

@@ -18,6 +18,7 @@ from clipdrift.model.towers.base import (
     Tower,
     UnsupportedModelError,
     queries_and_keys,
+    square,
 )
 from clipdrift.model.towers.huggingface import geometry_of, watch_projections
 from clipdrift.shapes import Images
@@ -57,11 +58,8 @@ class Siglip(Tower):
         return list(self.model.vision_model.encoder.layers)
 
     def run(self, images: Images, call: Call) -> tuple[Tensor, Tensor]:
-        side = self.geometry.image_size
         # transformers does not look, and would add the position of every patch to an image of one patch
-        if images.shape[-2:] != (side, side):
-            height, width = images.shape[-2:]
-            raise ValueError(f"image size ({height}*{width}) does not match the model's ({side}*{side})")
+        square(images, self.geometry.image_size)
         pooled = call(self.model.vision_model, pixel_values=images).pooler_output
         return pooled, pooled
 

@@ -173,7 +173,8 @@ def _time(config: RunConfig, place: torch.device) -> _Kind:
         adapted = adapt(clip, config.method, len(classes), config.seed, classes)
     penalties = None
     if config.penalty:
-        entropies = tuple(read_internals(clip.model, deck).blocks("entropy").tolist())
+        read = read_internals(clip.model, deck)
+        entropies = tuple(read.blocks("entropy").tolist()) if "entropy" in read.measures else ()
         features = class_features(clip, classes, ("{}",))
         held = (0.9,) * TowerParts.of(clip, "text").count  # any value: the work is the same
         setting = Setting(adapted, entropies, features, FixedTexts(classes, features), held)
