@@ -18,7 +18,7 @@ from clipdrift.adapt.objective import CrossEntropy, Objective
 from clipdrift.adapt.tower_parts import TowerParts, Towers
 from clipdrift.model.clip import Clip
 from clipdrift.model.quiet import quiet
-from clipdrift.model.towers import tower_of
+from clipdrift.model.towers.layout import within
 from clipdrift.runs.layout import HEAD
 
 Artefact = Literal["model", "adapter", "head"]
@@ -77,7 +77,8 @@ class Adapted:
     @property
     def trains_texts(self) -> bool:
         """Whether class texts change during training."""
-        return any(name.startswith(("text_model.", "text_projection.")) for name, _ in self.parameters())
+        elsewhere = (*TowerParts.of(self.clip, "image").layout.whole, "head", "logit_scale", "logit_bias")
+        return any(not within(name, elsewhere) for name, _ in self.parameters())
 
     def constant_blocks(self) -> int | None:
         """Number of first blocks whose output for an image stays the same, as in :class:`TowerParts`."""
@@ -86,8 +87,7 @@ class Adapted:
     @property
     def constant_embedding(self) -> bool:
         """Whether nothing of the image tower is trained, nor its projection."""
-        parts = tower_of(self.clip.model).parts()
-        return not any(p.requires_grad for _, part in parts for p in part.parameters())
+        return not TowerParts.of(self.clip, "image").trains()
 
     def train(self) -> None:
         self.clip.model.train()

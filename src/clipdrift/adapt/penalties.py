@@ -13,8 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from peft.tuners.lora import LoraLayer
-from peft.utils.other import ModulesToSaveWrapper
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 
 from clipdrift import formulas
@@ -27,6 +26,7 @@ from clipdrift.config import Apr, ConfigError, EntropyFloor, Ldifs, Penalty
 from clipdrift.config.penalties import EXTENSIONS, held
 from clipdrift.extensions import ExtensionError, loaded
 from clipdrift.model.text_trace import TracedCaptions
+from clipdrift.model.towers.layout import within
 from clipdrift.model.trace import Traced
 
 _TEXTS = 256
@@ -176,27 +176,18 @@ class _L2Sp:
         """Remember where the weights were; adapters say themselves what they add."""
         self._layers: list[Callable[[], Tensor]] = []
         for name in towers:
-            for part in TowerParts.of(adapted.clip, name).parts:
-                self._add(part)
-
-    def _add(self, module: nn.Module) -> None:
-        if isinstance(module, LoraLayer):
-            layer: Any = module
-            self._layers.append(partial(_lora_change, layer))
-        elif isinstance(module, ModulesToSaveWrapper):
-            wrapper: Any = module
-            trained = wrapper.modules_to_save[wrapper.active_adapters[0]]
-            self._watch(trained)
-        else:
-            self._watch(module, recurse=False)
-            for child in module.children():
-                self._add(child)
-
-    def _watch(self, module: nn.Module, recurse: bool = True) -> None:
-        for parameter in module.parameters(recurse=recurse):
-            if parameter.requires_grad:
-                start = parameter.detach().clone()
-                self._layers.append(partial(torch.sub, parameter, start))
+            parts = TowerParts.of(adapted.clip, name)
+            adapters = [
+                path
+                for path, module in parts.model.named_modules()
+                if isinstance(module, LoraLayer) and within(path, parts.layout.whole)
+            ]
+            for path in adapters:
+                self._layers.append(partial(_lora_change, parts.model.get_submodule(path)))
+            for path, parameter in parts.parameters():
+                if parameter.requires_grad and not within(path, tuple(adapters)):
+                    start = parameter.detach().clone()
+                    self._layers.append(partial(torch.sub, parameter, start))
 
     def __call__(self, seen: Traced, first_block: int, backbone: BackboneBatch) -> Tensor:
         changes = [change().float().square().sum() for change in self._layers]
@@ -314,7 +305,8 @@ def build(options: Sequence[Penalty], setting: Setting) -> Penalties:
         ConfigError: a block that the model does not have.
     """
     trained = setting.adapted.towers
-    check_penalties(options, len(setting.entropies), _text_tower(setting).count, trained)
+    text_blocks = _text_tower(setting).count if "text" in trained else 0
+    check_penalties(options, len(setting.entropies), text_blocks, trained)
     terms, on_texts = [], []
     for one in options:
         towers = held(one, trained)

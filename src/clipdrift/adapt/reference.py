@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clipdrift.adapt.adapted import Adapted
+from clipdrift.adapt.tower_parts import copied_tower
 from clipdrift.data.deck import Deck
 from clipdrift.model.modes import in_eval_mode
-from clipdrift.model.towers import tower_of
 from clipdrift.model.trace import trace
 
 
@@ -78,11 +77,7 @@ class Reference:
         self._known = np.zeros((2, len(self.deck)), bool)
         self._group = np.full((2, len(self.deck)), -1)
         if self.wants.anything and self.adapted.peft is None:
-            model = self.adapted.clip.model
-            shared: dict[int, Any] = {id(model.text_model): model.text_model}  # never run: not copied
-            self._copy = copy.deepcopy(model, shared)
-            for _, part in tower_of(self._copy).parts():  # the live text tower stays as it is
-                part.requires_grad_(False).eval()
+            self._copy = copied_tower(self.adapted.clip, "image")
 
     def expect(self, picked: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> None:
         """Say what will be, or was before a pause, asked for, in that order.

@@ -57,6 +57,10 @@ class SiglipTexts:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
+        return self.embed(texts)
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """As a call, with gradient."""
         texts = [plain(text) for text in texts]
         tokens = tokenised(self.model, self.tokenizer, texts, padding="max_length", return_tensors="pt")
         tokens = tokens.to(self.model.device)

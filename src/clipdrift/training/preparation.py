@@ -159,7 +159,8 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
     if isinstance(objective, ContrastiveObjective):
         towers = objective.trained_towers(config.method)
     check_method(clip, config.method, towers)
-    check_penalties(config.penalty, clip.blocks, TowerParts.of(clip, "text").count, towers)
+    text_blocks = TowerParts.of(clip, "text").count if "text" in towers else 0
+    check_penalties(config.penalty, clip.blocks, text_blocks, towers)
     compared = compared_texts(config.penalty, clip.image_size)
     clip.model.to(device)
     backbone_cache = BackboneCache.of(cache, clip, device, reporter)

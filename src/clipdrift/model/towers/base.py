@@ -14,6 +14,7 @@ from torch.nn.functional import linear
 
 from clipdrift.errors import ClipdriftError
 from clipdrift.listing import why_absent
+from clipdrift.model.towers.layout import TowerLayout
 from clipdrift.shapes import Images
 
 Reader = Literal["class token", "pooling head", "none"]
@@ -98,13 +99,36 @@ class Tower(ABC):
         tokens = self.geometry.patches + self.first_patch
         return per_pass(tokens, next(self.model.parameters()).device) if asked is None else asked
 
-    def stem(self) -> tuple[nn.Module, ...]:
-        """The modules before block 1. Only towers that can be trained have to tell."""
-        raise NotImplementedError(f"{type(self).__name__} can be read, not trained")
+    def layout(self) -> TowerLayout:
+        """Where methods find what they freeze and train.
 
-    def run_from(self, tokens: Tensor, start: int, call: Call) -> tuple[Tensor, Tensor]:
-        """As :meth:`run`, from the tokens (B, T, D) that ``start`` blocks have left; after the last block
-        the class token's state alone, (B, 1, D), will do. Only towers that can be trained have it."""
+        Raises:
+            UnsupportedModelError: a tower that can be read, not trained.
+        """
+        kind = type(self.model)
+        raise UnsupportedModelError(
+            f"the image tower of {kind.__module__}.{kind.__name__} can be measured and compared, not trained"
+        )
+
+    def make_adaptable(self) -> bool:
+        """Bring the model into a form in which peft can adapt it, in place; what it computes stays the same.
+
+        Returns:
+            Whether anything had to be done; towers whose matrices are layers of their own are so already.
+        """
+        return False
+
+    def carried(self, output: object) -> Tensor:
+        """What a block hands to the next one, images first; it goes into :meth:`run_from`."""
+        return self.tokens(output)
+
+    def needed(self, carried: Tensor) -> Tensor:
+        """Of what the last block has left, what is read behind it: the class token's state, (B, 1, D)."""
+        return carried[:, :1]
+
+    def run_from(self, carried: Tensor, start: int, call: Call) -> tuple[Tensor, Tensor]:
+        """As :meth:`run`, from what ``start`` blocks have left (:meth:`carried`); after the last block what
+        is :meth:`needed` will do. Only towers that can be trained have it."""
         raise NotImplementedError(f"{type(self).__name__} can be read, not trained")
 
     @abstractmethod

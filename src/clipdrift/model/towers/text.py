@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from clipdrift.model.texts import plain, tokenised
 from clipdrift.model.towers.base import Call, QueriesKeys
 from clipdrift.model.towers.huggingface import watch_projections
+from clipdrift.model.towers.layout import HUGGING_FACE_MATRICES, Places, TowerLayout
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,13 @@ class TextTower(ABC):
     def parts(self) -> tuple[tuple[str, nn.Module], ...]:
         """The modules of the text tower and its projection, by their names in the whole model."""
 
-    def stem(self) -> tuple[nn.Module, ...]:
-        """The modules before block 1."""
-        return (self.model.text_model.embeddings,)
+    @abstractmethod
+    def layout(self) -> TowerLayout:
+        """Where methods find what they freeze and train."""
+
+    def make_adaptable(self) -> bool:
+        """Bring the model into a form in which peft can adapt it, as :meth:`Tower.make_adaptable` does."""
+        return False
 
     def canonical(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
         """A weight under the name that transformers' CLIPModel gives it."""
@@ -117,6 +122,9 @@ class ClipTexts(TextTower):
     def parts(self) -> tuple[tuple[str, nn.Module], ...]:
         return ("text_model", self.model.text_model), ("text_projection", self.model.text_projection)
 
+    def layout(self) -> TowerLayout:
+        return _layout(len(self.blocks), ("text_model", "text_projection"), "text_projection")
+
 
 class SiglipTextTower(TextTower):
     """The text tower of transformers' SiglipModel, whose last layer, ``head``, is its projection."""
@@ -138,9 +146,23 @@ class SiglipTextTower(TextTower):
     def parts(self) -> tuple[tuple[str, nn.Module], ...]:
         return (("text_model", self.model.text_model),)
 
+    def layout(self) -> TowerLayout:
+        return _layout(len(self.blocks), ("text_model",), "text_model.head")
+
     def canonical(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
         head = "text_model.head."
         yield name.replace(head, "text_projection.") if name.startswith(head) else name, weight
+
+
+def _layout(blocks: int, whole: Places, projection: str) -> TowerLayout:
+    return TowerLayout(
+        whole=whole,
+        stem=("text_model.embeddings",),
+        blocks=tuple(f"text_model.encoder.layers.{i}" for i in range(blocks)),
+        projection=(projection,),
+        projected_by="text projection",
+        matrices=HUGGING_FACE_MATRICES,
+    )
 
 
 def starts(tokenizer: Any, ids: Sequence[int]) -> bool:
