@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from clipdrift.adapt.objective import CrossEntropy, Objective
 from clipdrift.adapt.tower_parts import TowerParts, Towers
@@ -90,7 +91,11 @@ class Adapted:
         return not TowerParts.of(self.clip, "image").trains()
 
     def train(self) -> None:
+        """Switch to training mode; batch normalisation keeps the backbone's running statistics."""
         self.clip.model.train()
+        for module in self.clip.model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
         self.head.train()
 
     def eval(self) -> None:

@@ -187,6 +187,15 @@ class FeatureMaps(Tower):
         """(B, D) mean over the map."""
         return tokens.mean(1)
 
+    def carried(self, output: object) -> Tensor:
+        """The feature map as it is."""
+        assert isinstance(output, Tensor)
+        return output
+
+    def needed(self, carried: Tensor) -> Tensor:
+        """All of the map, which is pooled."""
+        return carried
+
 
 def square(images: Images, side: int) -> None:
     """Refuse images of another size than the model's, which a library may take without a word.

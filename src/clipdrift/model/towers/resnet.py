@@ -24,6 +24,7 @@ from clipdrift.model.towers.base import (
     UnsupportedModelError,
     square,
 )
+from clipdrift.model.towers.layout import TowerLayout
 from clipdrift.shapes import Images
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
@@ -95,6 +96,25 @@ class OpenClipResNet(FeatureMaps):
             pooled = call(self.model.visual, images)
         finally:
             handle.remove()
+        return pooled, pooled
+
+    def layout(self) -> TowerLayout:
+        """Adapters have no place: matrices are convolutions, and those of the pooling head are not called."""
+        convolutions = tuple(f"visual.{kind}{number}" for number in (1, 2, 3) for kind in ("conv", "bn"))
+        return TowerLayout(
+            whole=("visual",),
+            stem=convolutions,
+            blocks=tuple(f"visual.{stage}" for stage in STAGES),
+            projection=("visual.attnpool.c_proj",),
+            projected_by="output matrix of the pooling head",
+            matrices={},
+            norms=(nn.BatchNorm2d,),
+        )
+
+    def run_from(self, carried: Tensor, start: int, call: Call) -> tuple[Tensor, Tensor]:
+        for stage in self.blocks[start:]:
+            carried = call(stage, carried)
+        pooled = call(self.model.visual.attnpool, carried)
         return pooled, pooled
 
     def parts(self) -> tuple[tuple[str, nn.Module], ...]:

@@ -24,6 +24,7 @@ from clipdrift.model.towers.base import (
     UnsupportedModelError,
     square,
 )
+from clipdrift.model.towers.layout import Places, TowerLayout
 from clipdrift.shapes import Images
 
 
@@ -32,12 +33,14 @@ class Trunk:
     """A trunk of stages.
 
     Attributes:
+        stem: what comes before the stages.
         stages: where they are.
         tail: what follows the last one, up to and with the pooling.
         channels_last: its feature maps are (B, rows, columns, D).
         absent: why it has no attention that is read.
     """
 
+    stem: str
     stages: str
     tail: tuple[str, ...]
     absent: str
@@ -46,16 +49,16 @@ class Trunk:
 
 _STAGED: Mapping[str, Trunk] = {
     "ConvNeXt": Trunk(
-        "stages", ("norm_pre", "head"),
+        "stem", "stages", ("norm_pre", "head"),
         "its stages are convolutions and images are pooled by their mean, so nothing in it attends",
     ),
     "FastVit": Trunk(
-        "stages", ("final_conv", "head"),
+        "stem", "stages", ("final_conv", "head"),
         "images are pooled by their mean, so no token or query looks over all patches; its last stages alone "
         "may attend, from patch to patch",
     ),
     "SwinTransformer": Trunk(
-        "layers", ("norm", "head"),
+        "patch_embed", "layers", ("norm", "head"),
         "images are pooled by their mean and its attention stays within windows, so nothing looks over all "
         "patches",
         channels_last=True,
@@ -154,6 +157,24 @@ class _TimmTower:
     def parts(self) -> tuple[tuple[str, nn.Module], ...]:
         return (("visual", self.model.visual),)
 
+    def laid_out(self, stem: Places, blocks: str, matrices: Mapping[str, str]) -> TowerLayout:
+        """Where methods find what they freeze and train.
+
+        Args:
+            stem, blocks: places in the trunk.
+            matrices: as :class:`TowerLayout` has them.
+        """
+        place = self.projection()
+        return TowerLayout(
+            whole=("visual",),
+            stem=tuple(f"visual.trunk.{name}" for name in stem),
+            blocks=tuple(f"visual.trunk.{blocks}.{i}" for i in range(self.geometry.blocks)),
+            projection=(f"visual.{place}",) if place else (),
+            projected_by="projection",
+            matrices=matrices,
+            norms=(nn.LayerNorm, nn.BatchNorm2d, nn.GroupNorm),
+        )
+
     def outside(self, inner: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
         """A weight outside of the blocks."""
         place = self.projection()
@@ -204,6 +225,20 @@ class StagedTrunk(_TimmTower, FeatureMaps):
     def activation(self) -> str:
         return _activation(self.trunk)
 
+    def layout(self) -> TowerLayout:
+        """Adapters have their place on the matrices of the MLPs, which all such stages have."""
+        return self.laid_out((self.kind.stem,), self.kind.stages, {"mlp": r"blocks\.\d+\.mlp\.fc[12]"})
+
+    def run_from(self, carried: Tensor, start: int, call: Call) -> tuple[Tensor, Tensor]:
+        def work() -> Tensor:
+            found = carried
+            tail = [getattr(self.trunk, name) for name in self.kind.tail]
+            for module in (*self.blocks[start:], *tail, self.model.visual.head):
+                found = call(module, found)
+            return found
+
+        return self.projected(work)
+
     def tokens(self, output: object) -> Tensor:
         if not self.kind.channels_last:
             return super().tokens(output)
@@ -225,8 +260,8 @@ class TransformerTrunk(_TimmTower, Tower):
     """timm's VisionTransformer, also behind convolutions (ViTamin, MobileCLIP-B).
 
     With a class token it is read as any CLIP. Without one its patches are averaged, a state is their mean,
-    and there is no attention to read. Stages of convolutions before the transformer (ViTamin has two) count
-    as blocks; convolutions that are no stages belong to what comes before the first block.
+    and there is no attention to read. Convolutions before the transformer belong to what comes before its
+    blocks.
     """
 
     def __init__(self, model: Any, geometry: Geometry) -> None:
@@ -235,7 +270,6 @@ class TransformerTrunk(_TimmTower, Tower):
             self.reader = "none"
             self.first_patch = 0
             self.absent = MappingProxyType({"attention": _MEAN, "flow": _MEAN})
-        self._stages = len(_stages_before(self.trunk))
 
     @classmethod
     def of(cls, model: Any) -> TransformerTrunk:
@@ -243,7 +277,7 @@ class TransformerTrunk(_TimmTower, Tower):
         trunk = visual.trunk
         rows, columns = trunk.patch_embed.grid_size
         geometry = Geometry(
-            blocks=len(_stages_before(trunk)) + len(trunk.blocks),
+            blocks=len(trunk.blocks),
             heads=int(trunk.blocks[0].attn.num_heads) if trunk.num_prefix_tokens else 0,
             width=int(trunk.embed_dim),
             embedding_width=_width(visual),
@@ -254,16 +288,31 @@ class TransformerTrunk(_TimmTower, Tower):
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
-        return [*_stages_before(self.trunk), *self.trunk.blocks]
+        return list(self.trunk.blocks)
 
     @property
     def activation(self) -> str:
         return _activation(self.trunk.blocks)
 
-    def tokens(self, output: object) -> Tensor:
-        """As in the base; a stage of convolutions gives a feature map."""
-        found = super().tokens(output)
-        return found.flatten(2).transpose(1, 2) if found.ndim == 4 else found
+    def layout(self) -> TowerLayout:
+        """Queries, keys and values are one matrix, so adapters have their place on the others."""
+        stem = ("patch_embed", "cls_token", "pos_embed", "norm_pre")
+        return self.laid_out(stem, "blocks", {"out": r"attn\.proj", "mlp": r"mlp\.fc[12]"})
+
+    def needed(self, carried: Tensor) -> Tensor:
+        return carried[:, :1] if self.first_patch else carried
+
+    def run_from(self, carried: Tensor, start: int, call: Call) -> tuple[Tensor, Tensor]:
+        def work() -> Tensor:
+            trunk, found = self.trunk, carried
+            for module in (*self.blocks[start:], trunk.norm):
+                found = call(module, found)
+            found = self.state(found)
+            for module in (trunk.fc_norm, trunk.head_drop, trunk.head, self.model.visual.head):
+                found = call(module, found)
+            return found
+
+        return self.projected(work)
 
     def state(self, tokens: Tensor) -> Tensor:
         return tokens[:, 0] if self.first_patch else tokens.mean(1)
@@ -280,24 +329,16 @@ class TransformerTrunk(_TimmTower, Tower):
 
     def canonical(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
         inner = name.removeprefix("visual.")
-        stage = re.fullmatch(r"trunk\.patch_embed\.backbone\.stages\.(\d+)\.(.+)", inner)
         block = re.fullmatch(r"trunk\.blocks\.(\d+)\.(.+)", inner)
-        if stage is not None:
-            yield f"vision_model.encoder.layers.{stage[1]}.{stage[2]}", weight
-        elif block is None:
+        if block is None:
             yield from self.outside(inner, weight)
         else:
-            place, rest = f"vision_model.encoder.layers.{self._stages + int(block[1])}", block[2]
+            place, rest = f"vision_model.encoder.layers.{block[1]}", block[2]
             if rest.startswith("attn.qkv."):
                 for letter, part in zip("qkv", weight.chunk(3), strict=True):
                     yield f"{place}.self_attn.{letter}_proj.{rest.removeprefix('attn.qkv.')}", part
             else:
                 yield f"{place}.{_renamed(rest)}", weight
-
-
-def _stages_before(trunk: Any) -> Sequence[nn.Module]:
-    """Stages of convolutions before a transformer."""
-    return list(getattr(getattr(trunk.patch_embed, "backbone", None), "stages", ()))
 
 
 def _not_a_plain_transformer(trunk: Any) -> str | None:
