@@ -155,8 +155,11 @@ def run_table(record: Record, folder: Path) -> RenderableType:
         table.add_row(label, *cells)
     lines.append(table)
     entropy = _moments(record)[0][1].measures["entropy"].drift_blocks
-    marked = Text("entropy drift by block  1 ") + strip(entropy) + Text(f" {len(entropy)}   ")
-    lines.append(marked + Text(f"largest {max(entropy, key=abs):+.1f} %  (blue up, red down)", style="dim"))
+    if entropy:  # a pooling head's attention has no blocks
+        marked = Text("entropy drift by block  1 ") + strip(entropy) + Text(f" {len(entropy)}   ")
+        lines.append(
+            marked + Text(f"largest {max(entropy, key=abs):+.1f} %  (blue up, red down)", style="dim")
+        )
     lines += [Text(f"step {remark.step}: {remark.text}", style="yellow") for remark in record.remarks]
     bad = sum(len(images.bad) for images in record.target.images.values())
     bad += sum(len(images.bad) for facts in record.transfer.values() for images in facts.images.values())

@@ -38,6 +38,7 @@ class Traced:
         rows: (L, B, H, 1+P) post-softmax attention of the class token in float32, class token first, where
             asked for; in a tower without one (1, B, H, P), of the pooling head's query.
         norms: (L, B, P) Euclidean norm of each patch's state after each block, where asked for.
+        first_patch: where in a row the patches begin.
     """
 
     embedding: Embedding
@@ -46,6 +47,12 @@ class Traced:
     logits: Logits | None = None
     rows: Rows | Float32[Tensor, "1 B H P"] | None = None
     norms: Norms | None = None
+    first_patch: int = 1
+
+    @property
+    def patch_rows(self) -> Tensor | None:
+        """(L, B, H, P) the part of ``rows`` that lies on patches; it does not sum to 1."""
+        return None if self.rows is None else self.rows[..., self.first_patch :]
 
 
 def trace(
@@ -107,6 +114,7 @@ def trace(
         logits=None if head is None else head(embedding),
         rows=torch.stack(attended) if attended else None,
         norms=torch.stack(lengths) if norms else None,
+        first_patch=tower.first_patch,
     )
 
 
