@@ -79,6 +79,7 @@ CHANGED = [
     ["method=lp_ft", "method.probe_learning_rate=0.1"],
     ["method=flyp"],
     ["method=flyp", "method.train_texts=false"],
+    ["method=flyp", "method.loss=sigmoid"],
     ["optim.keep_frozen=false"],
     ["penalty=apr"],
     ["penalty=apr", "penalty.weight=1"],

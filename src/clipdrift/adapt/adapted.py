@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from clipdrift.adapt.objective import CrossEntropy, Objective
 from clipdrift.adapt.tower_parts import TowerParts, Towers
 from clipdrift.model.clip import Clip
 from clipdrift.model.quiet import quiet
+from clipdrift.model.saving import save_companions, save_weights
 from clipdrift.model.towers.layout import within
 from clipdrift.runs.layout import HEAD
 
@@ -129,12 +129,10 @@ class Adapted:
         head = {k: v.detach().to("cpu").contiguous() for k, v in self.head.state_dict().items()}
         if head:
             save_file(head, folder / HEAD)
-        with quiet():
-            if self.artefact == "model":
-                self.clip.model.save_pretrained(folder)
-            elif self.peft is not None:
+        if self.artefact == "model":
+            save_weights(self.clip, folder)
+        elif self.peft is not None:
+            with quiet():
                 self.peft.save_pretrained(str(folder))
         if self.artefact != "head":
-            self.clip.tokenizer.save_pretrained(folder)
-            text = json.dumps(self.clip.preprocessor, indent=2, sort_keys=True)
-            (folder / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
+            save_companions(self.clip, folder)

@@ -30,7 +30,7 @@ from clipdrift.config import (
 )
 from clipdrift.config.methods import EXTENSIONS
 from clipdrift.extensions import ExtensionError, loaded
-from clipdrift.model.clip import Clip
+from clipdrift.model.clip import Clip, logit_bias_of
 from clipdrift.model.quiet import quiet
 from clipdrift.model.towers import text_tower_of, tower_of
 
@@ -54,7 +54,7 @@ def _head(clip: Clip, classes: int, seed: int) -> nn.Linear:
     with torch.no_grad():
         head.weight.uniform_(-bound, bound, generator=generator)
         head.bias.zero_()
-    return head.to(clip.model.device)
+    return head.to(clip.device)
 
 
 def _train_towers(clip: Clip, frozen_blocks: int, freeze_embeddings: bool, towers: Towers) -> None:
@@ -162,7 +162,9 @@ def _flyp(clip: Clip, options: Flyp, texts: Sequence[str], towers: Towers) -> Me
     if options.train_texts:
         TowerParts.of(clip, "text").train()
         clip.model.logit_scale.requires_grad_(True)
-    return MethodPlan(objective=Contrastive(clip, tuple(texts), options.train_texts))
+        if options.loss == "sigmoid":
+            clip.model.logit_bias.requires_grad_(True)
+    return MethodPlan(objective=Contrastive(clip, tuple(texts), options.train_texts, options.loss))
 
 
 def _logit_scale(clip: Clip, options: LogitScale, texts: Sequence[str], towers: Towers) -> MethodPlan:
@@ -247,8 +249,14 @@ def check_method(clip: Clip, options: Method, towers: Towers = ("image",)) -> No
     """
     image = TowerParts.of(clip, "image")
     parts = [image if name == "image" else TowerParts.of(clip, name) for name in towers]
-    if isinstance(options, Flyp) and options.train_texts:
-        TowerParts.of(clip, "text")
+    if isinstance(options, Flyp):
+        if options.train_texts:
+            TowerParts.of(clip, "text")
+        if options.loss == "sigmoid" and logit_bias_of(clip.model) is None:
+            raise ConfigError(
+                f"method.loss = 'sigmoid': {clip.name} has no logit bias, as it was not trained with that "
+                "loss; take softmax"
+            )
     if not parts:
         return
     fewest = min(parts, key=lambda one: one.count)
@@ -261,7 +269,9 @@ def check_method(clip: Clip, options: Method, towers: Towers = ("image",)) -> No
             raise ConfigError(
                 f"method.{key} = {asked}: {clip.name} has {blocks} blocks{where}; legal: {least} to {most}"
             )
-    for one in parts if isinstance(options, LoraOptions) else ():
+    if not isinstance(options, LoraOptions):
+        return
+    for one in parts:
         if lost := [target for target in options.targets if target not in one.layout.matrices]:
             raise ConfigError(
                 f"method.targets: the blocks of the {one.tower} tower of {clip.name} have no matrix "

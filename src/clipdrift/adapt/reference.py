@@ -40,7 +40,7 @@ class BackboneBatch:
     """Backbone values of a batch, float32.
 
     Attributes:
-        rows: (L, B, H, P) attention over patches, renormalised.
+        rows: (L, B, H, P) attention over patches, renormalised; a pooling head's is one block.
         states: (L, B, D) of the class token after each block.
         embedding: (B, E).
     """
@@ -114,8 +114,7 @@ class Reference:
         with self._backbone() as model, torch.autocast(images.device.type, enabled=False):
             seen = trace(model, images, rows=self.wants.rows)
         found: dict[str, Tensor] = {}
-        if seen.rows is not None:
-            patches = seen.rows[..., 1:]
+        if (patches := seen.patch_rows) is not None:
             found["rows"] = (patches / patches.sum(-1, keepdim=True)).transpose(0, 1)
         if self.wants.states:
             found["states"] = seen.states.float().transpose(0, 1)

@@ -19,6 +19,8 @@ from clipdrift.model.clip import BrokenWeightsError, Clip, ModelError, load
 from clipdrift.model.finite import broken_tensors
 from clipdrift.model.folders import text_of, unmarked
 from clipdrift.model.quiet import quiet
+from clipdrift.model.towers import tower_of
+from clipdrift.model.towers.layout import within
 from clipdrift.runs.layout import HEAD
 
 
@@ -74,7 +76,8 @@ def attach_adapter(clip: Clip, folder: Path) -> Clip:
             f"example {min(lost)}; was the adapter {made} made for another model?"
         )
     # made on the image tower alone, its bare module names hit the text tower as well, where it does nothing
-    idle = {name for name in wanted - saved if ".text_model." in name}
+    image = tower_of(clip.model).layout().whole
+    idle = {name for name in wanted - saved if not within(name.removeprefix("base_model.model."), image)}
     if any(bool(state[name].any()) for name in idle if ".lora_B." in name):
         idle = set()
     if missing := wanted - saved - idle:

@@ -67,7 +67,7 @@ class TextReference:
     @torch.no_grad()
     def of(self, prompts: Sequence[Prompt], rows: bool) -> TracedCaptions:
         model = self._adapted.clip.model
-        with torch.autocast(model.device.type, enabled=False):
+        with torch.autocast(self._adapted.clip.device.type, enabled=False):
             if self._adapted.peft is None:
                 return trace_captions(text_tower_of(self._copy), prompts, rows)
             with in_eval_mode(model), self._adapted.peft.disable_adapter():

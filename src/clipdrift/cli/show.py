@@ -156,7 +156,7 @@ def run_table(record: Record, folder: Path) -> RenderableType:
     lines.append(table)
     measures = _moments(record)[0][1].measures
     entropy = measures["entropy"].drift_blocks if "entropy" in measures else ()
-    if entropy:
+    if entropy:  # a pooling head's attention has no blocks
         marked = Text("entropy drift by block  1 ") + strip(entropy) + Text(f" {len(entropy)}   ")
         lines.append(
             marked + Text(f"largest {max(entropy, key=abs):+.1f} %  (blue up, red down)", style="dim")

@@ -17,7 +17,14 @@ from clipdrift.config import ModelConfig
 from clipdrift.data.errors import DataError
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.errors import one_line
-from clipdrift.model.base import BrokenWeightsError, Clip, ModelError, check_finite, on_side
+from clipdrift.model.base import (
+    BrokenWeightsError,
+    Clip,
+    ModelError,
+    check_finite,
+    logit_bias_of,
+    on_side,
+)
 from clipdrift.model.families import FAMILIES, REFUSED, ModelFamily
 from clipdrift.model.folders import (
     prefix_of_some,
@@ -40,6 +47,7 @@ __all__ = [
     "check_finite",
     "fingerprint_model",
     "load",
+    "logit_bias_of",
     "on_side",
     "shipped_folder",
 ]

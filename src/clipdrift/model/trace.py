@@ -39,6 +39,7 @@ class Traced:
             asked for; in a tower without one (1, B, H, P), of the pooling head's query, or (1, B, H, 1+P)
             where that has a token of its own among its keys; None in a tower without attention.
         norms: (L, B, P) Euclidean norm of each patch's state after each block, where asked for and there.
+        first_patch: where in a row the patches begin.
     """
 
     embedding: Embedding
@@ -47,6 +48,12 @@ class Traced:
     logits: Logits | None = None
     rows: Rows | Float32[Tensor, "1 B H keys"] | None = None
     norms: Norms | None = None
+    first_patch: int = 1
+
+    @property
+    def patch_rows(self) -> Tensor | None:
+        """(L, B, H, P) the part of ``rows`` that lies on patches; it does not sum to 1."""
+        return None if self.rows is None else self.rows[..., self.first_patch :]
 
 
 def trace(
@@ -109,6 +116,7 @@ def trace(
         logits=None if head is None else head(embedding),
         rows=torch.stack(attended) if attended else None,
         norms=torch.stack(lengths) if norms else None,
+        first_patch=tower.row_patch,
     )
 
 

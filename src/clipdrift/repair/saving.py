@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ from clipdrift.runs.layout import HEAD, WEIGHTS
 
 OPEN_CLIP = "open_clip_model.safetensors"
 """As OpenCLIP names it; ``open_clip:ARCH/path/to/it`` loads it."""
+
+
+_COPY = re.compile(r"\.modules_to_save\.[^.]+\.")
 
 
 def place_for(out: Path, force: bool) -> Path:
@@ -125,6 +129,7 @@ def _keys(name: str) -> Iterator[str]:
     owner, _, adapter = path.rpartition(".")
     saved = owner.removesuffix(".modules_to_save")
     yield f"base_model.model.{saved}.{last}"  # lora_B.default.weight, modules_to_save.default.weight
+    yield f"base_model.model.{_COPY.sub('.', name)}"  # deeper in a module that was trained in full
     yield f"base_model.model.{owner}"  # lora_magnitude_vector.default.weight
     yield f"base_model.model.{name}"  # a trained bias, base_layer.bias
     yield f"base_model.model.{name.replace('.base_layer.', '.')}"

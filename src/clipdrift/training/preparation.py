@@ -30,6 +30,7 @@ from clipdrift.data.sources import Source, fingerprint_path, open_source
 from clipdrift.data.splits import divide
 from clipdrift.data.worlds import WORLDS
 from clipdrift.model.clip import SHIPPED, Clip, fingerprint_model, load, on_side, shipped_folder
+from clipdrift.model.towers import tower_of
 from clipdrift.rules.run_rules import resolve_rules
 from clipdrift.runs.record import DataFacts
 from clipdrift.runs.reporter import Reporter
@@ -160,7 +161,8 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
         towers = objective.trained_towers(config.method)
     check_method(clip, config.method, towers)
     text_blocks = TowerParts.of(clip, "text").count if "text" in towers else 0
-    check_penalties(config.penalty, clip.blocks, text_blocks, towers)
+    pooled = tower_of(clip.model).reader == "pooling head"
+    check_penalties(config.penalty, clip.blocks, text_blocks, towers, pooled)
     compared = compared_texts(config.penalty, clip.image_size)
     clip.model.to(device)
     backbone_cache = BackboneCache.of(cache, clip, device, reporter)
