@@ -183,3 +183,8 @@ def trunk(name: str, seed: int = 0) -> Any:
     model = library.CLIP(24, dict(TRUNKS[name]), dict(TEXT)).eval()
     randomise(model, seed)
     return model
+
+
+def any_tower(name: str, seed: int = 0) -> Any:
+    """``resnet``, or one of ``TRUNKS``."""
+    return resnet(seed) if name == "resnet" else trunk(name, seed)

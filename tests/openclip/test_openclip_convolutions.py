@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from openclip_models import REASON, TRUNKS, build, hooks, moved, pixels, resnet, trunk
+from openclip_models import REASON, TRUNKS, any_tower, build, hooks, moved, pixels, resnet, trunk
 from torch import Tensor
 
 from clipdrift.data.deck import Prepared
@@ -28,10 +28,6 @@ def size_of(model: Any) -> int:
 
 def prepared(images: Tensor) -> Prepared:
     return Prepared(images, torch.device("cpu"))
-
-
-def any_of(name: str, seed: int = 0) -> Any:
-    return resnet(seed) if name == "resnet" else trunk(name, seed)
 
 
 def last_maps(model: Any, images: Tensor) -> list[Tensor]:
@@ -63,7 +59,7 @@ def torchs_row(model: Any, images: Tensor) -> Tensor:
 @torch.no_grad()
 def test_embeddings_are_openclips_own(name: str) -> None:
     """To the bit, and nothing is left behind in the model."""
-    model = any_of(name)
+    model = any_tower(name)
     images, before = pixels(3, size_of(model)), hooks(model)
     seen = trace(model, images, rows=True, norms=True)
     assert torch.equal(seen.embedding, model.encode_image(images))
@@ -76,7 +72,7 @@ def test_embeddings_are_openclips_own(name: str) -> None:
 @torch.no_grad()
 def test_states_are_means_over_the_maps_of_each_stage(name: str) -> None:
     """As wide as the stage; the library's own intermediate maps are the oracle."""
-    model = any_of(name)
+    model = any_tower(name)
     images = pixels(3, size_of(model))
     states, maps = trace(model, images).states, last_maps(model, images)
     assert len(states) == len(maps) == len(tower_of(model).blocks) == 4
@@ -144,7 +140,7 @@ def test_without_attention_there_are_no_such_measures(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["resnet", "convnext"])
 def test_no_number_depends_on_the_batch_size(name: str) -> None:
-    model, images = any_of(name), prepared(pixels(9, 64))
+    model, images = any_tower(name), prepared(pixels(9, 64))
     one, two, all_of = (read_internals(model, images, size) for size in (1, 2, 9))
     for other in (one, two):
         for measure in all_of.measures:
@@ -156,7 +152,7 @@ def test_no_number_depends_on_the_batch_size(name: str) -> None:
 @pytest.mark.parametrize("name", ["resnet", "convnext"])
 def test_representation_where_widths_differ(name: str) -> None:
     """CKA of each stage as the formula has it with linear kernels; a moved model is not the same."""
-    model, images = any_of(name), prepared(pixels(12, 64))
+    model, images = any_tower(name), prepared(pixels(12, 64))
     before, after = (read_internals(one, images) for one in (model, moved(model)))
     found = representation(before, after)
     assert len(found["cka"]) == 4

@@ -272,6 +272,12 @@ def check_method(clip: Clip, options: Method, towers: Towers = ("image",)) -> No
     if not isinstance(options, LoraOptions):
         return
     for one in parts:
+        if not one.layout.matrices:
+            raise ConfigError(
+                f"method {options.name}: the {one.tower} tower of {clip.name} has no matrices that adapters "
+                "are put on, as its blocks are convolutions; full_ft, last_blocks, norm_only and bias_only "
+                "train such towers"
+            )
         if lost := [target for target in options.targets if target not in one.layout.matrices]:
             raise ConfigError(
                 f"method.targets: the blocks of the {one.tower} tower of {clip.name} have no matrix "

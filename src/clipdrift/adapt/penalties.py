@@ -27,6 +27,7 @@ from clipdrift.config import Apr, ConfigError, EntropyFloor, EntropyPull, Ldifs,
 from clipdrift.config.penalties import EXTENSIONS, held
 from clipdrift.extensions import ExtensionError, loaded
 from clipdrift.model.text_trace import TracedCaptions
+from clipdrift.model.towers import tower_of
 from clipdrift.model.towers.layout import within
 from clipdrift.model.trace import Traced
 
@@ -144,7 +145,12 @@ class _Ldifs:
         assert backbone.embedding is not None
         active, _ = _over(self.options.blocks, first_block, self.blocks)
         total = (seen.embedding.float() - backbone.embedding).square().sum(-1).mean()
-        if active:
+        if active and isinstance(seen.states, tuple):
+            for block in active:
+                before = backbone.states[first_block - 1 + block]
+                total = total + (seen.states[block].float() - before).square().sum(-1).mean()
+        elif active:
+            assert isinstance(backbone.states, Tensor)
             before = backbone.states[[first_block - 1 + i for i in active]]
             total = total + (seen.states[active].float() - before).square().sum(-1).mean(1).sum()
         return total
@@ -317,7 +323,15 @@ def build(options: Sequence[Penalty], setting: Setting) -> Penalties:
     """
     trained = setting.adapted.towers
     text_blocks = _text_tower(setting).count if "text" in trained else 0
-    check_penalties(options, setting.adapted.clip.blocks, text_blocks, trained, setting.attention.pooled)
+    tower = tower_of(setting.adapted.clip.model)
+    check_penalties(
+        options,
+        setting.adapted.clip.blocks,
+        text_blocks,
+        trained,
+        setting.attention.pooled,
+        tower.lacks("entropy"),
+    )
     terms, on_texts = [], []
     for one in options:
         towers = held(one, trained)
@@ -334,15 +348,19 @@ def check_penalties(
     text_blocks: int = 0,
     trained: Towers = ("image",),
     pooled: bool = False,
+    inattentive: str | None = None,
 ) -> None:
-    """Raises ConfigError for a block that the model does not have.
+    """Raises ConfigError for a block, or for attention, that the model does not have.
 
     Args:
         blocks, text_blocks: of the image tower and of the text tower.
         trained: the towers that are trained.
         pooled: the image tower's attention is read in a pooling head, behind all blocks.
+        inattentive: why the image tower has no attention that is read; None where it has.
     """
     for one in options:
+        if inattentive and isinstance(one, _ON_ATTENTION) and "image" in held(one, trained):
+            raise ConfigError(f"penalty {one.name}: the model has no attention to hold: {inattentive}")
         if pooled and isinstance(one, _ON_ATTENTION) and one.blocks and "image" in held(one, trained):
             raise ConfigError(
                 f"penalty {one.name}: blocks cannot be chosen; the attention of this model is read in its "

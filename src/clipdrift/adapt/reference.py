@@ -41,14 +41,16 @@ class BackboneBatch:
 
     Attributes:
         rows: (L, B, H, P) attention over patches, renormalised; a pooling head's is one block.
-        states: (L, B, D) of the class token after each block.
+        states: (L, B, D) after each block; (B, D) of each where they differ in width.
         embedding: (B, E).
     """
 
     rows: Tensor | None
-    states: Tensor | None
+    states: Tensor | tuple[Tensor, ...] | None
     embedding: Tensor | None
 
+
+_BLOCK = "states of block "
 
 _Asked = tuple[NDArray[np.int64], NDArray[np.bool_]]
 """Images, and which of them are mirrored."""
@@ -106,7 +108,8 @@ class Reference:
         for name, store in self._kept.items():
             values = torch.from_numpy(store[side, picked]).to(device)  # (B, L, ...) or (B, E)
             found[name] = values if name == "embedding" else values.transpose(0, 1)
-        return BackboneBatch(found.get("rows"), found.get("states"), found.get("embedding"))
+        apart = tuple(values[0] for name, values in found.items() if name.startswith(_BLOCK))
+        return BackboneBatch(found.get("rows"), apart or found.get("states"), found.get("embedding"))
 
     @torch.no_grad()
     def _compute(self, picked: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> None:
@@ -117,7 +120,7 @@ class Reference:
         if (patches := seen.patch_rows) is not None:
             found["rows"] = (patches / patches.sum(-1, keepdim=True)).transpose(0, 1)
         if self.wants.states:
-            found["states"] = seen.states.float().transpose(0, 1)
+            found |= self._states(seen.states)
         if self.wants.embedding:
             found["embedding"] = seen.embedding.float()
         side = mirrored.astype(np.int64)
@@ -127,6 +130,13 @@ class Reference:
             self._kept[name][side, picked] = values.cpu().numpy()
         self._known[side, picked] = True
         self.computed += len(picked)
+
+    @staticmethod
+    def _states(states: Tensor | tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """(B, L, D) in one, or (B, 1, D) of each block where they differ in width."""
+        if isinstance(states, Tensor):
+            return {"states": states.float().transpose(0, 1)}
+        return {f"{_BLOCK}{number}": state.float()[:, None] for number, state in enumerate(states)}
 
     @contextmanager
     def _backbone(self) -> Iterator[nn.Module]:

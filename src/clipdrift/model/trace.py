@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from clipdrift.model.towers import tower_of
 from clipdrift.model.towers.base import Call, Tower
-from clipdrift.shapes import Embedding, Images, Logits, Norms, Rows, States, Tokens
+from clipdrift.shapes import Embedding, FeatureMap, Images, Logits, Norms, Rows, States, Tokens
 
 OnMaps = Callable[[int, Tensor, Tensor, int], None]
 """Receives a block's number from 1, queries and keys (B, T, D) of all its tokens, and the number of heads."""
@@ -58,7 +58,7 @@ class Traced:
 
 def trace(
     model: Any,
-    images: Images | Tokens,
+    images: Images | Tokens | FeatureMap,
     head: nn.Module | None = None,
     rows: bool = False,
     norms: bool = False,
@@ -77,8 +77,8 @@ def trace(
         rows, norms: what else is wanted; what the tower has not is left out.
         on_maps: called during the pass with each block's queries and keys; see :func:`attention_maps`.
         call: how modules are run; default as they are.
-        start: ``images`` are the tokens (B, T, D) that so many blocks have left; states, rows and norms are
-            those of the later blocks.
+        start: ``images`` are the tokens (B, T, D), or the feature map, that so many blocks have left; states,
+            rows and norms are those of the later blocks.
 
     Raises:
         UnsupportedModelError: a model whose attention cannot be read.

@@ -161,8 +161,9 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
         towers = objective.trained_towers(config.method)
     check_method(clip, config.method, towers)
     text_blocks = TowerParts.of(clip, "text").count if "text" in towers else 0
-    pooled = tower_of(clip.model).reader == "pooling head"
-    check_penalties(config.penalty, clip.blocks, text_blocks, towers, pooled)
+    tower = tower_of(clip.model)
+    pooled = tower.reader == "pooling head"
+    check_penalties(config.penalty, clip.blocks, text_blocks, towers, pooled, tower.lacks("entropy"))
     compared = compared_texts(config.penalty, clip.image_size)
     clip.model.to(device)
     backbone_cache = BackboneCache.of(cache, clip, device, reporter)
