@@ -17,8 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from clipdrift.adapt.objective import CrossEntropy, Objective
 from clipdrift.adapt.tower_parts import TowerParts, Towers
 from clipdrift.model.clip import Clip
-from clipdrift.model.quiet import quiet
-from clipdrift.model.saving import save_companions, save_weights
+from clipdrift.model.saving import save_adapter, save_model
 from clipdrift.model.towers.layout import within
 from clipdrift.runs.layout import HEAD
 
@@ -123,16 +122,13 @@ class Adapted:
         self.objective.refresh(self.head)
 
     def save(self, folder: Path) -> None:
-        """Write what plain transformers or peft load: a full model, an adapter, or the head alone."""
+        """Write what plain transformers, peft or OpenCLIP load: a full model, an adapter, or the head."""
         folder.mkdir(parents=True, exist_ok=True)
         self.objective.refresh(self.head)
         head = {k: v.detach().to("cpu").contiguous() for k, v in self.head.state_dict().items()}
         if head:
             save_file(head, folder / HEAD)
         if self.artefact == "model":
-            save_weights(self.clip, folder)
+            save_model(self.clip, folder)
         elif self.peft is not None:
-            with quiet():
-                self.peft.save_pretrained(str(folder))
-        if self.artefact != "head":
-            save_companions(self.clip, folder)
+            save_adapter(self.clip, self.peft, folder)

@@ -95,13 +95,15 @@ def _lora(
         lora_dropout=options.dropout,
         bias="none",
         target_modules="|".join(matrices),
-        modules_to_save=projections if options.train_projection else None,
+        modules_to_save=projections or None if options.train_projection else None,
         **variant,
     )
     with quiet():
         peft = get_peft_model(clip.model, config)
     if not isinstance(peft, PeftModel):
         raise TypeError(f"peft returned {type(peft).__name__}")
+    made_on = peft.peft_config["default"]
+    made_on.base_model_name_or_path = made_on.base_model_name_or_path or clip.name
     return MethodPlan("adapter", peft)
 
 
@@ -261,6 +263,12 @@ def check_method(clip: Clip, options: Method, towers: Towers = ("image",)) -> No
         return
     fewest = min(parts, key=lambda one: one.count)
     blocks, where = fewest.count, " in its text tower" if fewest.tower == "text" else ""
+    if isinstance(options, Projections):
+        for one in parts:
+            if not one.layout.projection:
+                raise ConfigError(
+                    f"method projections: the {one.tower} tower of {clip.name} has no projection to train"
+                )
     for key, least in (("frozen_blocks", 0), ("blocks", 1)):
         asked = dict(options).get(key)
         # adapters must have somewhere to be; other methods still train the final layer norm and projection

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from clipdrift.errors import one_line
 from clipdrift.model.clip import BrokenWeightsError, Clip, ModelError, load
 from clipdrift.model.finite import broken_tensors
 from clipdrift.model.folders import text_of, unmarked
+from clipdrift.model.openclip_names import is_folder
 from clipdrift.model.quiet import quiet
-from clipdrift.model.towers import tower_of
+from clipdrift.model.towers import UnsupportedModelError, text_tower_of, tower_of
 from clipdrift.model.towers.layout import within
+from clipdrift.model.towers.split_attention import made_on_split
 from clipdrift.runs.layout import HEAD
 
 
@@ -30,10 +33,11 @@ def load_adapted(folder: Path, backbone: ModelConfig) -> Clip:
     Raises:
         ModelError: as :func:`clipdrift.model.clip.load`; an adapter with weights missing or without a place.
     """
-    if (folder / "config.json").is_file():
+    adapter = (folder / "adapter_config.json").is_file()
+    if (folder / "config.json").is_file() or (is_folder(folder) and not adapter):
         return load(ModelConfig(name=folder.name or str(folder), path=str(folder)))
     clip = load(backbone)
-    if not (folder / "adapter_config.json").is_file():
+    if not adapter:
         if (folder / HEAD).is_file():
             return clip
         raise ModelError(f"{folder}: neither a model, an adapter nor a head is saved here")
@@ -60,6 +64,8 @@ def attach_adapter(clip: Clip, folder: Path) -> Clip:
     if said := broken_tensors(tensors.items()):
         raise BrokenWeightsError(f"{folder}: {said}")
     saved = set(tensors)
+    if any(map(made_on_split, saved)):
+        _make_adaptable(clip)
     try:
         with quiet(), warnings.catch_warnings(), unmarked(folder) as (readable, marked):
             warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error, below
@@ -88,6 +94,13 @@ def attach_adapter(clip: Clip, folder: Path) -> Clip:
     clip.model.eval()
     notes = tuple(f"{folder}: a byte order mark before {name} was skipped." for name in marked)
     return replace(clip, notes=(*clip.notes, *notes))
+
+
+def _make_adaptable(clip: Clip) -> None:
+    """Bring both towers into the form in which methods put adapters on them, where they are not so."""
+    tower_of(clip.model).make_adaptable()
+    with suppress(UnsupportedModelError):
+        text_tower_of(clip.model).make_adaptable()
 
 
 def load_head(folder: Path) -> nn.Linear:

@@ -19,6 +19,7 @@ from clipdrift.config import RunConfig
 from clipdrift.errors import ClipdriftError
 from clipdrift.model.clip import SHIPPED, Clip, check_finite, fingerprint_model, load, shipped_folder
 from clipdrift.model.folders import text_of
+from clipdrift.model.openclip_names import CONFIG as OPEN_CLIP_CONFIG
 from clipdrift.runs.layout import CONFIG, HEAD, WEIGHTS
 from clipdrift.runs.store import RunFolder
 
@@ -82,8 +83,11 @@ def open_model(given: ModelLike, base: OpenedModel | None = None) -> OpenedModel
     return OpenedModel(name, "model", clip.model, clip, _fingerprint(name))
 
 
+_CONFIGS = ("config.json", OPEN_CLIP_CONFIG)
+
+
 def _is_model(folder: Path) -> bool:
-    return any((folder / file).is_file() for file in ("config.json", "adapter_config.json"))
+    return any((folder / file).is_file() for file in (*_CONFIGS, "adapter_config.json"))
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -174,4 +178,4 @@ def _fingerprint(name: str) -> str | None:
     if name in SHIPPED:
         return fingerprint_model(shipped_folder(name))
     folder = Path(name).expanduser()
-    return fingerprint_model(folder) if (folder / "config.json").is_file() else None
+    return fingerprint_model(folder) if any((folder / file).is_file() for file in _CONFIGS) else None

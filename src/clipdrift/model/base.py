@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -64,6 +64,8 @@ class Clip:
     """From texts to embeddings (n, E) in the joint space, not normalised."""
     notes: tuple[str, ...] = ()
     """What was done to read it that a reader should know."""
+    files: Mapping[str, Any] = field(default_factory=dict)
+    """What OpenCLIP's configuration file says, to be written beside weights; empty for other libraries."""
 
     @property
     def device(self) -> torch.device:

@@ -25,6 +25,7 @@ from clipdrift.errors import one_line
 from clipdrift.model.base import Clip, ModelError
 from clipdrift.model.openclip_names import OpenClipSource, Reason, source_of
 from clipdrift.model.quiet import quiet
+from clipdrift.model.texts import counted
 from clipdrift.model.towers import UnsupportedModelError, tower_of
 from clipdrift.model.towers.openclip import NOT_READ
 
@@ -53,9 +54,24 @@ class OpenClipTexts:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
+        return self.embed(texts)
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """As a call, with gradient."""
         tokens = self.tokenizer(list(texts)).to(next(self.model.parameters()).device)
         found: Tensor = self.model.encode_text(tokens)
         return found
+
+    @property
+    def longest(self) -> int:
+        return int(self.tokenizer.context_length)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text before it is cut, with those that mark its beginning and end."""
+        inner = getattr(self.tokenizer, "tokenizer", None)
+        if inner is not None:  # one of Hugging Face's
+            return counted(inner, [self.tokenizer.clean_fn(text) for text in texts])
+        return [len(self.tokenizer.encode(text)) + 2 for text in texts]
 
 
 def load_open_clip(name: str) -> Clip:
@@ -87,7 +103,15 @@ def load_open_clip(name: str) -> Clip:
         _fill(model, source.weights())
     except (Reason, DataError, UnsupportedModelError) as error:
         raise ModelError(f"{name}: {error}") from error.__cause__
-    return Clip(name, model, tokenizer, preprocess, preprocessor, OpenClipTexts(model, tokenizer))
+    texts = OpenClipTexts(model, tokenizer)
+    files = {"model_cfg": source.config, "preprocess_cfg": _own(source.preprocessing)}
+    return Clip(name, model, tokenizer, preprocess, preprocessor, texts, files=files)
+
+
+def _own(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+    """What OpenCLIP writes into a folder of a model's preprocessing; a tag says more."""
+    keys = ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color")
+    return {key: preprocessing[key] for key in keys if preprocessing.get(key) is not None}
 
 
 def _library() -> Any:

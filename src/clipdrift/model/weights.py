@@ -71,8 +71,10 @@ def _weights_of(tower: Tower | TextTower) -> dict[str, Tensor]:
     }
 
 
-def _acting(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(module, BaseTunerLayer):
+def _acting(module: nn.Module | nn.Parameter, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(module, nn.Parameter):
+        yield prefix[:-1], module.detach()
+    elif isinstance(module, BaseTunerLayer):
         yield from _acting(_base(module), prefix)
     elif isinstance(module, ModulesToSaveWrapper):
         wrapper: Any = module

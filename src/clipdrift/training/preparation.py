@@ -30,6 +30,7 @@ from clipdrift.data.sources import Source, fingerprint_path, open_source
 from clipdrift.data.splits import divide
 from clipdrift.data.worlds import WORLDS
 from clipdrift.model.clip import SHIPPED, Clip, fingerprint_model, load, on_side, shipped_folder
+from clipdrift.model.openclip_names import local_place
 from clipdrift.model.towers import tower_of
 from clipdrift.rules.run_rules import resolve_rules
 from clipdrift.runs.record import DataFacts
@@ -116,6 +117,8 @@ def _resolve_model(model: ModelConfig) -> ModelConfig:
         if not Path(model.path).expanduser().is_dir():
             raise ConfigError(f"model.path = {model.path!r}: no such folder")
         model = model.model_copy(update={"fingerprint": fingerprint_model(model.path)})
+    elif model.name.startswith("open_clip:") and (place := local_place(model.name)) is not None:
+        model = model.model_copy(update={"fingerprint": fingerprint_model(place)})
     elif model.name in SHIPPED:  # their weights may change from one release to the next
         model = model.model_copy(update={"fingerprint": fingerprint_model(shipped_folder(model.name))})
     return model

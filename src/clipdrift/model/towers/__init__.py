@@ -8,6 +8,7 @@ from typing import Any
 from clipdrift.model.towers.base import Geometry, Tower, UnsupportedModelError
 from clipdrift.model.towers.huggingface import HuggingFaceClip
 from clipdrift.model.towers.openclip import NOT_READ, OpenClip
+from clipdrift.model.towers.openclip_text import OpenClipTextTower
 from clipdrift.model.towers.resnet import OpenClipResNet
 from clipdrift.model.towers.siglip import Siglip
 from clipdrift.model.towers.text import ClipTexts, SiglipTextTower, TextTower
@@ -55,6 +56,8 @@ _TOWERS: dict[tuple[str, str], Callable[[Any], Tower]] = {
 _TEXT_TOWERS: dict[tuple[str, str], Callable[[Any], TextTower]] = {
     ("transformers", "CLIPModel"): ClipTexts,
     ("transformers", "SiglipModel"): SiglipTextTower,
+    ("open_clip", "CLIP"): OpenClipTextTower.of,
+    ("open_clip", "CustomTextCLIP"): OpenClipTextTower.of,
 }
 
 _WRAPPERS: dict[tuple[str, str], Callable[[Any], Any]] = {
@@ -133,11 +136,12 @@ def text_tower_of(model: Any) -> TextTower:
     """The view through which a model's text tower is read.
 
     Args:
-        model: transformers' CLIPModel or SiglipModel, in any wrapper of peft or torch.
+        model: transformers' CLIPModel or SiglipModel, or an OpenCLIP model whose texts are pooled at their
+            end token under a causal mask, in any wrapper of peft or torch.
 
     Raises:
-        UnsupportedModelError: any other model, OpenCLIP's among them, whose text towers are built, masked
-            and pooled in several ways.
+        UnsupportedModelError: any other model; OpenCLIP's text towers can be built, masked and pooled in
+            several ways.
     """
     inner = unwrapped(model)
     make = _find(inner, _TEXT_TOWERS)
@@ -145,7 +149,7 @@ def text_tower_of(model: Any) -> TextTower:
         kind = type(inner)
         raise UnsupportedModelError(
             f"the text tower of {kind.__module__}.{kind.__name__} cannot be read; supported are those of "
-            "transformers' CLIPModel and SiglipModel"
+            "transformers' CLIPModel and SiglipModel, and OpenCLIP's causal ones"
         )
     return make(inner)
 

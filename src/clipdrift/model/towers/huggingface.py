@@ -80,8 +80,12 @@ class HuggingFaceClip(Tower):
 
 def watch_projections(block: Any, whole: bool, receive: QueriesKeys) -> list[Any]:
     """Hooks on ``self_attn.q_proj`` and ``k_proj`` and, when both have run, on the attention itself."""
+    return watch_layers(block.self_attn, whole, receive)
+
+
+def watch_layers(attention: Any, whole: bool, receive: QueriesKeys) -> list[Any]:
+    """The same of any attention with layers ``q_proj`` and ``k_proj``."""
     seen: dict[str, Tensor] = {}
-    attention = block.self_attn
     return [
         attention.q_proj.register_forward_hook(partial(_keep, seen, "queries", whole)),
         attention.k_proj.register_forward_hook(partial(_keep, seen, "keys", True)),

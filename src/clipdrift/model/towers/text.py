@@ -55,12 +55,21 @@ class TextTower(ABC):
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.heads = int(model.config.text_config.num_attention_heads)
+
+    @property
+    def heads(self) -> int:
+        return int(self.model.config.text_config.num_attention_heads)
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks, first to last."""
         return list(self.model.text_model.encoder.layers)
+
+    def tokens(self, output: object) -> Tensor:
+        """A block's output as (B, T, D); some releases wrap it in a tuple."""
+        first = output[0] if isinstance(output, tuple) else output
+        assert isinstance(first, Tensor)
+        return first
 
     @abstractmethod
     def prompts(self, tokenizer: Any, texts: Sequence[str]) -> list[Prompt]:
@@ -71,8 +80,8 @@ class TextTower(ABC):
         """Projected embeddings (B, E) of token ids (B, T) of :meth:`prompts` of one length."""
 
     @abstractmethod
-    def parts(self) -> tuple[tuple[str, nn.Module], ...]:
-        """The modules of the text tower and its projection, by their names in the whole model."""
+    def parts(self) -> tuple[tuple[str, nn.Module | nn.Parameter], ...]:
+        """Modules and bare parameters of the text tower and its projection, by their names in the model."""
 
     @abstractmethod
     def layout(self) -> TowerLayout:
@@ -119,7 +128,7 @@ class ClipTexts(TextTower):
         embedding: Tensor = call(self.model.text_projection, pooled)
         return embedding
 
-    def parts(self) -> tuple[tuple[str, nn.Module], ...]:
+    def parts(self) -> tuple[tuple[str, nn.Module | nn.Parameter], ...]:
         return ("text_model", self.model.text_model), ("text_projection", self.model.text_projection)
 
     def layout(self) -> TowerLayout:
@@ -143,7 +152,7 @@ class SiglipTextTower(TextTower):
         embedding: Tensor = call(self.model.text_model, input_ids=ids).pooler_output
         return embedding
 
-    def parts(self) -> tuple[tuple[str, nn.Module], ...]:
+    def parts(self) -> tuple[tuple[str, nn.Module | nn.Parameter], ...]:
         return (("text_model", self.model.text_model),)
 
     def layout(self) -> TowerLayout:
