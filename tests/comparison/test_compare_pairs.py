@@ -101,7 +101,7 @@ def test_clip_against_siglip(tiny_clip_dir: Path, siglip_dir: Path, refused: Cal
     ("kind", "reason"),
     [
         (CLIPVisionModel, "no projection into the joint space; load the same weights as CLIPModel"),
-        (torch.nn.Linear, "its attention cannot be read; supported are transformers' CLIPModel"),
+        (torch.nn.Linear, "its image tower cannot be read; supported are transformers' CLIPModel"),
     ],
 )
 def test_a_class_that_cannot_be_read(

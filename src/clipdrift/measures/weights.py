@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -76,15 +76,35 @@ def weights_by_kind(
 
     A kind that some block has not is left out; the blocks' own change counts it.
     """
-    found: dict[str, dict[int, list[str]]] = {kind: {} for kind in _KIND_OF.values()}
-    blocks = {int(part[1]) for name in before if (part := _INSIDE.fullmatch(name))}
-    for matrix in _matrices(before):
-        found[matrix.kind].setdefault(matrix.block - 1, []).append(matrix.name)
     return {
         kind: (
-            _moved(before, after, [name for names in by_block.values() for name in names]),
-            [_moved(before, after, names) for names in by_block.values()],
+            _moved(before, after, [name for names in by_block for name in names]),
+            [_moved(before, after, names) for names in by_block],
         )
+        for kind, by_block in _kinds(before).items()
+    }
+
+
+def absent_kinds(names: Iterable[str]) -> dict[str, str]:
+    """The measures of single kinds of matrix that a model has not, each with the reason.
+
+    Args:
+        names: of its effective weights.
+    """
+    known = _kinds(names)
+    reason = "not all of its blocks have such matrices"
+    return {f"weight_drift_{kind}": reason for kind in _KIND_OF.values() if kind not in known}
+
+
+def _kinds(names: Iterable[str]) -> dict[str, list[list[str]]]:
+    """Names by block of each kind of matrix that every block has."""
+    names = list(names)
+    found: dict[str, dict[int, list[str]]] = {kind: {} for kind in _KIND_OF.values()}
+    blocks = {int(part[1]) + 1 for name in names if (part := _INSIDE.fullmatch(name))}
+    for matrix in _matrices(names):
+        found[matrix.kind].setdefault(matrix.block, []).append(matrix.name)
+    return {
+        kind: list(by_block.values())
         for kind, by_block in found.items()
         if by_block and by_block.keys() == blocks
     }
@@ -163,9 +183,9 @@ class _Matrix:
     name: str
 
 
-def _matrices(before: Mapping[str, Tensor]) -> list[_Matrix]:
+def _matrices(names: Iterable[str]) -> list[_Matrix]:
     """Every matrix, in the order of blocks, of layers within them, and of kinds."""
-    parts = ((name, _INSIDE.fullmatch(name)) for name in before)
+    parts = ((name, _INSIDE.fullmatch(name)) for name in names)
     found = [
         _Matrix(int(part[1]) + 1, None if part[2] is None else int(part[2]) + 1, _KIND_OF[part[3]], name)
         for name, part in parts

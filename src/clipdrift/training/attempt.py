@@ -18,7 +18,6 @@ from clipdrift.adapt.entropy_pull import capped_aims
 from clipdrift.config import RunConfig
 from clipdrift.listing import MEASURES
 from clipdrift.measures import MeasureError
-from clipdrift.model.towers import tower_of
 from clipdrift.outcomes.chance import chance_note
 from clipdrift.runs.files import replace_folder, storage
 from clipdrift.runs.layout import CHECKPOINT, HEAD, MANIFEST, MAPS, WEIGHTS
@@ -72,7 +71,7 @@ def attempt(config: RunConfig, job: AttemptOptions) -> Record:
     with clock("prepare"):
         inputs = prepare(config, job.cache, job.device, reporter)
     course = _course(config, job)
-    judge = Judge.of(config, tower_of(inputs.clip.model), course, reporter)
+    judge = Judge.of(config, inputs.clip.model, course, reporter)
     with clock("backbone"), out_of_memory_guard(config, job.device, "measuring"):
         reporter.stage("measuring the backbone")
         observer = RunObserver.of(inputs, config)
