@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from contextlib import suppress
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from clipdrift.model.finite import broken_tensors
 from clipdrift.model.folders import text_of, unmarked
 from clipdrift.model.openclip_names import is_folder
 from clipdrift.model.quiet import quiet
-from clipdrift.model.towers import UnsupportedModelError, text_tower_of, tower_of
+from clipdrift.model.towers import text_tower_of, tower_of
 from clipdrift.model.towers.layout import within
 from clipdrift.model.towers.split_attention import made_on_split
 from clipdrift.runs.layout import HEAD
@@ -64,8 +64,7 @@ def attach_adapter(clip: Clip, folder: Path) -> Clip:
     if said := broken_tensors(tensors.items()):
         raise BrokenWeightsError(f"{folder}: {said}")
     saved = set(tensors)
-    if any(map(made_on_split, saved)):
-        _make_adaptable(clip)
+    _make_adaptable(clip, saved)
     try:
         with quiet(), warnings.catch_warnings(), unmarked(folder) as (readable, marked):
             warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error, below
@@ -96,10 +95,14 @@ def attach_adapter(clip: Clip, folder: Path) -> Clip:
     return replace(clip, notes=(*clip.notes, *notes))
 
 
-def _make_adaptable(clip: Clip) -> None:
-    """Bring both towers into the form in which methods put adapters on them, where they are not so."""
-    tower_of(clip.model).make_adaptable()
-    with suppress(UnsupportedModelError):
+def _make_adaptable(clip: Clip, saved: Collection[str]) -> None:
+    """Bring the towers that an adapter lies in into the form in which methods put adapters on them."""
+    split = {name.removeprefix("base_model.model.") for name in saved if made_on_split(name)}
+    image = tower_of(clip.model)
+    in_image = {name for name in split if within(name, image.layout().whole)}
+    if in_image:
+        image.make_adaptable()
+    if split - in_image:
         text_tower_of(clip.model).make_adaptable()
 
 

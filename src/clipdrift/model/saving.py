@@ -25,7 +25,7 @@ def save_model(clip: Clip, folder: Path) -> None:
     ``open_clip.create_model_and_transforms("local-dir:FOLDER")`` loads.
     """
     if clip.files:
-        _open_clip(clip, clip.model.state_dict(), folder)
+        save_open_clip(clip, clip.model.state_dict(), folder)
     else:
         with quiet():
             clip.model.save_pretrained(folder)
@@ -41,7 +41,7 @@ def save_adapter(clip: Clip, adapter: PeftModel, folder: Path) -> None:
     if clip.files:
         with quiet():
             merged: Any = copy.deepcopy(adapter).merge_and_unload()
-        _open_clip(clip, merged.state_dict(), folder)
+        save_open_clip(clip, merged.state_dict(), folder)
     save_companions(clip, folder)
 
 
@@ -57,7 +57,8 @@ def save_companions(clip: Clip, folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _open_clip(clip: Clip, state: Mapping[str, Tensor], folder: Path) -> None:
+def save_open_clip(clip: Clip, state: Mapping[str, Tensor], folder: Path) -> None:
+    """Write weights of a plain OpenCLIP model, split or not, with the configuration of ``clip``."""
     (folder / CONFIG).write_text(json.dumps(dict(clip.files), indent=2) + "\n", encoding="utf-8")
     weights = {name: weight.detach().to("cpu").contiguous() for name, weight in joined(state).items()}
     save_file(weights, folder / SAVED)
