@@ -16,6 +16,7 @@ from clipdrift.comparison import Comparison, read_comparison
 from clipdrift.comparison.compare import compare
 from clipdrift.comparison.verdict import verdict
 from clipdrift.config import ConfigError
+from clipdrift.decision.baseline import read_baseline
 from clipdrift.decision.checking import check
 from clipdrift.model.clip import load
 from clipdrift.monitoring.errors import MonitorError
@@ -54,7 +55,7 @@ def compared(name: str, tmp_path: Path, pictures: Path, options: dict[str, Any],
 
 
 def test_a_comparison_without_attention(tmp_path: Path, pictures: Path, options: dict[str, Any]) -> None:
-    """Everything else is there: representation, weights, zero-shot. Verdict, file and page have the reason."""
+    """All else is there: representation, weights, zero-shot. Verdict, file and page have the reason."""
     sets = {"name": "colours", "path": str(pictures)}
     found = compared("convnext", tmp_path, pictures, options, transfer=sets)
     assert {row.family for row in found.measures.values()} == {"representation", "weights"}
@@ -120,7 +121,7 @@ def test_a_check_says_what_the_model_has_not(tmp_path: Path, pictures: Path, opt
     found = check(base, tuned, pictures, ["cka >= 0.1", "entropy_drift >= -10"], **options)
     assert found.rules[1].reason == f"these models have no entropy: {WHY}"
     assert found.exit_status == 2
-    again = check(clipdrift.baseline(kept), tuned, None, ["cka/block_1 >= 0.1"], cache=tmp_path / "cache")
+    again = check(read_baseline(kept), tuned, None, ["cka/block_1 >= 0.1"], cache=tmp_path / "cache")
     assert again.exit_status == 0
 
 
