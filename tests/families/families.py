@@ -46,6 +46,8 @@ class Family:
         example: a published model of the family.
         make: writes a small random one into an empty folder, as its library does.
         grid: patches on a side of the small one.
+        blocks: of the small one; stages, where it has those.
+        adapted: matrices that adapters can be put on: their kinds, and how many there are.
         no: why a column is a "no": all of them where it cannot even be loaded.
         open_clip: whether OpenCLIP is needed.
         image_size: in pixels, of the small one.
@@ -56,6 +58,8 @@ class Family:
     make: Make
     grid: int = 4
     image_size: int = 16
+    blocks: int = 2
+    adapted: tuple[tuple[str, ...], int] = (("q", "k", "v", "out", "mlp"), 12)
     no: Mapping[str, str] = field(default_factory=dict)
     open_clip: bool = False
 
@@ -162,7 +166,14 @@ def _timm(name: str) -> Make:
     return _configured({"embed_dim": 24, "custom_text": True, "vision_cfg": vision, "text_cfg": OPEN_TEXT})
 
 
+def _trunk(name: str, size: int, pool: str, projection: str | None) -> Make:
+    """One of timm's in OpenCLIP's CLIP."""
+    trunk = {"timm_model_name": name, "timm_pool": pool, "timm_proj": projection, "image_size": size}
+    return _open({**trunk, "layers": 2, "width": 32})
+
+
 _COCA = {"embed_dim": 24, "custom_text": True, "vision_cfg": OPEN_VISION, "text_cfg": OPEN_TEXT}
+RESNET = {"layers": [1, 2, 1, 1], "width": 16, "image_size": 64, "head_width": 64}
 L14 = {"image_size": 224, "patch_size": 14}
 L336 = {"image_size": 336, "patch_size": 14}
 
@@ -224,10 +235,59 @@ FAMILIES: tuple[Family, ...] = (
         open_clip=True,
     ),
     Family(
+        "ResNet (OpenCLIP)",
+        "open_clip:RN50-quickgelu/openai",
+        _open(RESNET, quick_gelu=True),
+        2,
+        64,
+        blocks=4,
+        no={"lora": "has no matrices that adapters are put on, as its blocks are convolutions"},
+        open_clip=True,
+    ),
+    Family(
+        "ConvNeXt (OpenCLIP, timm)",
+        "open_clip:convnext_base_w/laion2b_s13b_b82k",
+        _trunk("test_convnext", 64, "", "linear"),
+        2,
+        64,
+        blocks=4,
+        adapted=(("mlp",), 18),
+        no={"attention": "its stages are convolutions and images are pooled by their mean"},
+        open_clip=True,
+    ),
+    Family(
+        "FastViT (OpenCLIP, timm): MobileCLIP-S",
+        "open_clip:MobileCLIP-S2/datacompdr",
+        _trunk("fastvit_t8", 64, "avg", None),
+        2,
+        64,
+        blocks=4,
+        adapted=(("mlp",), 20),
+        no={"attention": "images are pooled by their mean, so no token or query looks over all patches"},
+        open_clip=True,
+    ),
+    Family(
+        "VisionTransformer of timm's with a class token (OpenCLIP): MobileCLIP-B",
+        "open_clip:MobileCLIP-B/datacompdr",
+        _trunk("test_vit", 160, "token", None),
+        10,
+        160,
+        blocks=6,
+        adapted=(("out", "mlp"), 18),
+        open_clip=True,
+    ),
+    Family(
+        "SigLIP (OpenCLIP, timm)",
+        "open_clip:ViT-B-16-SigLIP/webli",
+        _trunk("test_vit3", 160, "map", "none"),
+        no={"load": "its image tower is timm's VisionTransformer with a pooling head (global_pool 'map')"},
+        open_clip=True,
+    ),
+    Family(
         "EVA (OpenCLIP, timm)",
         "open_clip:EVA02-B-16/merged2b_s8b_b131k",
-        _timm("eva02_base_patch16_clip_224"),
-        no={"load": "its image tower is one of timm's (TimmModel), whose attention is built otherwise"},
+        _timm("eva02_tiny_patch14_224"),
+        no={"load": "its image tower is timm's Eva, which turns queries and keys by their positions"},
         open_clip=True,
     ),
     Family(

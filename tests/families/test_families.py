@@ -22,6 +22,7 @@ from clipdrift.errors import ClipdriftError
 from clipdrift.formulas import cka
 from clipdrift.measures import read_internals
 from clipdrift.model.clip import Clip, load
+from clipdrift.model.towers import tower_of
 from clipdrift.model.trace import trace
 from clipdrift.model.zero_shot import class_features, predict
 from clipdrift.training.loop import train_model
@@ -29,7 +30,6 @@ from families import COLUMNS, FAMILIES, Family, table
 
 CLASSES = ("red circle", "green square", "blue hexagon")
 TEXTS = tuple(f"a photo of a {name}" for name in CLASSES)
-LORA = Lora(name="lora", rank=2, targets=("q", "k", "v", "out", "mlp"))
 REASON = "needs OpenCLIP: make test-open-clip"
 FULL = parse_config({"method": "full_ft"}, RunConfig).method
 DOCS = Path(__file__).parents[2] / "docs/models.md"
@@ -73,6 +73,11 @@ def by_its_library(model: Any, pixels: Tensor) -> Tensor:
     if hasattr(model, "encode_image"):
         return model.encode_image(pixels)
     return model.get_image_features(pixel_values=pixels).pooler_output
+
+
+def lora(family: Family) -> Method:
+    """On every matrix that the family has; the usual ones where it has none."""
+    return Lora(name="lora", rank=2, targets=family.adapted[0])
 
 
 def deck_of(make_deck: Callable[..., Deck], family: Family, n: int = 8) -> Deck:
@@ -122,6 +127,26 @@ def test_what_is_not_loaded_says_why(family: Family, folders: Cell) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "family", [pytest.param(family, id=family.title) for family in FAMILIES if "lora" in family.no]
+)
+def test_without_a_place_for_adapters(family: Family, folders: Cell) -> None:
+    with pytest.raises(ClipdriftError) as caught:
+        adapt(load(folders(family)), lora(family), classes=3, seed=0, texts=TEXTS)
+    assert family.no["lora"] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(family, id=family.title) for family in FAMILIES if "attention" in family.no]
+)
+def test_without_attention(family: Family, folders: Cell) -> None:
+    """Nothing is read in its place."""
+    clip = load(folders(family))
+    with torch.no_grad():
+        assert trace(clip.model, images(family), rows=True).rows is None
+    assert family.no["attention"] in str(tower_of(clip.model).lacks("entropy"))
+
+
 # --- its cells
 
 
@@ -154,9 +179,11 @@ def test_lora(family: Family, folders: Cell, make_deck: Callable[..., Deck]) -> 
     """On every matrix of every block; switched off, the backbone is there; merged, nothing changes."""
     clip = load(folders(family))
     backbone = by_its_library(clip.model, images(family))
-    adapted = trained(clip, LORA, deck_of(make_deck, family))
+    adapted = trained(clip, lora(family), deck_of(make_deck, family))
     assert adapted.peft is not None
-    assert sum(name.endswith("lora_A.default.weight") for name, _ in adapted.parameters()) == 2 * 6
+    assert (
+        sum(name.endswith("lora_A.default.weight") for name, _ in adapted.parameters()) == family.adapted[1]
+    )
     now = by_its_library(adapted.clip.model, images(family))
     assert not close(now, backbone, 1e-3)
     with adapted.peft.disable_adapter():
@@ -183,6 +210,25 @@ def its_rows(model: Any, pixels: Tensor) -> Tensor:
         plain.set_attn_implementation("eager")
         found = plain.vision_model(pixel_values=pixels, output_attentions=True).attentions
         return torch.stack(found)[:, :, :, 0, 1:]
+    if hasattr(model.visual, "attnpool"):
+        pool, places = (
+            model.visual.attnpool,
+            model.visual.forward_intermediates(pixels)["image_intermediates"],
+        )
+        tokens = places[-1].flatten(2).transpose(1, 2)
+        tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], 1) + pool.positional_embedding
+        q, k = (
+            layer(given).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
+            for layer, given in ((pool.q_proj, tokens[:, :1]), (pool.k_proj, tokens))
+        )
+        return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)[None, :, :, 0, 1:]
+    if hasattr(model.visual, "trunk"):
+        plain = copy.deepcopy(model)
+        for block in plain.visual.trunk.blocks:
+            block.attn.fused_attn = False
+            block.attn.attn_drop.register_forward_hook(keep)
+        plain.encode_image(pixels)
+        return torch.stack(given)[:, :, :, 0, 1:]
     blocks = list(model.visual.transformer.resblocks)
     handles = [block.ln_1.register_forward_hook(keep) for block in blocks]
     model.encode_image(pixels)
@@ -217,10 +263,12 @@ def test_representation(family: Family, folders: Cell, make_deck: Callable[..., 
         for weight in effective_weights(clip.model).values():
             weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
     after = read_internals(clip.model, probe)
-    assert before.states.blocks == after.states.blocks == 2
+    assert before.states.blocks == after.states.blocks == family.blocks
     assert float(cka(before.embedding, before.embedding)) == pytest.approx(1)
     assert float(cka(before.embedding, after.embedding)) < 0.9999
-    assert before.blocks("entropy").shape == after.blocks("entropy").shape
+    assert ("entropy" in before.measures) == (family.says["attention"] is None)
+    for name in before.measures:
+        assert before.blocks(name).shape == after.blocks(name).shape
 
 
 @cells("zero-shot")
@@ -235,13 +283,15 @@ def test_zero_shot(family: Family, folders: Cell) -> None:
 
 
 @cells("save")
-@pytest.mark.parametrize("options", [FULL, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("way", ["full", "lora"])
 def test_save(
-    family: Family, folders: Cell, make_deck: Callable[..., Deck], tmp_path: Path, options: Method
+    family: Family, folders: Cell, make_deck: Callable[..., Deck], tmp_path: Path, way: str
 ) -> None:
     """The model's own library loads what was saved, and so does clipdrift: the same embeddings."""
     clip = load(folders(family))
-    adapted = trained(clip, options, deck_of(make_deck, family))
+    if way == "lora" and family.says["lora"]:
+        pytest.skip("no place for adapters")
+    adapted = trained(clip, FULL if way == "full" else lora(family), deck_of(make_deck, family))
     adapted.save(tmp_path / "out")
     now = by_its_library(adapted.clip.model, images(family))
     assert close(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,5 +187,33 @@ def trunk(name: str, seed: int = 0) -> Any:
 
 
 def any_tower(name: str, seed: int = 0) -> Any:
-    """``resnet``, or one of ``TRUNKS``."""
+    """``resnet``, one of ``TRUNKS``, ``vitamin`` or ``swin``."""
+    if name in ("vitamin", "swin"):
+        return built(name, seed)
     return resnet(seed) if name == "resnet" else trunk(name, seed)
+
+
+def built(name: str, seed: int = 0) -> Any:
+    """A CLIP whose trunk is put together from timm's own parts, as timm has no small one.
+
+    ``vitamin``: two stages of convolutions, then two transformer blocks whose patches are averaged, 64 px.
+    ``swin``: four stages, channels last, 64 px.
+    """
+    model = trunk("vit")
+    models, layers = importlib.import_module("timm.models"), importlib.import_module("timm.layers")
+    if name == "swin":
+        shape = {"embed_dim": 16, "depths": (1, 2, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 4}
+        made = models.swin_transformer.SwinTransformer(img_size=64, patch_size=4, num_classes=24, **shape)
+    else:
+        parts = models.vitamin
+        convolutions = parts.VitConvCfg(norm_layer="layernorm2d", norm_eps=1e-6)
+        cfg = parts.VitCfg(embed_dim=(8, 16, 32), depths=(1, 1, 2), stem_width=8, conv_cfg=convolutions)
+        embed = partial(layers.HybridEmbed, backbone=parts.MbConvStages(cfg), proj=False)
+        shape = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 1, "img_size": 64}
+        averaged = {"class_token": False, "global_pool": "avg", "mlp_layer": parts.GeGluMlp, "mlp_ratio": 2.0}
+        made = models.vision_transformer.VisionTransformer(
+            num_classes=24, embed_layer=embed, **shape, **averaged
+        )
+    model.visual.trunk, model.visual.image_size = made, (64, 64)
+    randomise(model.eval(), seed)
+    return model

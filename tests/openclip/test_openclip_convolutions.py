@@ -55,7 +55,7 @@ def torchs_row(model: Any, images: Tensor) -> Tensor:
     return found[:, :, 0]
 
 
-@pytest.mark.parametrize("name", ["resnet", *TRUNKS])
+@pytest.mark.parametrize("name", ["resnet", *TRUNKS, "vitamin", "swin"])
 @torch.no_grad()
 def test_embeddings_are_openclips_own(name: str) -> None:
     """To the bit, and nothing is left behind in the model."""
@@ -123,17 +123,42 @@ def test_a_class_token_of_timms_is_read() -> None:
     assert {"rollout_entropy", "patch_entropy", "sink_patches", *ATTENTION} <= found.attention.keys()
 
 
-@pytest.mark.parametrize("name", STAGED)
+@torch.no_grad()
+def test_a_hybrid_that_averages_its_patches() -> None:
+    """Its transformer blocks are its blocks; a state is the mean of the patches that timm itself gives."""
+    model = any_tower("vitamin")
+    images = pixels(3, 64)
+    maps = model.visual.trunk.forward_intermediates(images, intermediates_only=True)
+    states = trace(model, images).states
+    assert len(states) == len(maps) == 2
+    for state, found in zip(states, maps, strict=True):
+        assert torch.allclose(state, found.mean((2, 3)), atol=1e-5)
+    named = effective_weights(model)
+    assert any(name.startswith("vision_model.embeddings.patch_embed.backbone.stages.") for name in named)
+    assert list(weights_by_kind(named, effective_weights(moved(model)))) == ["q", "k", "v", "out"]
+
+
+@torch.no_grad()
+def test_maps_with_channels_last() -> None:
+    """Swin's, whose stages hand on (B, rows, columns, D)."""
+    model = any_tower("swin")
+    images = pixels(3, 64)
+    maps = model.visual.trunk.forward_intermediates(images, intermediates_only=True)
+    for state, found in zip(trace(model, images).states, maps, strict=True):
+        assert torch.allclose(state, found.mean((2, 3)), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*STAGED, "vitamin", "swin"])
 @torch.no_grad()
 def test_without_attention_there_are_no_such_measures(name: str) -> None:
     """They are left out, never zero, and the tower says why."""
-    model = trunk(name)
+    model = any_tower(name)
     found = read_internals(model, prepared(pixels(5, 64)), flow=True, shown=(0,))
     assert found.measures == ()
     assert found.heads == {}
     assert found.shown is None
     assert found.reader == "none"
-    assert "pooled by their mean" in str(tower_of(model).lacks("entropy"))
+    assert "images are pooled by the" in str(tower_of(model).lacks("entropy"))
     assert tower_of(model).lacks("patch_entropy")
     assert tower_of(model).lacks("cka") is None
 

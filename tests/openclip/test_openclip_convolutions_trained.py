@@ -137,7 +137,7 @@ def test_batch_normalisation_keeps_its_statistics() -> None:
     assert not all(torch.equal(value, kept[n]) for n, value in statistics(clip.model).items())
 
 
-@pytest.mark.parametrize("name", [*STAGES, "vit"])
+@pytest.mark.parametrize("name", [*STAGES, "vit", "vitamin", "swin"])
 def test_the_tower_goes_on_from_within(name: str) -> None:
     """From what each block has left, the embedding and the later states are those of the whole pass."""
     model = any_tower(name)

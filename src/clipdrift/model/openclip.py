@@ -138,7 +138,12 @@ def _built(library: Any, config: dict[str, Any]) -> Any:
     make = library.CustomTextCLIP if custom else library.CLIP
     try:
         with quiet():
+            if vision.get("timm_model_name"):  # a large one is refused before its weights are drawn
+                with torch.device("meta"):
+                    tower_of(make(**copy.deepcopy(config)))
             return make(**config).eval()
+    except UnsupportedModelError:
+        raise
     except Exception as error:  # a configuration may be wrong in any way
         raise Reason(f"OpenCLIP cannot build it: {one_line(error)}") from error
 

@@ -64,7 +64,7 @@ class TransformerTrunk(TimmTower, Tower):
     def layout(self) -> TowerLayout:
         """Queries, keys and values are one matrix, so adapters have their place on the others."""
         stem = ("patch_embed", "cls_token", "pos_embed", "norm_pre")
-        return self.laid_out(stem, "blocks", {"out": r"attn\.proj", "mlp": r"mlp\.fc[12]"})
+        return self.laid_out(stem, "blocks", {"out": r"attn\.proj", "mlp": r"mlp\.(fc[12]|w[012])"})
 
     def needed(self, carried: Tensor) -> Tensor:
         return carried[:, :1] if self.first_patch else carried
