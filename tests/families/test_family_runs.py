@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from family_table import FAMILIES, Family
 
 from clipdrift.comparison.compare import compare
 from clipdrift.config import RunConfig
@@ -14,7 +15,6 @@ from clipdrift.runs.store import RunFolder
 from clipdrift.training.course import CheckpointSchedule
 from clipdrift.training.runner import run
 from commands import Say, fails, runner
-from families import FAMILIES, Family
 from interrupted_runs import Unplugged, Unplugs, weights_of
 from small_runs import Lab, config_for
 

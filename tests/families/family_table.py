@@ -163,8 +163,8 @@ def _timm(name: str) -> Make:
 
 
 _COCA = {"embed_dim": 24, "custom_text": True, "vision_cfg": OPEN_VISION, "text_cfg": OPEN_TEXT}
-L14 = {"image_size": 224, "patch_size": 14}
-L336 = {"image_size": 336, "patch_size": 14}
+L14: dict[str, Any] = {"image_size": 224, "patch_size": 14}
+L336: dict[str, Any] = {"image_size": 336, "patch_size": 14}
 
 FAMILIES: tuple[Family, ...] = (
     Family("CLIP, MetaCLIP (transformers)", "openai/clip-vit-base-patch32", _clip()),
