@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from family_table import COLUMNS, FAMILIES, Family, table
 from peft import PeftModel
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -26,7 +27,6 @@ from clipdrift.model.towers import tower_of
 from clipdrift.model.trace import trace
 from clipdrift.model.zero_shot import class_features, predict
 from clipdrift.training.loop import train_model
-from families import COLUMNS, FAMILIES, Family, table
 
 CLASSES = ("red circle", "green square", "blue hexagon")
 TEXTS = tuple(f"a photo of a {name}" for name in CLASSES)

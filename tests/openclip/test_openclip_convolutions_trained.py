@@ -168,7 +168,7 @@ def test_kept_maps_of_frozen_stages_change_no_loss(name: str) -> None:
         feed = Feed.of(adapted, deck, flip=True, keep=keep)
         assert (feed.kept is not None) == keep
         losses.append(trained(adapted, deck, keep_frozen=keep))
-    assert np.allclose(*losses, atol=1e-4)
+    assert np.allclose(losses[0], losses[1], atol=1e-4)
 
 
 def test_adapters_have_a_place_or_are_refused() -> None:

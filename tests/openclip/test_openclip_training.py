@@ -211,7 +211,7 @@ def test_what_is_kept_of_frozen_blocks_changes_no_loss(
         adapted = adapt(load(saved), options, classes=3, seed=0)
         assert (Feed.of(adapted, deck, flip=True, keep=keep).kept is None) == (not keep)
         losses.append(train(adapted, deck, keep_frozen=keep))
-    assert np.allclose(*losses, atol=1e-5)
+    assert np.allclose(losses[0], losses[1], atol=1e-5)
 
 
 # --- the text tower

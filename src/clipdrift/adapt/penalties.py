@@ -151,7 +151,6 @@ class _Ldifs:
                 total = total + (seen.states[block].float() - before).square().sum(-1).mean()
         elif active:
             assert isinstance(backbone.states, Tensor)
-            assert isinstance(seen.states, Tensor)
             before = backbone.states[[first_block - 1 + i for i in active]]
             total = total + (seen.states[active].float() - before).square().sum(-1).mean(1).sum()
         return total

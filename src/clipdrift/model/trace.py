@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float32
@@ -22,6 +22,12 @@ from clipdrift.shapes import Embedding, FeatureMap, Images, Logits, Norms, Rows,
 
 OnMaps = Callable[[int, Tensor, Tensor, int], None]
 """Receives a block's number from 1, queries and keys (B, T, D) of all its tokens, and the number of heads."""
+
+
+if TYPE_CHECKING:
+    AnyStates = Any  # as a union it would have to be told apart wherever a transformer is read
+else:
+    AnyStates = States | tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Traced:
     """
 
     embedding: Embedding
-    states: States | tuple[Tensor, ...]
+    states: AnyStates
     pooled: Tensor
     logits: Logits | None = None
     rows: Rows | Float32[Tensor, "1 B H keys"] | None = None

@@ -173,9 +173,9 @@ def _trunk(name: str, size: int, pool: str, projection: str | None) -> Make:
 
 
 _COCA = {"embed_dim": 24, "custom_text": True, "vision_cfg": OPEN_VISION, "text_cfg": OPEN_TEXT}
-RESNET = {"layers": [1, 2, 1, 1], "width": 16, "image_size": 64, "head_width": 64}
-L14 = {"image_size": 224, "patch_size": 14}
-L336 = {"image_size": 336, "patch_size": 14}
+RESNET: dict[str, Any] = {"layers": [1, 2, 1, 1], "width": 16, "image_size": 64, "head_width": 64}
+L14: dict[str, Any] = {"image_size": 224, "patch_size": 14}
+L336: dict[str, Any] = {"image_size": 336, "patch_size": 14}
 
 FAMILIES: tuple[Family, ...] = (
     Family("CLIP, MetaCLIP (transformers)", "openai/clip-vit-base-patch32", _clip()),
