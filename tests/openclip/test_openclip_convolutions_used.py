@@ -18,6 +18,7 @@ from clipdrift.comparison.verdict import verdict
 from clipdrift.config import ConfigError
 from clipdrift.decision.baseline import read_baseline
 from clipdrift.decision.checking import check
+from clipdrift.figures.comparing import head_drift
 from clipdrift.model.clip import load
 from clipdrift.monitoring.errors import MonitorError
 from clipdrift.monitoring.monitor import DriftMonitor
@@ -76,6 +77,8 @@ def test_a_comparison_without_attention(tmp_path: Path, pictures: Path, options:
         "block_drift", "cka_matrix", "weight_drift", "spectrum", "transfer",
     }  # fmt: skip
     assert read_comparison(out) == found
+    with pytest.raises(ValueError, match=f"no heads were measured by entropy: {WHY}"):
+        head_drift(found)
 
 
 def test_a_comparison_of_resnets(tmp_path: Path, pictures: Path, options: dict[str, Any]) -> None:

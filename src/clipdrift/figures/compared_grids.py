@@ -23,7 +23,7 @@ from clipdrift.figures.panels import (
     print_cells,
     style,
 )
-from clipdrift.listing import MEASURES
+from clipdrift.listing import MEASURES, why_absent
 from clipdrift.texts import short, signed, typeset
 
 KINDS = ("q", "k", "v", "out", "fc1", "fc2", "conv1", "conv2", "conv3", "conv_dw")
@@ -116,7 +116,8 @@ def head_drift(comparison: Comparison, measure: str = "entropy") -> Figure:
     """
     frame = comparison.heads_frame()
     if frame.empty or measure not in set(frame["measure"]):
-        raise ValueError(f"no heads were measured by {measure}")
+        reason = why_absent(comparison.shape.absent, measure)
+        raise ValueError(f"no heads were measured by {measure}{f': {reason}' if reason else ''}")
     part = frame[frame["measure"] == measure]
     table = np.full((int(part["head"].max()), int(part["block"].max())), np.nan)
     table[part["head"] - 1, part["block"] - 1] = part["change"]
