@@ -91,4 +91,4 @@ def test_the_command_trains_a_folder(say: Say, lab: Lab, tmp_path: Path) -> None
     line = fails(say(*common, "--set", "method=full_ft", "--set", 'penalty=[{name="apr",blocks=[1]}]'))
     assert "penalty apr: blocks cannot be chosen" in line
     line = fails(say(*common, "--set", "method.name=last_blocks", "--set", "method.blocks=3"))
-    assert "method.blocks = 3" in line
+    assert "method.blocks = 3: siglip has 2 blocks" in line

@@ -102,8 +102,6 @@ def _lora(
         peft = get_peft_model(clip.model, config)
     if not isinstance(peft, PeftModel):
         raise TypeError(f"peft returned {type(peft).__name__}")
-    made_on = peft.peft_config["default"]
-    made_on.base_model_name_or_path = made_on.base_model_name_or_path or clip.name
     return MethodPlan("adapter", peft)
 
 

@@ -86,6 +86,9 @@ def load(model: str | Path | ModelConfig, donor: Clip | None = None) -> Clip:
             another shape or no numbers, unreadable files, preprocessing of another size than the model's.
     """
     config = model if isinstance(model, ModelConfig) else ModelConfig.model_validate(str(model))
+    if config.path is not None and config.name == ModelConfig.model_fields["name"].default:
+        # a folder was given and no name: errors and notes must not speak of another model
+        config = config.model_copy(update={"name": Path(config.path).name})
     if config.path is None and config.name.startswith(_OPEN_CLIP):
         return _open_clip(config, config.name)
     if is_folder(folder := Path(config.path or config.name).expanduser()):
@@ -192,6 +195,7 @@ def _open_clip(config: ModelConfig, source: str) -> Clip:
     if config.revision is not None:
         raise ModelError(f"{config.name}: `revision` cannot be chosen for a model that OpenCLIP loads")
     clip = replace(load_open_clip(source), name=config.name)
+    clip.model.name_or_path = source  # peft writes it into an adapter's file, as of transformers' models
     check_finite(clip.model, config.name)
     return clip
 
