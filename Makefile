@@ -47,8 +47,8 @@ $(OVERLAY)/.ready: $(READY)
 	  "$(OPEN_CLIP)" torchvision==0.16.2 timm==1.0.29 ftfy wcwidth requests urllib3 charset_normalizer certifi idna
 	@touch $@
 
-test-open-clip: $(OVERLAY)/.ready  # reading and loading OpenCLIP's models, which the default suite leaves out
-	$(OVERLAY)/bin/python -m pytest -W "ignore:Failed to load image Python extension:UserWarning" tests/openclip
+test-open-clip: $(OVERLAY)/.ready  # reading, loading and training OpenCLIP's models, which the default suite leaves out
+	$(OVERLAY)/bin/python -m pytest -W "ignore:Failed to load image Python extension:UserWarning" tests/openclip tests/families
 
 # The check for a machine with a GPU: docs/gpu.md. It runs with that machine's own Python and installs nothing. With
 # DEVICE=cpu it is rehearsed here in an environment that has what such a machine has, and not all that clipdrift needs.

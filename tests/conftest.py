@@ -26,7 +26,14 @@ import pytest
 import sklearn.linear_model  # noqa: F401
 import statsmodels.api  # noqa: F401
 import torch
-from transformers import CLIPConfig, CLIPModel, PretrainedConfig
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    PretrainedConfig,
+    SiglipConfig,
+    SiglipImageProcessorPil,
+    SiglipModel,
+)
 
 from clipdrift.data.deck import Deck
 from clipdrift.data.preprocess import Preprocess
@@ -112,6 +119,35 @@ def tiny_clip(tiny_clip_once: Clip) -> Clip:
     """The tiny CLIP, a copy, so that a test may change it; its tokenizer is shared."""
     tokenizer = tiny_clip_once.tokenizer
     return copy.deepcopy(tiny_clip_once, {id(tokenizer): tokenizer})
+
+
+@pytest.fixture(scope="session")
+def tiny_siglip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As ``save_pretrained`` leaves it: random SigLIP, 2 blocks, 2 heads, width 32, 16 px, patch 4."""
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tokenizer = train_tokenizer(CAPTIONS, merges=120, context=32)
+    end = tokenizer.eos_token_id
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": end, "pad_token_id": end}
+    text = {**tower, **ids, "vocab_size": len(tokenizer), "max_position_embeddings": 32}
+    torch.manual_seed(0)
+    model = SiglipModel(
+        SiglipConfig(text_config=text, vision_config={**tower, "image_size": 16, "patch_size": 4})
+    )
+    randomise(model)
+    with torch.no_grad():  # as trained: cosines count, and most pairs are none
+        model.logit_scale.fill_(2.5)
+        model.logit_bias.fill_(-4.0)
+    folder = tmp_path_factory.mktemp("models") / "tiny-siglip"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    SiglipImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def siglip(tiny_siglip_dir: Path) -> Clip:
+    """The tiny SigLIP, loaded anew, so that a test may change it."""
+    return load(tiny_siglip_dir)
 
 
 @pytest.fixture

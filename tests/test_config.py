@@ -178,11 +178,6 @@ def test_no_file_and_an_empty_file_are_the_defaults(tmp_path: Path) -> None:
             ["penalty=apr", "method=linear_probe"],
             ["penalty apr with method linear_probe", "only the head is trained", "leave one of them out"],
         ),
-        (
-            ["method=dora", "model=open_clip:ViT-B-32"],
-            ["model open_clip:ViT-B-32: dora on OpenCLIP attention is not possible", "in one matrix"],
-        ),
-        (["method=lora", "model=hf-hub:org/clip"], ["model hf-hub:org/clip: lora is not possible"]),
         (["method=3"], ["method = 3: "]),
         (["optim.epochs=two"], ["optim.epochs = 'two': should be a valid integer"]),
         (["optim.epochs=2.5"], ["optim.epochs = 2.5: should be a valid integer"]),

@@ -69,8 +69,6 @@ def test_all_penalties_at_once_in_bf16(tiny_clip: Clip, make_deck: Callable[...,
     ("data", "message"),
     [
         ({"method": "linear_probe", "penalty": "apr"}, "penalty apr with method linear_probe: only the head"),
-        ({"method": "dora", "model": "open_clip:ViT-B-32"}, "dora on OpenCLIP attention is not possible"),
-        ({"method": "full_ft", "model": "hf-hub:org/clip"}, "full_ft is not possible"),
         ({"penalty": ["apr", {"name": "apr", "weight": 1}]}, "penalty names 'apr' twice"),
         ({"method": "lorra"}, r"method\.name = 'lorra': unknown; legal: 'full_ft', 'lora'"),
         ({"penalty": "l2"}, r"penalty\.name = 'l2': unknown; legal: 'apr'"),

@@ -82,6 +82,7 @@ CHANGED = [
     ["head=zero_shot"],
     ["head=zero_shot", "method=lora"],
     ["method=flyp", "method.train_texts=false"],
+    ["method=flyp", "method.loss=sigmoid"],
     ["optim.keep_frozen=false"],
     ["penalty=apr"],
     ["penalty=apr", "penalty.weight=1"],

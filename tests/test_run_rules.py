@@ -11,8 +11,11 @@ import torch
 
 from clipdrift.cli.light import run_list
 from clipdrift.config import ConfigError, RunConfig, load_config, parse_config
+from clipdrift.measures import absent_kinds
+from clipdrift.model.clip import load
+from clipdrift.model.weights import effective_weights
 from clipdrift.rules import key_of, parse_rule, rule_measures, rule_name, unit_of, values_for
-from clipdrift.rules.run_rules import resolve_rules
+from clipdrift.rules.run_rules import resolve_rules, rules_of_run
 from clipdrift.runs.record import Point, Record, Transfer, Values, read_record
 from clipdrift.study.engines.running import run_study
 from clipdrift.study.frames import records_in, runs_frame
@@ -253,14 +256,18 @@ def test_a_look_has_every_number_that_a_rule_may_name(lab: Lab) -> None:
     for name in rule_measures():
         rule = parse_rule(f"{name} >= {2 if unit_of(name) == '%' else 1}")
         try:
-            resolve_rules(parse_config({**config.model_dump(), "rules": {"stop_when": str(rule)}}, RunConfig))
+            asked = parse_config({**config.model_dump(), "rules": {"stop_when": str(rule)}}, RunConfig)
+            rules_of_run(resolve_rules(asked), 2, absent_kinds(effective_weights(load(config.model).model)))
         except ConfigError:
             continue
         accepted.add(name)
         key = key_of(rule)
         assert key in row or any(other.startswith(f"{key}/") for other in row), name
     assert {"cka", "entropy", "entropy_drift", "retention", "weight_drift_q", "embedding_drift"} <= accepted
-    assert not {"text_cka", "accuracy", "rollout_entropy", "zero_shot_agreement"} & accepted
+    assert (
+        not {"weight_drift_conv1", "text_cka", "accuracy", "rollout_entropy", "zero_shot_agreement"}
+        & accepted
+    )
     for key, value in row.items():  # and the other way round: every number can be named
         assert value in values_for(parse_rule(rule_name(f"{key} >= 0")), row).values(), key
     cka, entropy = point.measures["cka"], point.measures["entropy"]

@@ -6,7 +6,7 @@ Contract tests hold these tables equal to those that do the work.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from clipdrift.config import methods, penalties
@@ -113,7 +113,7 @@ MEASURES: dict[str, Entry] = {
         "0 to log2 P",
     ),
     "cka": Entry(
-        "debiased linear CKA of CLS states with the backbone's",
+        "debiased linear CKA of CLS states, or of mean states, with the backbone's",
         "Nguyen et al. 2021",
         "",
         "representation",
@@ -153,6 +153,18 @@ MEASURES: dict[str, Entry] = {
     "weight_drift_out": Entry("relative change of the output matrices", "", "", "weights", "from 0"),
     "weight_drift_fc1": Entry("relative change of the MLPs' first matrices", "", "", "weights", "from 0"),
     "weight_drift_fc2": Entry("relative change of the MLPs' second matrices", "", "", "weights", "from 0"),
+    "weight_drift_conv1": Entry(
+        "relative change of the first convolutions of residual blocks", "", "", "weights", "from 0"
+    ),
+    "weight_drift_conv2": Entry(
+        "relative change of the second convolutions of residual blocks", "", "", "weights", "from 0"
+    ),
+    "weight_drift_conv3": Entry(
+        "relative change of the third convolutions of residual blocks", "", "", "weights", "from 0"
+    ),
+    "weight_drift_conv_dw": Entry(
+        "relative change of the depthwise convolutions", "", "", "weights", "from 0"
+    ),
     "effective_rank": Entry(
         "rank of a matrix's change: exp of the entropy of its singular values",
         "Roy and Vetterli 2007",
@@ -274,6 +286,34 @@ MEASURES |= {
         extension.spec.range,
     )
     for name, extension in MEASURE_EXTENSIONS.usable.items()
+}
+
+
+def why_absent(absent: Mapping[str, str], measure: str) -> str | None:
+    """The reason why a model has no such measure; None where nothing is said.
+
+    Args:
+        absent: measures, or families of them, each with the reason.
+        measure: a receptive field at another threshold than 0.95 counts as ``erf95``.
+    """
+    known = "erf95" if measure.startswith("erf") else measure
+    if known in absent or known not in MEASURES:
+        return absent.get(known)
+    return absent.get(MEASURES[known].family)
+
+
+def absences(absent: Mapping[str, str]) -> tuple[str, ...]:
+    """A sentence for each reason why measures, or families of them, are absent."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in absent.items():
+        by_reason.setdefault(reason, []).append(_ABSENT.get(name, name))
+    return tuple(f"No {' and no '.join(names)}: {reason}." for reason, names in by_reason.items())
+
+
+_ABSENT = {
+    "attention": "measures of attention over patches",
+    "flow": "rollout or patch entropy",
+    "sink_patches": "sink patches",
 }
 
 

@@ -35,14 +35,14 @@ def adapted_by(clip: Clip, options: Method, seed: int = 0) -> Adapted:
     return adapt(clip, options, classes=len(CLASSES), seed=seed, texts=TEXTS)
 
 
-def setting_of(adapted: Adapted, deck: Deck) -> Setting:
+def setting_of(adapted: Adapted, deck: Deck, first_patch: int = 1) -> Setting:
     """As a run makes it, with the deck for a probe set; before training only."""
     adapted.eval()
     with torch.no_grad():
         rows = trace(adapted.clip.model, deck.images(slice(None)), rows=True).rows
     assert rows is not None
     features = class_features(adapted.clip, CLASSES, ["a photo of a {}"])
-    return Setting(adapted, entropy(rows[..., 1:]).mean((1, 2)).tolist(), features)
+    return Setting(adapted, entropy(rows[..., first_patch:]).mean((1, 2)).tolist(), features)
 
 
 def penalties_of(adapted: Adapted, deck: Deck, options: Sequence[Penalty]) -> Penalties:

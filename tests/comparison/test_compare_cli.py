@@ -16,6 +16,7 @@ from printed import shown
 from clipdrift.cli import app
 from clipdrift.comparison import Comparison, TransferRow, read_comparison
 from clipdrift.config import DataSet
+from clipdrift.measures import CONVOLUTIONS
 from commands import Say, fails, runner
 
 COMMAND: Any = typer.main.get_command(app).commands["compare"]  # type: ignore[attr-defined]
@@ -243,9 +244,10 @@ def test_every_measure_of_a_comparison_is_listed(say: Say, changed: Comparison) 
     for _, row in frame.drop_duplicates("measure").iterrows():
         assert row["family"] in lines[row["measure"]]
         assert row["unit"] in lines[row["measure"]]
-    # not in the table: what is per k, per subset, of a run, or not measurable on these pictures, and the text
-    # tower's, which is the same
-    texts = {name for name in lines if name.startswith("text_")}
+    # not in the table: what is per k, per subset, of a run, of convolutions, or not measurable on these
+    # pictures, and the text tower's, which is the same
+    texts = {f"weight_drift_{kind}" for kind in CONVOLUTIONS}
+    texts |= {name for name in lines if name.startswith("text_")}
     assert set(lines) - set(frame["measure"]) - texts == {
         "accuracy", "recall_at_k", "retention", "subset_sensitivity",
     }  # fmt: skip

@@ -100,7 +100,7 @@ def test_clip_against_siglip(tiny_clip_dir: Path, siglip_dir: Path, refused: Cal
     ("kind", "side", "reason"),
     [
         (CLIPVisionModel, "base", "no projection into the joint space; load the same weights as CLIPModel"),
-        (torch.nn.Linear, "tuned", "its attention cannot be read; supported are transformers' CLIPModel"),
+        (torch.nn.Linear, "tuned", "its image tower cannot be read; supported are transformers' CLIPModel"),
     ],
 )
 def test_a_class_that_cannot_be_read(

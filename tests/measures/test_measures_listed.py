@@ -17,6 +17,7 @@ from clipdrift.data.deck import Prepared
 from clipdrift.listing import MEASURES
 from clipdrift.measures import (
     ATTENTION,
+    CONVOLUTIONS,
     FLOW,
     KINDS,
     REPRESENTATION,
@@ -93,7 +94,8 @@ def test_all_that_clip_gives_is_listed(tiny_clip: Clip, probe: Prepared) -> None
     """Family by family, none missing on either side; values in their ranges."""
     found = everything(tiny_clip.model, probe)
     families = {"attention", "flow", "representation", "weights"}
-    assert found.keys() == {name for name, entry in MEASURES.items() if entry.family in families}
+    listed = {name for name, entry in MEASURES.items() if entry.family in families}
+    assert found.keys() == listed - {f"weight_drift_{kind}" for kind in CONVOLUTIONS}
     for name, (family, values) in found.items():
         assert MEASURES[name].family == family, name
         within(name, values)
@@ -104,7 +106,8 @@ def test_all_that_siglip_gives_is_listed(siglip: SiglipModel, probe: Prepared) -
     """All but what it has not: a class token and a projection."""
     found = everything(siglip, probe)
     both = {name for name, entry in MEASURES.items() if entry.family not in ("text", "ability", "stability")}
-    assert both - found.keys() == {"cls_self", "weight_drift_projection"}
+    convolutions = {f"weight_drift_{kind}" for kind in CONVOLUTIONS}
+    assert both - found.keys() == {"cls_self", "weight_drift_projection"} | convolutions
     assert found.keys() <= both
     for name, (family, values) in found.items():
         assert MEASURES[name].family == family, name

@@ -74,7 +74,7 @@ def test_spilled_states_are_the_same_bits(limit: int, size: int) -> None:
     memory, disk = keep(states, size), keep(states, size, limit)
     assert (memory.on_disk, disk.on_disk) == (False, True)
     for kept in (memory, disk):
-        assert (len(kept), kept.images, kept.width) == (L, N, D)
+        assert (len(kept), kept.images, kept.widths) == (L, N, (D,) * L)
         assert all(torch.equal(kept[block], states[block]) for block in range(L))
         assert torch.equal(kept[-1], states[-1])
         assert torch.equal(torch.stack(list(kept)), states)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,68 @@ def error_of(name: str) -> str:
     assert message.startswith(f"{name}: ")
     assert "\n" not in message
     return message.removeprefix(f"{name}: ")
+
+
+TRUNKS: dict[str, dict[str, Any]] = {
+    "convnext": {
+        "timm_model_name": "test_convnext",
+        "timm_pool": "",
+        "timm_proj": "linear",
+        "image_size": 64,
+    },
+    "convnext-mlp": {
+        "timm_model_name": "test_convnext2",
+        "timm_pool": "",
+        "timm_proj": "mlp",
+        "image_size": 64,
+    },
+    "fastvit": {"timm_model_name": "fastvit_t8", "timm_pool": "avg", "timm_proj": None, "image_size": 64},
+    "vit": {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": None, "image_size": 160},
+}
+"""Configurations of small towers of timm's; ``fastvit`` and ``vit`` are projected by the trunk's own head."""
+
+
+def resnet(seed: int = 0, kind: str = "CLIP") -> Any:
+    """A random ModifiedResNet: 4 stages of 1, 2, 1, 1 residual blocks, 8 heads, 64 px, a map of 2 x 2."""
+    return build(kind, seed, layers=(1, 2, 1, 1), width=16, image_size=64, head_width=64)
+
+
+def trunk(name: str, seed: int = 0) -> Any:
+    """A random CLIP with a small trunk of timm's."""
+    library = importlib.import_module("open_clip")
+    model = library.CLIP(24, dict(TRUNKS[name]), dict(TEXT)).eval()
+    randomise(model, seed)
+    return model
+
+
+def any_tower(name: str, seed: int = 0) -> Any:
+    """``resnet``, one of ``TRUNKS``, ``vitamin`` or ``swin``."""
+    if name in ("vitamin", "swin"):
+        return built(name, seed)
+    return resnet(seed) if name == "resnet" else trunk(name, seed)
+
+
+def built(name: str, seed: int = 0) -> Any:
+    """A CLIP whose trunk is put together from timm's own parts, as timm has no small one.
+
+    ``vitamin``: two stages of convolutions, then two transformer blocks whose patches are averaged, 64 px.
+    ``swin``: four stages, channels last, 64 px.
+    """
+    model = trunk("vit")
+    models, layers = importlib.import_module("timm.models"), importlib.import_module("timm.layers")
+    if name == "swin":
+        shape = {"embed_dim": 16, "depths": (1, 2, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 4}
+        made = models.swin_transformer.SwinTransformer(img_size=64, patch_size=4, num_classes=24, **shape)
+    else:
+        parts = models.vitamin
+        convolutions = parts.VitConvCfg(norm_layer="layernorm2d", norm_eps=1e-6)
+        cfg = parts.VitCfg(embed_dim=(8, 16, 32), depths=(1, 1, 2), stem_width=8, conv_cfg=convolutions)
+        embed = partial(layers.HybridEmbed, backbone=parts.MbConvStages(cfg), proj=False)
+        shape = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 1, "img_size": 64}
+        averaged = {"class_token": False, "global_pool": "avg", "mlp_layer": parts.GeGluMlp, "mlp_ratio": 2.0}
+        made = models.vision_transformer.VisionTransformer(
+            num_classes=24, embed_layer=embed, **shape, **averaged
+        )
+    model.visual.trunk, model.visual.image_size = made, (64, 64)
+    randomise(model.eval(), seed)
+    return model

@@ -51,7 +51,7 @@ def test_two_by_name(
     assert 0 < found.measures["cka"].value < 0.999
     assert abs(found.measures["entropy"].drift) > 0.1
     assert len(found.spectra) == 12
-    assert found.transfer["colours"].retention is not None
+    assert found.transfer["colours"].kl > 0
     assert found.maps is not None
     assert any("different preprocessing" in note for note in found.notes)
 

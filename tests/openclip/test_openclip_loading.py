@@ -18,10 +18,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import RobertaConfig
 
-from clipdrift.adapt import adapt
-from clipdrift.config import Lora
 from clipdrift.data.preprocess import Preprocess
-from clipdrift.model.clip import Clip, ModelError, load
+from clipdrift.model.clip import Clip, load
 from clipdrift.model.tokens import train_tokenizer
 from clipdrift.model.zero_shot import class_features, predict
 
@@ -222,9 +220,3 @@ def test_zero_shot_is_openclips(weights: Path, model: Any) -> None:
     cosines = normalize(images, dim=-1) @ expected.T
     assert torch.equal(predict(images, features), cosines.argmax(-1))
     assert len(set(predict(images, features).tolist())) > 1
-
-
-def test_it_is_measured_not_trained(weights: Path) -> None:
-    """The methods know Hugging Face's modules alone."""
-    with pytest.raises(ModelError, match="training works on Hugging Face CLIP models"):
-        adapt(load(f"open_clip:tiny-arch-quickgelu/{weights}"), Lora(name="lora"), 3, 0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from openclip_models import REASON, TEXT, blocks_of, build, pixels
+from openclip_models import REASON, TEXT, blocks_of, build, pixels, resnet
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
@@ -17,10 +17,16 @@ from clipdrift.model.trace import trace
 open_clip = pytest.importorskip("open_clip", reason=REASON)
 
 
-def timm_tower() -> Any:
-    """A real one, of timm's smallest."""
-    vision = {"timm_model_name": "test_vit", "image_size": 160, "timm_pool": "", "timm_proj": "linear"}
+def timm_tower(name: str, pool: str, size: int = 32, proj: str | None = "linear") -> Any:
+    """A real one."""
+    vision = {"timm_model_name": name, "image_size": size, "timm_pool": pool, "timm_proj": proj}
     return open_clip.CLIP(24, vision, dict(TEXT))
+
+
+def with_an_adapter_in_its_head() -> Any:
+    """LoRA on a layer whose weight torch takes and never calls."""
+    config = LoraConfig(r=2, target_modules=r"visual\.attnpool\.q_proj")
+    return get_peft_model(resnet(), config)
 
 
 def coca() -> Any:
@@ -45,11 +51,29 @@ def with_idle_adapter() -> Any:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "resnet": (
-        lambda: build(layers=(1, 1, 1, 1), image_size=32),
-        r"^open_clip\.model\.CLIP is not supported: its image tower is a ResNet \(ModifiedResNet\)",
+    "idle adapter of a resnet": (with_an_adapter_in_its_head, r"an adapter in its pooling head \(attnpool\)"),
+    "other trunk": (
+        lambda: timm_tower("test_efficientnet", ""),
+        r"^open_clip\.model\.CLIP is not supported: its image tower is timm's EfficientNet; of timm's "
+        r"\(TimmModel\) these are read: ConvNeXt, FastVit,",
     ),
-    "timm": (timm_tower, r"its image tower is one of timm's \(TimmModel\)"),
+    "class token that is averaged": (
+        lambda: timm_tower("test_vit", "avg", 160),
+        r"with 1 token\(s\) before the patches, pooled by 'avg'; read are",
+    ),
+    "pooling head of timm's": (lambda: timm_tower("test_vit3", "map", 160), "with a pooling head"),
+    "pooling of timm's own": (
+        lambda: timm_tower("test_convnext", "rot_attn", 64, ""),
+        "its images are pooled by timm's RotAttentionPool2d",
+    ),
+    "rotary": (
+        lambda: timm_tower("eva02_tiny_patch14_224", "token", 224),
+        "timm's Eva, which turns queries and keys by their positions",
+    ),
+    "relative positions": (
+        lambda: timm_tower("vit_relpos_small_patch16_224", "avg", 224),
+        "timm's VisionTransformerRelPos, which adds a bias by relative position",
+    ),
     "coca": (coca, r"^open_clip\.coca_model\.CoCa is not supported: CoCa pools images by attention"),
     "attentional pool": (
         lambda: build(attentional_pool=True, attn_pooler_queries=4, attn_pooler_heads=2),
@@ -65,6 +89,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "scale_heads": (lambda: build(scale_heads=True), r"weights its heads after the softmax \(scale_heads\)"),
     "other attention": (with_attention(nn.Identity()), "the attention of its blocks is torch's Identity"),
+    "trunk alone": (lambda: timm_tower("test_convnext", "").visual, "it is an image tower alone"),
     "image tower alone": (lambda: build().visual, "it is an image tower alone; give the whole model"),
     "torchscript": (
         lambda: torch.jit.script(nn.Identity()),

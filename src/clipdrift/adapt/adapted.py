@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,13 +11,14 @@ from typing import Any, Literal
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from clipdrift.adapt.heads import save_head
 from clipdrift.adapt.objective import CrossEntropy, Objective
 from clipdrift.adapt.tower_parts import TowerParts, Towers
 from clipdrift.model.clip import Clip
-from clipdrift.model.quiet import quiet
-from clipdrift.model.towers import tower_of
+from clipdrift.model.saving import save_adapter, save_model
+from clipdrift.model.towers.layout import within
 
 Artefact = Literal["model", "adapter", "head"]
 
@@ -77,7 +77,8 @@ class Adapted:
     @property
     def trains_texts(self) -> bool:
         """Whether class texts change during training."""
-        return any(name.startswith(("text_model.", "text_projection.")) for name, _ in self.parameters())
+        elsewhere = (*TowerParts.of(self.clip, "image").layout.whole, "head", "logit_scale", "logit_bias")
+        return any(not within(name, elsewhere) for name, _ in self.parameters())
 
     def constant_blocks(self) -> int | None:
         """Number of first blocks whose output for an image stays the same, as in :class:`TowerParts`."""
@@ -86,11 +87,14 @@ class Adapted:
     @property
     def constant_embedding(self) -> bool:
         """Whether nothing of the image tower is trained, nor its projection."""
-        parts = tower_of(self.clip.model).parts()
-        return not any(p.requires_grad for _, part in parts for p in part.parameters())
+        return not TowerParts.of(self.clip, "image").trains()
 
     def train(self) -> None:
+        """Switch to training mode; batch normalisation keeps the backbone's running statistics."""
         self.clip.model.train()
+        for module in self.clip.model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
         self.head.train()
 
     def eval(self) -> None:
@@ -118,16 +122,11 @@ class Adapted:
         self.objective.refresh(self.head)
 
     def save(self, folder: Path) -> None:
-        """Write what plain transformers or peft load: a full model, an adapter, or the head alone."""
+        """Write what plain transformers, peft or OpenCLIP load: a full model, an adapter, or the head."""
         folder.mkdir(parents=True, exist_ok=True)
         self.objective.refresh(self.head)
         save_head(self.head, folder)
-        with quiet():
-            if self.artefact == "model":
-                self.clip.model.save_pretrained(folder)
-            elif self.peft is not None:
-                self.peft.save_pretrained(str(folder))
-        if self.artefact != "head":
-            self.clip.tokenizer.save_pretrained(folder)
-            text = json.dumps(self.clip.preprocessor, indent=2, sort_keys=True)
-            (folder / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
+        if self.artefact == "model":
+            save_model(self.clip, folder)
+        elif self.peft is not None:
+            save_adapter(self.clip, self.peft, folder)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clipdrift import formulas
+from clipdrift.adapt.attention_blocks import AttentionBlocks
 from clipdrift.adapt.reference import BackboneBatch, Wants
 from clipdrift.config import EntropyPull, Penalty
 from clipdrift.model.trace import Traced
@@ -20,24 +21,23 @@ class PullTerm:
     """Squared distance of each image's entropy, mean over heads, from its aim, summed over blocks.
 
     Attributes:
-        blocks: so many the tower has.
+        blocks: the blocks that have attention.
         frozen: so many are not trained; their distance would be a constant of the loss.
     """
 
     options: EntropyPull
-    blocks: int
+    blocks: AttentionBlocks
     frozen: int
     wants = Wants(rows=True)
 
     def __call__(self, seen: Traced, first_block: int, backbone: BackboneBatch) -> Tensor:
-        chosen = self.options.blocks or range(1, self.blocks + 1)
+        chosen = self.options.blocks or range(1, self.blocks.count + 1)
         active = [block for block in chosen if block > self.frozen]
-        if not active or seen.rows is None:
+        first = self.blocks.first(first_block)
+        if not active or seen.patch_rows is None:
             return seen.embedding.new_zeros(())
         assert backbone.rows is not None
-        now = formulas.entropy(seen.rows[[block - first_block for block in active]][..., 1:]).mean(
-            -1
-        )  # (l, B)
+        now = formulas.entropy(seen.patch_rows[[block - first for block in active]]).mean(-1)  # (l, B)
         with torch.no_grad():
             before = formulas.entropy(backbone.rows[[block - 1 for block in active]]).mean(-1)
         most = math.log(backbone.rows.shape[-1])

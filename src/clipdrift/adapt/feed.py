@@ -131,14 +131,14 @@ def _keep(
 
 
 def _constant(adapted: Adapted, images: Tensor, start: int | None) -> Tensor:
-    """(b, T, D) after ``start`` blocks, the class token alone after the last; (b, E) where that is None."""
+    """(b, T, D) after ``start`` blocks, after the last what is needed of it; (b, E) where that is None."""
     tower = tower_of(adapted.clip.model)
     if start is None:
         return trace(tower.model, images).embedding
     caught: list[Tensor] = []
 
     def stop(_module: object, _inputs: object, output: object) -> None:
-        caught.append(tower.tokens(output))
+        caught.append(tower.carried(output))
         raise _Enough
 
     handle = tower.blocks[start - 1].register_forward_hook(stop)
@@ -148,8 +148,7 @@ def _constant(adapted: Adapted, images: Tensor, start: int | None) -> Tensor:
         pass
     finally:
         handle.remove()
-    last = start == len(tower.blocks)
-    return caught[0][:, :1] if last else caught[0]
+    return tower.needed(caught[0]) if start == len(tower.blocks) else caught[0]
 
 
 class _Enough(Exception):  # noqa: N818 - not an error

@@ -63,7 +63,7 @@ def linear_head(clip: Clip, classes: int, seed: int) -> nn.Linear:
     with torch.no_grad():
         head.weight.uniform_(-bound, bound, generator=generator)
         head.bias.zero_()
-    return head.to(clip.model.device)
+    return head.to(clip.device)
 
 
 @torch.no_grad()

@@ -31,18 +31,9 @@ from clipdrift.config import (
 )
 from clipdrift.config.methods import EXTENSIONS
 from clipdrift.extensions import ExtensionError, loaded
-from clipdrift.model.clip import Clip, ModelError
+from clipdrift.model.clip import Clip, logit_bias_of
 from clipdrift.model.quiet import quiet
-from clipdrift.model.towers import tower_of
-from clipdrift.model.towers.huggingface import HuggingFaceClip
-
-_MATRICES = {
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "out": "self_attn.out_proj",
-    "mlp": "mlp.fc[12]",
-}
+from clipdrift.model.towers import text_tower_of, tower_of
 
 
 @dataclass(frozen=True)
@@ -60,20 +51,17 @@ def _train_towers(clip: Clip, frozen_blocks: int, freeze_embeddings: bool, tower
     """Train towers and their projections, except the first blocks and, on request, the stem before them."""
     for name in towers:
         tower = TowerParts.of(clip, name)
-        for part in tower.parts:
-            part.requires_grad_(True)
-        for block in tower.blocks[:frozen_blocks]:
-            block.requires_grad_(False)
+        tower.train()
+        tower.train(tower.layout.blocks[:frozen_blocks], on=False)
         if freeze_embeddings:
-            for part in tower.stem:
-                part.requires_grad_(False)
+            tower.train(tower.layout.stem, on=False)
 
 
 def _keep(clip: Clip, wanted: Callable[[str, nn.Module], bool]) -> None:
-    """Keep trainable only parameters that ``wanted`` accepts, by name and module."""
-    for path, module in clip.model.named_modules():
+    """Keep trainable only parameters that ``wanted`` accepts, by their own name and module."""
+    for module in clip.model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad and not wanted(f"{path}.{name}", module):
+            if parameter.requires_grad and not wanted(name, module):
                 parameter.requires_grad_(False)
 
 
@@ -85,21 +73,19 @@ def _full_ft(clip: Clip, options: FullFineTuning, texts: Sequence[str], towers: 
 def _lora(
     clip: Clip, options: LoraOptions, texts: Sequence[str], towers: Towers, **variant: Any
 ) -> MethodPlan:
-    wanted = "|".join(_MATRICES[t] for t in options.targets)
-    parts = [TowerParts.of(clip, name) for name in towers]
-    blocks = [
-        rf"{tower.name}\.encoder\.layers\.{number}"
-        for tower in parts
-        for number in range(options.frozen_blocks, len(tower.blocks))
-    ]
+    for name in towers:
+        (tower_of if name == "image" else text_tower_of)(clip.model).make_adaptable()
+    layouts = [TowerParts.of(clip, name).layout for name in towers]
+    # whole paths: the bare names would hit both towers
+    matrices = [path for one in layouts for path in one.matrices_of(options.targets, options.frozen_blocks)]
+    projections = [name for one in layouts for name in one.projection_modules or one.projection]
     config = LoraConfig(
         r=options.rank,
         lora_alpha=2 * options.rank if options.alpha is None else options.alpha,
         lora_dropout=options.dropout,
         bias="none",
-        # whole paths: the bare names would hit both towers
-        target_modules=rf"({'|'.join(blocks)})\.({wanted})",
-        modules_to_save=[tower.projected_by for tower in parts] if options.train_projection else None,
+        target_modules="|".join(matrices),
+        modules_to_save=projections or None if options.train_projection else None,
         **variant,
     )
     with quiet():
@@ -128,26 +114,29 @@ def _linear_probe(clip: Clip, options: LinearProbe, texts: Sequence[str], towers
 
 def _projections(clip: Clip, options: Projections, texts: Sequence[str], towers: Towers) -> MethodPlan:
     for name in towers:
-        TowerParts.of(clip, name).projection.requires_grad_(True)
+        tower = TowerParts.of(clip, name)
+        tower.train(tower.layout.projection)
     return MethodPlan()
 
 
 def _last_blocks(clip: Clip, options: LastBlocks, texts: Sequence[str], towers: Towers) -> MethodPlan:
     for name in towers:
-        blocks = len(TowerParts.of(clip, name).blocks)
+        blocks = TowerParts.of(clip, name).count
         _train_towers(clip, blocks - options.blocks, freeze_embeddings=True, towers=(name,))
     return MethodPlan()
 
 
 def _bias_only(clip: Clip, options: BiasOnly, texts: Sequence[str], towers: Towers) -> MethodPlan:
     _train_towers(clip, options.frozen_blocks, options.freeze_embeddings, towers)
-    _keep(clip, lambda name, module: name.endswith(".bias"))
+    # in_proj_bias: the biases of queries, keys and values in torch's attention
+    _keep(clip, lambda name, module: name in ("bias", "in_proj_bias"))
     return MethodPlan()
 
 
 def _norm_only(clip: Clip, options: NormOnly, texts: Sequence[str], towers: Towers) -> MethodPlan:
     _train_towers(clip, options.frozen_blocks, options.freeze_embeddings, towers)
-    _keep(clip, lambda name, module: type(module) is nn.LayerNorm)
+    norms = tuple(norm for name in towers for norm in TowerParts.of(clip, name).layout.norms)
+    _keep(clip, lambda name, module: isinstance(module, norms))
     return MethodPlan()
 
 
@@ -161,10 +150,11 @@ def _flyp(clip: Clip, options: Flyp, texts: Sequence[str], towers: Towers) -> Me
         raise ValueError("flyp needs the texts of the classes")
     _train_towers(clip, options.frozen_blocks, options.freeze_embeddings, towers)
     if options.train_texts:
-        clip.model.text_model.requires_grad_(True)
-        clip.model.text_projection.requires_grad_(True)
+        TowerParts.of(clip, "text").train()
         clip.model.logit_scale.requires_grad_(True)
-    return MethodPlan(objective=Contrastive(clip, tuple(texts), options.train_texts))
+        if options.loss == "sigmoid":
+            clip.model.logit_bias.requires_grad_(True)
+    return MethodPlan(objective=Contrastive(clip, tuple(texts), options.train_texts, options.loss))
 
 
 def _logit_scale(clip: Clip, options: LogitScale, texts: Sequence[str], towers: Towers) -> MethodPlan:
@@ -233,7 +223,7 @@ def adapt(
 
     Raises:
         ModelError: a model that cannot be trained.
-        ConfigError: more blocks frozen or trained than there are.
+        ConfigError: more blocks frozen or trained than there are; matrices for adapters that it has not.
     """
     check_method(clip, options)
     plan = prepared(clip, options, seed, texts)
@@ -259,14 +249,26 @@ def check_method(clip: Clip, options: Method, towers: Towers = ("image",)) -> No
     Raises:
         ModelError, ConfigError: as :func:`adapt`.
     """
-    if not isinstance(tower_of(clip.model), HuggingFaceClip):
-        raise ModelError(
-            f"{clip.name}: training works on Hugging Face CLIP models; this one can be measured and compared"
-        )
-    if not towers:
+    image = TowerParts.of(clip, "image")
+    parts = [image if name == "image" else TowerParts.of(clip, name) for name in towers]
+    if isinstance(options, Flyp):
+        if options.train_texts:
+            TowerParts.of(clip, "text")
+        if options.loss == "sigmoid" and logit_bias_of(clip.model) is None:
+            raise ConfigError(
+                f"method.loss = 'sigmoid': {clip.name} has no logit bias, as it was not trained with that "
+                "loss; take softmax"
+            )
+    if not parts:
         return
-    fewest = min((TowerParts.of(clip, name) for name in towers), key=lambda tower: len(tower.blocks))
-    blocks, where = len(fewest.blocks), " in its text tower" if fewest.name == "text_model" else ""
+    fewest = min(parts, key=lambda one: one.count)
+    blocks, where = fewest.count, " in its text tower" if fewest.tower == "text" else ""
+    if isinstance(options, Projections):
+        for one in parts:
+            if not one.layout.projection:
+                raise ConfigError(
+                    f"method projections: the {one.tower} tower of {clip.name} has no projection to train"
+                )
     for key, least in (("frozen_blocks", 0), ("blocks", 1)):
         asked = dict(options).get(key)
         # adapters must have somewhere to be; other methods still train the final layer norm and projection
@@ -274,4 +276,18 @@ def check_method(clip: Clip, options: Method, towers: Towers = ("image",)) -> No
         if asked is not None and asked > most:
             raise ConfigError(
                 f"method.{key} = {asked}: {clip.name} has {blocks} blocks{where}; legal: {least} to {most}"
+            )
+    if not isinstance(options, LoraOptions):
+        return
+    for one in parts:
+        if not one.layout.matrices:
+            raise ConfigError(
+                f"method {options.name}: the {one.tower} tower of {clip.name} has no matrices that adapters "
+                "are put on, as its blocks are convolutions; full_ft, last_blocks, norm_only and bias_only "
+                "train such towers"
+            )
+        if lost := [target for target in options.targets if target not in one.layout.matrices]:
+            raise ConfigError(
+                f"method.targets: the blocks of the {one.tower} tower of {clip.name} have no matrix "
+                f"{lost[0]!r}; legal: {', '.join(one.layout.matrices)}"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from clipdrift import formulas
-from clipdrift.model.clip import Clip
+from clipdrift.model.clip import Clip, logit_bias_of
 from clipdrift.model.towers.text import Prompt
 
 
@@ -93,16 +93,18 @@ class NoLoss:
 
 @dataclass(frozen=True, eq=False)
 class Contrastive:
-    """CLIP's own loss between the images of a batch and the texts of their classes (Goyal et al. 2023).
+    """CLIP's or SigLIP's loss between images of a batch and the texts of their classes (Goyal et al. 2023).
 
     Images of one class share a text, so all of them are its positives: from image to text over the classes
-    of the batch, from text to image with the mean over its positives. The head is the class texts, unit
-    vectors without a bias, so its arg max is the zero-shot class.
+    of the batch, from text to image with the mean over its positives; by the sigmoid loss each image with
+    each class of the batch is a yes or no. The head is the class texts, unit vectors without a bias, so its
+    arg max is the zero-shot class.
     """
 
     clip: Clip
     texts: tuple[str, ...]
     trains_texts: bool
+    loss: Literal["softmax", "sigmoid"] = "softmax"
     mean_over_images = False
 
     def __call__(self, head: nn.Linear, embedding: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +117,13 @@ class Contrastive:
             positive = torch.nn.functional.one_hot(row, len(present)).bool()
             with torch.no_grad():
                 logits = image @ head.weight.float().T
-        return formulas.contrastive_loss(similarity, positive), logits.argmax(-1) == target
+            if self.loss == "softmax":
+                loss = formulas.contrastive_loss(similarity, positive)
+            else:
+                bias = logit_bias_of(self.clip.model)
+                assert bias is not None  # check_method has seen to it
+                loss = formulas.sigmoid_loss(similarity + bias.float(), positive)
+        return loss, logits.argmax(-1) == target
 
     def _features(self, classes: Tensor) -> Tensor:
         """(n, E) of the texts of some classes, with gradient."""

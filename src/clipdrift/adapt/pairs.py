@@ -19,12 +19,12 @@ from clipdrift.adapt.feed import IN_MEMORY, room
 from clipdrift.adapt.methods import check_method, prepared
 from clipdrift.config import ContrastiveObjective, Method
 from clipdrift.data.caption_store import CaptionSource
-from clipdrift.model.clip import Clip
+from clipdrift.model.clip import Clip, logit_bias_of
 from clipdrift.model.towers import text_tower_of
 from clipdrift.model.towers.text import Prompt
 
 MOST_SCALE = 100.0
-"""Cosines are never multiplied by more (Radford et al. 2021)."""
+"""Cosines are never multiplied by more (Radford et al. 2021), but in a SigLIP that begins beyond it."""
 
 _DRAW = 2
 """Purpose of the random numbers that choose captions."""
@@ -33,7 +33,7 @@ _TEXTS = 256
 
 
 class PairHead(nn.Module):
-    """What the loss has beside the model: the sigmoid loss's bias, for which CLIP has no place."""
+    """What the loss has beside the model: the sigmoid loss's bias, where the model has no place for it."""
 
     def __init__(self, bias: float | None = None) -> None:
         super().__init__()
@@ -60,6 +60,9 @@ class PairLoss:
     def __post_init__(self) -> None:
         self._first = np.concatenate([[0], np.cumsum(self.captions.counts)])
         self._kept: Any = None
+        begins = float(self.clip.model.logit_scale.detach())
+        bound = math.log(MOST_SCALE)
+        self._most = bound if logit_bias_of(self.clip.model) is None else max(bound, begins)
 
     def targets(self, seed: int, epoch: int) -> NDArray[np.int64]:
         """(n,) the caption of each image in an epoch, which depends on nothing before it."""
@@ -119,10 +122,12 @@ class PairLoss:
         with torch.autocast(embedding.device.type, enabled=False):
             cosine = normalize(embedding.float(), dim=-1) @ normalize(texts.float(), dim=-1).T
             scores = self.clip.model.logit_scale.exp().float() * cosine
-            if head.bias is None:
+            if self.options.loss == "softmax":
                 loss = formulas.contrastive_loss(scores, positive, self.options.label_smoothing)
             else:
-                loss = formulas.sigmoid_loss(scores + head.bias, positive)
+                bias = logit_bias_of(self.clip.model) if head.bias is None else head.bias
+                assert bias is not None  # adapt_pairs has seen to it
+                loss = formulas.sigmoid_loss(scores + bias.float(), positive)
         best = cosine.detach().argmax(1)
         return loss, positive[torch.arange(len(best), device=best.device), best]
 
@@ -130,7 +135,7 @@ class PairLoss:
     def refresh(self, head: PairHead) -> None:
         """Keep a trained scale within its bound, as it is the next step that could see it beyond."""
         if self.clip.model.logit_scale.requires_grad:
-            self.clip.model.logit_scale.clamp_(max=math.log(MOST_SCALE))
+            self.clip.model.logit_scale.clamp_(max=self._most)
 
 
 def pairs_among(words: Sequence[str], groups: NDArray[np.int64]) -> Tensor:
@@ -161,18 +166,22 @@ def adapt_pairs(
         captions: of the training images, in the order of the deck.
         groups: (n,) equal for identical images.
         seed: of adapters.
-        bias: with which the sigmoid loss begins.
+        bias: with which the sigmoid loss begins, for a model that has none of its own.
 
     Raises:
         ModelError, ConfigError: as :func:`clipdrift.adapt.methods.adapt`.
-        ValueError: a sigmoid loss without a bias, or a bias without one.
+        ValueError: a sigmoid loss without a bias, or a bias that has no use.
     """
-    if (objective.loss == "sigmoid") != (bias is not None):
-        raise ValueError("the sigmoid loss, and it alone, begins with a bias")
+    own = logit_bias_of(clip.model)
+    if (objective.loss == "sigmoid" and own is None) != (bias is not None):
+        raise ValueError("the sigmoid loss of a model without a bias, and it alone, is given one")
     towers = objective.trained_towers(method)
     check_method(clip, method, towers)
     plan = prepared(clip, method, seed, towers=towers)
-    clip.model.logit_scale.requires_grad_(objective.trains_scale(method))
+    scale = objective.trains_scale(method)
+    clip.model.logit_scale.requires_grad_(scale)
+    if own is not None:
+        own.requires_grad_(scale and objective.loss == "sigmoid")
     loss = PairLoss(clip, captions, groups, objective)
-    head = PairHead(bias).to(clip.model.device)
+    head = PairHead(bias).to(clip.device)
     return Adapted(clip, head, plan.artefact, plan.peft, loss, dict(plan.rates), towers=towers)

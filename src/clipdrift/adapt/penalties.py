@@ -13,22 +13,25 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from peft.tuners.lora import LoraLayer
-from peft.utils.other import ModulesToSaveWrapper
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 
 from clipdrift import formulas
 from clipdrift.adapt.adapted import Adapted
+from clipdrift.adapt.attention_blocks import AttentionBlocks
 from clipdrift.adapt.entropy_pull import PullTerm
 from clipdrift.adapt.reference import BackboneBatch, Wants
 from clipdrift.adapt.text_penalties import TextApr, TextEntropyFloor, TextLdifs, TextTerm
 from clipdrift.adapt.tower_parts import TowerParts, Towers
-from clipdrift.config import Apr, ConfigError, EntropyFloor, Ldifs, Penalty
+from clipdrift.config import Apr, ConfigError, EntropyFloor, EntropyPull, Ldifs, Penalty
 from clipdrift.config.penalties import EXTENSIONS, held
 from clipdrift.extensions import ExtensionError, loaded
 from clipdrift.model.text_trace import TracedCaptions
+from clipdrift.model.towers import tower_of
+from clipdrift.model.towers.layout import within
 from clipdrift.model.trace import Traced
 
+_ON_ATTENTION = (Apr, EntropyFloor, EntropyPull)
 _TEXTS = 256
 """Texts that go through the text tower together."""
 
@@ -65,7 +68,7 @@ class Setting:
     """Inputs from which penalties are made.
 
     Attributes:
-        entropies: (L) the backbone's mean entropy in each block on the probe set.
+        entropies: (L) the backbone's mean entropy in each block on the probe set; (1) of a pooling head.
         class_features: (C, E) unit text features of the target's classes by the backbone.
         compared: what a zero-shot distribution is over; none: the target's classes, which stay as they are.
         text_entropies: (L) the backbone's mean normalised entropy over words in each block of its text tower
@@ -77,6 +80,11 @@ class Setting:
     class_features: Tensor
     compared: FixedTexts | None = None
     text_entropies: Sequence[float] = ()
+
+    @property
+    def attention(self) -> AttentionBlocks:
+        """The blocks that attention is read in."""
+        return AttentionBlocks.of(self.adapted, len(self.entropies))
 
 
 def _over(blocks: tuple[int, ...] | None, first: int, count: int) -> tuple[list[int], int]:
@@ -91,16 +99,17 @@ def _over(blocks: tuple[int, ...] | None, first: int, count: int) -> tuple[list[
 @dataclass(frozen=True)
 class _Apr:
     options: Apr
-    blocks: int
+    blocks: AttentionBlocks
     wants = Wants(rows=True)
 
     def __call__(self, seen: Traced, first_block: int, backbone: BackboneBatch) -> Tensor:
-        active, chosen = _over(self.options.blocks, first_block, self.blocks)
-        if not active or seen.rows is None:
+        first = self.blocks.first(first_block)
+        active, chosen = _over(self.options.blocks, first, self.blocks.count)
+        if not active or seen.patch_rows is None:
             return seen.embedding.new_zeros(())
         assert backbone.rows is not None
-        now = seen.rows[active][..., 1:]
-        before = backbone.rows[[first_block - 1 + i for i in active]]
+        now = seen.patch_rows[active]
+        before = backbone.rows[[first - 1 + i for i in active]]
         return formulas.attention_kl(now, before).mean((1, 2)).sum() / chosen
 
 
@@ -108,6 +117,7 @@ class _Apr:
 class _EntropyFloor:
     options: EntropyFloor
     floors: tuple[float, ...]
+    blocks: AttentionBlocks
     frozen: int
     """So many blocks are not trained; what they lack to the floor would be a constant of the loss."""
     wants = Wants(rows=True)
@@ -115,11 +125,12 @@ class _EntropyFloor:
     def __call__(self, seen: Traced, first_block: int, backbone: BackboneBatch) -> Tensor:
         chosen = self.options.blocks or range(1, len(self.floors) + 1)
         trained = tuple(block for block in chosen if block > self.frozen)
-        active, _ = _over(trained, first_block, len(self.floors))
-        if not active or seen.rows is None:
+        first = self.blocks.first(first_block)
+        active, _ = _over(trained, first, len(self.floors))
+        if not active or seen.patch_rows is None:
             return seen.embedding.new_zeros(())
-        entropy = formulas.entropy(seen.rows[active][..., 1:])  # (l, B, H)
-        floors = entropy.new_tensor([self.floors[first_block - 1 + i] for i in active])
+        entropy = formulas.entropy(seen.patch_rows[active])  # (l, B, H)
+        floors = entropy.new_tensor([self.floors[first - 1 + i] for i in active])
         return (floors[:, None, None] - entropy).clamp_min(0).mean((1, 2)).sum()
 
 
@@ -134,7 +145,12 @@ class _Ldifs:
         assert backbone.embedding is not None
         active, _ = _over(self.options.blocks, first_block, self.blocks)
         total = (seen.embedding.float() - backbone.embedding).square().sum(-1).mean()
-        if active:
+        if active and isinstance(seen.states, tuple):
+            for block in active:
+                before = backbone.states[first_block - 1 + block]
+                total = total + (seen.states[block].float() - before).square().sum(-1).mean()
+        elif active:
+            assert isinstance(backbone.states, Tensor)
             before = backbone.states[[first_block - 1 + i for i in active]]
             total = total + (seen.states[active].float() - before).square().sum(-1).mean(1).sum()
         return total
@@ -176,27 +192,18 @@ class _L2Sp:
         """Remember where the weights were; adapters say themselves what they add."""
         self._layers: list[Callable[[], Tensor]] = []
         for name in towers:
-            for part in TowerParts.of(adapted.clip, name).parts:
-                self._add(part)
-
-    def _add(self, module: nn.Module) -> None:
-        if isinstance(module, LoraLayer):
-            layer: Any = module
-            self._layers.append(partial(_lora_change, layer))
-        elif isinstance(module, ModulesToSaveWrapper):
-            wrapper: Any = module
-            trained = wrapper.modules_to_save[wrapper.active_adapters[0]]
-            self._watch(trained)
-        else:
-            self._watch(module, recurse=False)
-            for child in module.children():
-                self._add(child)
-
-    def _watch(self, module: nn.Module, recurse: bool = True) -> None:
-        for parameter in module.parameters(recurse=recurse):
-            if parameter.requires_grad:
-                start = parameter.detach().clone()
-                self._layers.append(partial(torch.sub, parameter, start))
+            parts = TowerParts.of(adapted.clip, name)
+            adapters = [
+                path
+                for path, module in parts.model.named_modules()
+                if isinstance(module, LoraLayer) and within(path, parts.layout.whole)
+            ]
+            for path in adapters:
+                self._layers.append(partial(_lora_change, parts.model.get_submodule(path)))
+            for path, parameter in parts.parameters():
+                if parameter.requires_grad and not within(path, tuple(adapters)):
+                    start = parameter.detach().clone()
+                    self._layers.append(partial(torch.sub, parameter, start))
 
     def __call__(self, seen: Traced, first_block: int, backbone: BackboneBatch) -> Tensor:
         changes = [change().float().square().sum() for change in self._layers]
@@ -217,17 +224,18 @@ def _lora_change(layer: Any) -> Tensor:
 
 
 PENALTIES: dict[str, Callable[[Any, Setting], Term]] = {
-    "apr": lambda options, setting: _Apr(options, len(setting.entropies)),
+    "apr": lambda options, setting: _Apr(options, setting.attention),
     "entropy_floor": lambda options, setting: _EntropyFloor(
         options,
         tuple(options.ratio * value for value in setting.entropies),
-        setting.adapted.constant_blocks() or 0,
+        setting.attention,
+        setting.attention.frozen(setting.adapted),
     ),
     "entropy_pull": lambda options, setting: PullTerm(
-        options, len(setting.entropies), setting.adapted.constant_blocks() or 0
+        options, setting.attention, setting.attention.frozen(setting.adapted)
     ),
     "l2_sp": lambda options, setting: _L2Sp(setting.adapted, held(options, setting.adapted.towers)),
-    "ldifs": lambda options, setting: _Ldifs(options, len(setting.entropies)),
+    "ldifs": lambda options, setting: _Ldifs(options, setting.adapted.clip.blocks),
     "zero_shot_kl": lambda options, setting: _ZeroShotKl(setting, held(options, setting.adapted.towers)),
 }
 """What makes a term of its options, by name; options and words are in ``clipdrift.config.penalties``."""
@@ -314,7 +322,16 @@ def build(options: Sequence[Penalty], setting: Setting) -> Penalties:
         ConfigError: a block that the model does not have.
     """
     trained = setting.adapted.towers
-    check_penalties(options, len(setting.entropies), _text_tower(setting).count, trained)
+    text_blocks = _text_tower(setting).count if "text" in trained else 0
+    tower = tower_of(setting.adapted.clip.model)
+    check_penalties(
+        options,
+        setting.adapted.clip.blocks,
+        text_blocks,
+        trained,
+        setting.attention.pooled,
+        tower.lacks("entropy"),
+    )
     terms, on_texts = [], []
     for one in options:
         towers = held(one, trained)
@@ -326,15 +343,29 @@ def build(options: Sequence[Penalty], setting: Setting) -> Penalties:
 
 
 def check_penalties(
-    options: Sequence[Penalty], blocks: int, text_blocks: int = 0, trained: Towers = ("image",)
+    options: Sequence[Penalty],
+    blocks: int,
+    text_blocks: int = 0,
+    trained: Towers = ("image",),
+    pooled: bool = False,
+    inattentive: str | None = None,
 ) -> None:
-    """Raises ConfigError for a block that the model does not have.
+    """Raises ConfigError for a block, or for attention, that the model does not have.
 
     Args:
         blocks, text_blocks: of the image tower and of the text tower.
         trained: the towers that are trained.
+        pooled: the image tower's attention is read in a pooling head, behind all blocks.
+        inattentive: why the image tower has no attention that is read; None where it has.
     """
     for one in options:
+        if inattentive and isinstance(one, _ON_ATTENTION) and "image" in held(one, trained):
+            raise ConfigError(f"penalty {one.name}: the model has no attention to hold: {inattentive}")
+        if pooled and isinstance(one, _ON_ATTENTION) and one.blocks and "image" in held(one, trained):
+            raise ConfigError(
+                f"penalty {one.name}: blocks cannot be chosen; the attention of this model is read in its "
+                "pooling head alone"
+            )
         chosen = dict(one).get("blocks")
         for tower, count in (("image", blocks), ("text", text_blocks)):
             if chosen and tower in held(one, trained) and max(chosen) > count:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clipdrift.adapt.adapted import Adapted
+from clipdrift.adapt.tower_parts import copied_tower
 from clipdrift.data.deck import Deck
 from clipdrift.model.modes import in_eval_mode
-from clipdrift.model.towers import tower_of
 from clipdrift.model.trace import trace
 
 
@@ -41,15 +40,17 @@ class BackboneBatch:
     """Backbone values of a batch, float32.
 
     Attributes:
-        rows: (L, B, H, P) attention over patches, renormalised.
-        states: (L, B, D) of the class token after each block.
+        rows: (L, B, H, P) attention over patches, renormalised; a pooling head's is one block.
+        states: (L, B, D) after each block; (B, D) of each where they differ in width.
         embedding: (B, E).
     """
 
     rows: Tensor | None
-    states: Tensor | None
+    states: Tensor | tuple[Tensor, ...] | None
     embedding: Tensor | None
 
+
+_BLOCK = "states of block "
 
 _Asked = tuple[NDArray[np.int64], NDArray[np.bool_]]
 """Images, and which of them are mirrored."""
@@ -78,11 +79,7 @@ class Reference:
         self._known = np.zeros((2, len(self.deck)), bool)
         self._group = np.full((2, len(self.deck)), -1)
         if self.wants.anything and self.adapted.peft is None:
-            model = self.adapted.clip.model
-            shared: dict[int, Any] = {id(model.text_model): model.text_model}  # never run: not copied
-            self._copy = copy.deepcopy(model, shared)
-            for _, part in tower_of(self._copy).parts():  # the live text tower stays as it is
-                part.requires_grad_(False).eval()
+            self._copy = copied_tower(self.adapted.clip, "image")
 
     def expect(self, picked: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> None:
         """Say what will be, or was before a pause, asked for, in that order.
@@ -111,7 +108,8 @@ class Reference:
         for name, store in self._kept.items():
             values = torch.from_numpy(store[side, picked]).to(device)  # (B, L, ...) or (B, E)
             found[name] = values if name == "embedding" else values.transpose(0, 1)
-        return BackboneBatch(found.get("rows"), found.get("states"), found.get("embedding"))
+        apart = tuple(values[0] for name, values in found.items() if name.startswith(_BLOCK))
+        return BackboneBatch(found.get("rows"), apart or found.get("states"), found.get("embedding"))
 
     @torch.no_grad()
     def _compute(self, picked: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> None:
@@ -119,11 +117,10 @@ class Reference:
         with self._backbone() as model, torch.autocast(images.device.type, enabled=False):
             seen = trace(model, images, rows=self.wants.rows)
         found: dict[str, Tensor] = {}
-        if seen.rows is not None:
-            patches = seen.rows[..., 1:]
+        if (patches := seen.patch_rows) is not None:
             found["rows"] = (patches / patches.sum(-1, keepdim=True)).transpose(0, 1)
         if self.wants.states:
-            found["states"] = seen.states.float().transpose(0, 1)
+            found |= self._states(seen.states)
         if self.wants.embedding:
             found["embedding"] = seen.embedding.float()
         side = mirrored.astype(np.int64)
@@ -133,6 +130,13 @@ class Reference:
             self._kept[name][side, picked] = values.cpu().numpy()
         self._known[side, picked] = True
         self.computed += len(picked)
+
+    @staticmethod
+    def _states(states: Tensor | tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """(B, L, D) in one, or (B, 1, D) of each block where they differ in width."""
+        if isinstance(states, Tensor):
+            return {"states": states.float().transpose(0, 1)}
+        return {f"{_BLOCK}{number}": state.float()[:, None] for number, state in enumerate(states)}
 
     @contextmanager
     def _backbone(self) -> Iterator[nn.Module]:

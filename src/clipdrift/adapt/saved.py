@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,11 @@ from clipdrift.errors import one_line
 from clipdrift.model.clip import BrokenWeightsError, Clip, ModelError, load
 from clipdrift.model.finite import broken_tensors
 from clipdrift.model.folders import text_of, unmarked
+from clipdrift.model.openclip_names import is_folder
 from clipdrift.model.quiet import quiet
+from clipdrift.model.towers import text_tower_of, tower_of
+from clipdrift.model.towers.layout import within
+from clipdrift.model.towers.split_attention import made_on_split
 from clipdrift.runs.layout import HEAD
 
 
@@ -26,10 +31,11 @@ def load_adapted(folder: Path, backbone: ModelConfig) -> Clip:
     Raises:
         ModelError: as :func:`clipdrift.model.clip.load`; an adapter with weights missing or without a place.
     """
-    if (folder / "config.json").is_file():
+    adapter = (folder / "adapter_config.json").is_file()
+    if (folder / "config.json").is_file() or (is_folder(folder) and not adapter):
         return load(ModelConfig(name=folder.name or str(folder), path=str(folder)))
     clip = load(backbone)
-    if not (folder / "adapter_config.json").is_file():
+    if not adapter:
         if (folder / HEAD).is_file():
             return clip
         raise ModelError(f"{folder}: neither a model, an adapter nor a head is saved here")
@@ -56,6 +62,7 @@ def attach_adapter(clip: Clip, folder: Path) -> Clip:
     if said := broken_tensors(tensors.items()):
         raise BrokenWeightsError(f"{folder}: {said}")
     saved = set(tensors)
+    _make_adaptable(clip, saved)
     try:
         with quiet(), warnings.catch_warnings(), unmarked(folder) as (readable, marked):
             warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error, below
@@ -72,7 +79,8 @@ def attach_adapter(clip: Clip, folder: Path) -> Clip:
             f"example {min(lost)}; was the adapter {made} made for another model?"
         )
     # made on the image tower alone, its bare module names hit the text tower as well, where it does nothing
-    idle = {name for name in wanted - saved if ".text_model." in name}
+    image = tower_of(clip.model).layout().whole
+    idle = {name for name in wanted - saved if not within(name.removeprefix("base_model.model."), image)}
     if any(bool(state[name].any()) for name in idle if ".lora_B." in name):
         idle = set()
     if missing := wanted - saved - idle:
@@ -83,3 +91,14 @@ def attach_adapter(clip: Clip, folder: Path) -> Clip:
     clip.model.eval()
     notes = tuple(f"{folder}: a byte order mark before {name} was skipped." for name in marked)
     return replace(clip, notes=(*clip.notes, *notes))
+
+
+def _make_adaptable(clip: Clip, saved: Collection[str]) -> None:
+    """Bring the towers that an adapter lies in into the form in which methods put adapters on them."""
+    split = {name.removeprefix("base_model.model.") for name in saved if made_on_split(name)}
+    image = tower_of(clip.model)
+    in_image = {name for name in split if within(name, image.layout().whole)}
+    if in_image:
+        image.make_adaptable()
+    if split - in_image:
+        text_tower_of(clip.model).make_adaptable()

@@ -7,7 +7,6 @@ over which there is no distribution, adds nothing to a penalty on attention.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +17,7 @@ from torch import Tensor
 from clipdrift import formulas
 from clipdrift.adapt.adapted import Adapted
 from clipdrift.adapt.reference import Wants
+from clipdrift.adapt.tower_parts import copied_tower
 from clipdrift.config import Apr, EntropyFloor, Ldifs
 from clipdrift.measures.text_tower import LEAST_WORDS
 from clipdrift.model.modes import in_eval_mode
@@ -62,16 +62,12 @@ class TextReference:
         self._adapted = adapted
         self._copy: Any = None
         if adapted.peft is None:
-            model = adapted.clip.model
-            never_run = (model.vision_model, model.visual_projection)
-            self._copy = copy.deepcopy(model, {id(part): part for part in never_run})
-            for _, part in text_tower_of(self._copy).parts():
-                part.requires_grad_(False).eval()
+            self._copy = copied_tower(adapted.clip, "text")
 
     @torch.no_grad()
     def of(self, prompts: Sequence[Prompt], rows: bool) -> TracedCaptions:
         model = self._adapted.clip.model
-        with torch.autocast(model.device.type, enabled=False):
+        with torch.autocast(self._adapted.clip.device.type, enabled=False):
             if self._adapted.peft is None:
                 return trace_captions(text_tower_of(self._copy), prompts, rows)
             with in_eval_mode(model), self._adapted.peft.disable_adapter():

@@ -1,51 +1,66 @@
-"""Parts of either tower of transformers' CLIP, by what methods freeze and train."""
+"""Parts of a live model's towers, by what methods freeze and train."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
 from clipdrift.config.base import Towers
-from clipdrift.model.clip import Clip
-from clipdrift.model.towers import text_tower_of, tower_of
+from clipdrift.model.clip import Clip, ModelError
+from clipdrift.model.towers import UnsupportedModelError, text_tower_of, tower_of
+from clipdrift.model.towers.layout import Places, TowerLayout, parameters_in, within
 
-__all__ = ["TowerParts", "Towers"]
+__all__ = ["TowerParts", "Towers", "copied_tower"]
 
 
 @dataclass(frozen=True, eq=False)
 class TowerParts:
-    """One tower.
+    """One tower of a live model.
 
     Attributes:
-        name: the tower's, as in ``vision_model``.
-        parts: all of the tower, and its projection.
-        stem: what comes before the blocks.
-        blocks: the transformer blocks.
-        projection: the matrix into the space that both towers share.
-        projected_by: its name, as in ``visual_projection``.
+        tower: which.
+        model: the whole model.
+        layout: where the tower's parts lie in it.
     """
 
-    name: str
-    parts: Sequence[nn.Module]
-    stem: Sequence[nn.Module]
-    blocks: Sequence[nn.Module]
-    projection: nn.Module
-    projected_by: str
+    tower: Literal["image", "text"]
+    model: Any
+    layout: TowerLayout
 
     @classmethod
     def of(cls, clip: Clip, tower: Literal["image", "text"]) -> TowerParts:
-        """The parts of one tower of a model that training knows."""
-        view = tower_of(clip.model) if tower == "image" else text_tower_of(clip.model)
-        (name, inner), (projected_by, projection) = view.parts()
-        return cls(name, [inner, projection], view.stem(), view.blocks, projection, projected_by)
+        """Find the parts of one tower.
+
+        Raises:
+            ModelError: a tower that cannot be trained.
+        """
+        try:
+            view = tower_of(clip.model) if tower == "image" else text_tower_of(clip.model)
+            return cls(tower, view.model, view.layout())
+        except UnsupportedModelError as error:
+            raise ModelError(f"{clip.name}: {error}") from None
 
     @property
     def count(self) -> int:
         """Number of blocks."""
-        return len(self.blocks)
+        return len(self.layout.blocks)
+
+    def parameters(self, places: Places | None = None) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters in some of the tower's places, or in all of it, by their names in the model."""
+        return parameters_in(self.model, self.layout.whole if places is None else places)
+
+    def train(self, places: Places | None = None, on: bool = True) -> None:
+        """Have what is in ``places`` trained, or left as it is."""
+        for _, parameter in self.parameters(places):
+            parameter.requires_grad_(on)
+
+    def trains(self, places: Places | None = None) -> bool:
+        """Whether anything in ``places`` is trained."""
+        return any(parameter.requires_grad for _, parameter in self.parameters(places))
 
     def constant_blocks(self) -> int | None:
         """Number of first blocks whose output stays the same whatever is trained.
@@ -53,9 +68,26 @@ class TowerParts:
         None where what comes before the blocks is trained; the number of all blocks where nothing before the
         final layer norm is.
         """
-        if any(p.requires_grad for part in self.stem for p in part.parameters()):
+        if self.trains(self.layout.stem):
             return None
-        for number, block in enumerate(self.blocks):
-            if any(p.requires_grad for p in block.parameters()):
-                return number
-        return len(self.blocks)
+        trained = (number for number, block in enumerate(self.layout.blocks) if self.trains((block,)))
+        return next(trained, self.count)
+
+
+def copied_tower(clip: Clip, tower: Literal["image", "text"]) -> Any:
+    """A model whose one tower is a frozen copy in eval mode; all else is the live model's own, uncopied.
+
+    Only parameters are told apart: modules outside of the tower are copied with the live parameters in them,
+    and stay in their mode.
+    """
+    parts = TowerParts.of(clip, tower)
+    live = {
+        id(parameter): parameter
+        for name, parameter in clip.model.named_parameters()
+        if not within(name, parts.layout.whole)
+    }
+    copied = copy.deepcopy(clip.model, dict[int, Any](live))
+    copied.eval()
+    for _, parameter in parameters_in(copied, parts.layout.whole):
+        parameter.requires_grad_(False)
+    return copied

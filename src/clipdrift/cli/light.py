@@ -150,7 +150,7 @@ def _row(record: Record) -> list[str]:
     kept = [
         f"{name} {t.retention:.0f} %" for name, t in record.best.transfer.items() if t.retention is not None
     ]
-    entropy = record.best.measures["entropy"].drift
+    entropy = record.best.measures["entropy"].drift if "entropy" in record.best.measures else None
     cells.append("" if record.best.test_accuracy is None else f"{record.best.test_accuracy:.1f} %")
     cells.append("" if entropy is None else f"{entropy:+.1f} %")
     return [*cells, f"{record.best.measures['cka'].mean:.3f}", ", ".join(kept)]

@@ -100,12 +100,12 @@ class RunDisplay:
             self._bar.update(self._task, completed=step, total=steps, note=f"loss {loss:.3f}  {self._note}")
 
     def point(self, point: Point) -> None:
-        entropy, cka = point.measures["entropy"], point.measures["cka"]
+        entropy, cka = point.measures.get("entropy"), point.measures["cka"]
         validation = point.validation_accuracy
         self._note = "  ".join(
             [
                 *([] if validation is None else [f"{_what(point)} {validation:.1f} %"]),
-                f"entropy {entropy.drift_text()}",
+                *([] if entropy is None else [f"entropy {entropy.drift_text()}"]),
                 f"CKA {cka.mean:.3f}",
             ]
         )
@@ -154,9 +154,14 @@ def run_table(record: Record, folder: Path) -> RenderableType:
     for label, cells in _rows(record):
         table.add_row(label, *cells)
     lines.append(table)
-    entropy = _moments(record)[0][1].measures["entropy"].drift_blocks
-    marked = Text("entropy drift by block  1 ") + strip(entropy) + Text(f" {len(entropy)}   ")
-    lines.append(marked + Text(f"largest {max(entropy, key=abs):+.1f} %  (blue up, red down)", style="dim"))
+    measures = _moments(record)[0][1].measures
+    entropy = measures["entropy"].drift_blocks if "entropy" in measures else ()
+    if entropy:  # a pooling head's attention has no blocks
+        marked = Text("entropy drift by block  1 ") + strip(entropy) + Text(f" {len(entropy)}   ")
+        lines.append(
+            marked + Text(f"largest {max(entropy, key=abs):+.1f} %  (blue up, red down)", style="dim")
+        )
+    lines += [Text(note, style="dim") for note in record.model.notes]
     lines += [Text(f"step {remark.step}: {remark.text}", style="yellow") for remark in record.remarks]
     bad = sum(len(images.bad) for images in record.target.images.values())
     bad += sum(len(images.bad) for facts in record.transfer.values() for images in facts.images.values())

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from clipdrift.cli.show import strip
 from clipdrift.cli.show_index import index_table
-from clipdrift.comparison import AT_ONE, FAMILIES, Compared, Comparison
+from clipdrift.comparison import AT_ONE, FAMILIES, Compared, Comparison, Shape
 from clipdrift.comparison.verdict import verdict
 from clipdrift.outcomes.chance import NOT_MEASURABLE
 from clipdrift.texts import decimal, drift, percent, share
@@ -20,7 +20,7 @@ def comparison_report(found: Comparison) -> RenderableType:
     lines: list[RenderableType] = [Text(f"{found.base.name}  against  {found.tuned.name}", style="bold")]
     lines.append(
         Text(
-            f"{shape.blocks} blocks, {shape.heads} heads, {shape.patches} patches; "
+            f"{sizes(shape)}; "
             f"{found.images.count} images of {found.images.source}"
             f"{'; the text towers are the same' if found.text_tower and found.text_tower.same else ''}",
             style="dim",
@@ -43,6 +43,13 @@ def comparison_report(found: Comparison) -> RenderableType:
     if found.subsets:
         lines.append(_stability(found))
     return Group(*lines)
+
+
+def sizes(shape: Shape) -> str:
+    """Sizes of an image tower in words."""
+    if not shape.heads:
+        return f"{shape.blocks} blocks, no heads of attention that are read, {shape.patches} patches"
+    return f"{shape.blocks} blocks, {shape.heads} heads, {shape.patches} patches"
 
 
 def _table(found: Comparison) -> Table:
@@ -136,9 +143,9 @@ def _retrieval(found: Comparison) -> Table:
 
 def _stability(found: Comparison) -> Text:
     assert found.subsets is not None
-    entropy, cka = found.subsets.measures["entropy"], found.subsets.measures["cka"]
+    entropy, cka = found.subsets.measures.get("entropy"), found.subsets.measures["cka"]
     parts = []
-    if entropy.after is not None:
+    if entropy is not None and entropy.after is not None:
         parts.append(f"entropy {share(100 * entropy.after)}")
     if cka.after is not None:
         parts.append(f"CKA {share(100 * cka.after)}")

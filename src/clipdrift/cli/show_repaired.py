@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from clipdrift.cli.show_comparison import sizes
 from clipdrift.comparison import FAMILIES, Compared
 from clipdrift.repair import Repaired, Step
 from clipdrift.texts import decimal, drift, percent
@@ -17,10 +18,7 @@ def repaired_report(found: Repaired) -> RenderableType:
     """The table, then the words, then notes."""
     shape = found.shape
     title = f"{found.base.name}  to  {found.tuned.name}: {_TITLES[found.kind]}"
-    said = (
-        f"{shape.blocks} blocks, {shape.heads} heads, {shape.patches} patches; "
-        f"{found.images.count} images of {found.images.source}"
-    )
+    said = f"{sizes(shape)}; {found.images.count} images of {found.images.source}"
     said += f"; accuracy on {found.accuracy_of}" if found.accuracy_of else "; no head, so no accuracy"
     steps = found.kind == "interpolate" or len(found.steps) > 2
     lines: list[RenderableType] = [Text(title, style="bold"), Text(said, style="dim"), Text()]
@@ -39,7 +37,8 @@ def _by_step(found: Repaired) -> Table:
     # with several sets their accuracies would not fit; they stand in the files
     heads += ["zero-shot", "kept"] if len(sets) == 1 else [f"kept on {name}" for name in sets]
     intruded = any(sum(step.intruders.values()) for step in found.steps)
-    heads += ["intruders"] * intruded + ["CKA", "embedding", "weights", "entropy"]
+    attends = all("entropy" in step.measures for step in found.steps)
+    heads += ["intruders"] * intruded + ["CKA", "embedding", "weights"] + ["entropy"] * attends
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for index, step in enumerate(found.steps):
@@ -49,8 +48,9 @@ def _by_step(found: Repaired) -> Table:
         cells += [percent(step.transfer[name].retention) for name in sets]
         cells += [str(sum(step.intruders.values()))] * intruded
         cells += [decimal(step.value(name)) for name in ("cka", "embedding_drift", "weight_drift")]
-        entropy = step.measures["entropy"]
-        cells.append(drift(entropy.drift, entropy.absolute))
+        if attends:
+            entropy = step.measures["entropy"]
+            cells.append(drift(entropy.drift, entropy.absolute))
         mark = index == found.chosen
         label = f"{step.label}{'  <' * mark}"
         table.add_row(Text(label), *cells, style="bold" if mark else None)

@@ -214,7 +214,7 @@ def _print_lines(
                 f"{name}  step {row['step']}",
                 f"CKA {cka}",
                 f"embedding drift {moved}",
-                f"entropy {entropy}",
+                *([f"entropy {entropy}"] if entropy else []),
             ]
             parts += [f"kept {kept}"] if kept else []
             console.print("  ".join([*parts, warned]).rstrip(), soft_wrap=True, highlight=False, markup=False)

@@ -14,10 +14,12 @@ from clipdrift.runs.maps import Maps
 
 
 def attention_of(pair: ModelPair, probe: ProbeSet, count: int) -> Maps | None:
-    """Attention over patches of ``count`` images; None where there are no pictures to show.
+    """Attention over patches of ``count`` images; None where there are no pictures, or no attention, to show.
 
     One image of each class first, where there are classes.
     """
+    if pair.shape.reader == "none":
+        return None
     some = range(min(count, len(probe)))
     chosen = list(some) if probe.labels is None else spread(probe.labels, count)
     pictures = probe.pictures(chosen)
@@ -36,7 +38,9 @@ def _rows(side: OpenedModel, probe: ProbeSet, chosen: list[int]) -> NDArray[np.f
     """(n, L, H, P), each row summing to 1."""
     device = next(side.model.parameters()).device
     images = [batch[0] for position in chosen for batch, _ in _one(probe, position, device)]
-    return attention_shares(side.model, torch.stack(images))
+    shares = attention_shares(side.model, torch.stack(images))
+    assert shares is not None
+    return shares
 
 
 def _one(probe: ProbeSet, position: int, device: torch.device) -> list[tuple[torch.Tensor, slice]]:

@@ -35,13 +35,16 @@ class Shape(Frozen):
     """Sizes of the image tower, the same on both sides."""
 
     blocks: int
-    heads: int
+    heads: int = Field(description="Whose attention was read; 0 where there is none.")
     width: int
     embedding_width: int
     image_size: int
     grid: tuple[int, int] = Field(description="Rows and columns of patches.")
-    reader: Literal["class token", "pooling head"] = Field(
+    reader: Literal["class token", "pooling head", "none"] = Field(
         description="Whose attention over patches was read."
+    )
+    absent: dict[str, str] = Field(
+        default_factory=dict, description="Measures, or families of them, that such a tower has not: why."
     )
 
     @property
@@ -104,6 +107,14 @@ class SpectrumRow(Frozen):
     effective_rank: float
     intruders: int
     largest: tuple[float, ...]
+    layer: int | None = Field(
+        None, description="Residual block within a stage, from 1; None where a block is one layer."
+    )
+
+    @property
+    def label(self) -> str:
+        """The matrix within its block: ``fc1``, or ``fc1 of 2`` in a stage."""
+        return self.kind if self.layer is None else f"{self.kind} of {self.layer}"
 
 
 class CrossedTowers(Frozen):

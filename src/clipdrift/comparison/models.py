@@ -20,6 +20,7 @@ from clipdrift.errors import ClipdriftError
 from clipdrift.model.clip import SHIPPED, Clip, check_finite, fingerprint_model, load, shipped_folder
 from clipdrift.model.folders import text_of
 from clipdrift.model.half_loading import Classifier, Half, half_in_memory, half_kind, load_half
+from clipdrift.model.openclip_names import CONFIG as OPEN_CLIP_CONFIG
 from clipdrift.model.towers import unwrapped
 from clipdrift.runs.layout import CONFIG, HEAD, WEIGHTS
 from clipdrift.runs.store import RunFolder
@@ -129,8 +130,11 @@ def _open_run_or_adapter(name: str, base: OpenedModel | None) -> OpenedModel | N
     return None
 
 
+_CONFIGS = ("config.json", OPEN_CLIP_CONFIG)
+
+
 def _is_model(folder: Path) -> bool:
-    return any((folder / file).is_file() for file in ("config.json", "adapter_config.json"))
+    return any((folder / file).is_file() for file in (*_CONFIGS, "adapter_config.json"))
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -221,4 +225,4 @@ def fingerprint_of(name: str) -> str | None:
     if name in SHIPPED:
         return fingerprint_model(shipped_folder(name))
     folder = Path(name).expanduser()
-    return fingerprint_model(folder) if (folder / "config.json").is_file() else None
+    return fingerprint_model(folder) if any((folder / file).is_file() for file in _CONFIGS) else None

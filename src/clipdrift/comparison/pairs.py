@@ -16,7 +16,7 @@ from clipdrift.comparison.models import ModelLike, OpenedModel, PairError, open_
 from clipdrift.model.clip import on_side
 from clipdrift.model.half_loading import Half
 from clipdrift.model.towers import Tower, tower_of, unwrapped
-from clipdrift.model.weights import effective_weights
+from clipdrift.model.weights import effective_weights, same_statistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ def brought(tuned: OpenedModel, weights: Mapping[str, Tensor]) -> dict[str, Tens
 
 def shape_of(tower: Tower) -> Shape:
     """A tower's sizes as they stand in a result."""
-    return Shape(**asdict(tower.geometry), reader=tower.reader)
+    return Shape(**asdict(tower.geometry), reader=tower.reader, absent=dict(tower.absent))
 
 
 def open_pair(
@@ -85,6 +85,12 @@ def open_pair(
     notes = [] if any_base else right_base(first, second)
     notes += [f"{side}: {note}" for side, note in _loading_notes(first, second)]
     notes += [*second.notes, *fitted]
+    alike = same_statistics(first.model, second.model)
+    if not alike:
+        notes.append(
+            "The running statistics of batch normalisation differ. They act, as everything here is read in "
+            "eval mode, but they are no weights: weight_drift does not count them."
+        )
     if IMAGE_TOWER not in second.grafted and all(
         torch.equal(before[name].cpu(), after[name].cpu()) for name in before
     ):

@@ -95,7 +95,7 @@ class Comparison(Frozen):
                 ("intruder_dimensions", float(spectrum.intruders)),
             ):
                 unit = MEASURES[name].unit
-                rows.append(_row("weights", name, spectrum.kind, spectrum.block, unit, value=value))
+                rows.append(_row("weights", name, spectrum.label, spectrum.block, unit, value=value))
         rows += [row for name, found in self.transfer.items() for row in _transfer_rows(name, found)]
         if self.head is not None:
             unit = MEASURES["accuracy"].unit

@@ -63,6 +63,7 @@ def spectrum_row(change: Spectrum) -> SpectrumRow:
         effective_rank=change.effective_rank,
         intruders=change.intruders,
         largest=change.largest,
+        layer=change.layer,
     )
 
 

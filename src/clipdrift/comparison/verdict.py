@@ -7,8 +7,9 @@ of the comparison.
 
 from __future__ import annotations
 
-from clipdrift.comparison import Comparison, CrossedTowers, TransferRow
+from clipdrift.comparison import Compared, Comparison, CrossedTowers, TransferRow
 from clipdrift.comparison.index_words import index_lines
+from clipdrift.listing import absences
 from clipdrift.texts import drift, share
 
 _WORDS = ((0.995, "hardly moved"), (0.95, "moved a little"), (0.8, "moved clearly"), (-1.0, "moved far"))
@@ -20,7 +21,7 @@ def verdict(found: Comparison) -> list[str]:
     lines = [_how_far(found), *_grafted(found), *_interpolated(found), *_where(found), *_texts(found)]
     index = [] if found.index is None else index_lines(found.index)
     lines += [*_head(found), *_transfer(found), *index]
-    return lines if _images_alike(found) else [*lines, _attention(found)]
+    return lines if _images_alike(found) else [*lines, *_attention(found)]
 
 
 def _images_alike(found: Comparison) -> bool:
@@ -114,6 +115,10 @@ _KINDS = {
     "out": "the attention's output matrices",
     "fc1": "the MLPs' first matrices",
     "fc2": "the MLPs' second matrices",
+    "conv1": "the first convolutions of residual blocks",
+    "conv2": "the second convolutions of residual blocks",
+    "conv3": "the third convolutions of residual blocks",
+    "conv_dw": "the depthwise convolutions",
 }
 
 
@@ -165,8 +170,14 @@ def _whose(row: TransferRow, crossed: CrossedTowers) -> str:
     )
 
 
-def _attention(found: Comparison) -> str:
-    entropy = found.measures["entropy"]
+def _attention(found: Comparison) -> list[str]:
+    """What became of attention, and which measures there are none of."""
+    entropy = found.measures.get("entropy")
+    told = [] if entropy is None else [_told_of_attention(found, entropy)]
+    return [*told, *absences(found.shape.absent)]
+
+
+def _told_of_attention(found: Comparison, entropy: Compared) -> str:
     text = (
         f"Attention of the {found.shape.reader}: entropy {_three(entropy.before or 0)} to "
         f"{_three(entropy.after or 0)} {entropy.unit} ({drift(entropy.drift, entropy.absolute)})"

@@ -150,6 +150,10 @@ class Flyp(MethodOptions):
     summary: ClassVar[str] = "contrastive loss against the texts of the classes"
     reference: ClassVar[str] = "Goyal et al. 2023"
     train_texts: bool = Field(True, description="Train the text tower too; else its class texts stay fixed.")
+    loss: Literal["softmax", "sigmoid"] = Field(
+        "softmax",
+        description="softmax: CLIP's. sigmoid: SigLIP's, for models that have its bias (logit_bias).",
+    )
     frozen_blocks: int = FROZEN_BLOCKS
     freeze_embeddings: bool = FREEZE_EMBEDDINGS
 

@@ -303,13 +303,6 @@ class RunConfig(Frozen):
                     f"data.{counted[0]} is of images with captions (objective = 'contrastive'); with "
                     f"classes, set data.{counted[0].removesuffix('_images')}_per_class"
                 )
-        if self.model.name.startswith(("open_clip:", "hf-hub:")):
-            what = "dora on OpenCLIP attention" if self.method.name == "dora" else self.method.name
-            raise ValueError(
-                f"model {self.model.name}: {what} is not possible: that attention keeps queries, keys and "
-                "values in one matrix that no method here reaches; OpenCLIP models can be measured and "
-                "compared, and trained once they are converted to transformers' CLIPModel"
-            )
         return self
 
     @model_serializer(mode="wrap")

@@ -29,15 +29,16 @@ class ContrastiveObjective(ObjectiveOptions):
     towers: Literal["both", "image", "text"] = Field("both", description="What the method is applied to.")
     loss: Literal["softmax", "sigmoid"] = Field(
         "softmax",
-        description="softmax: CLIP's. sigmoid: SigLIP's (Zhai et al. 2023), with a bias of its own that "
-        "begins where the backbone expects as many pairs as there are. Captions or images that repeat in a "
-        "batch are pairs of each other.",
+        description="softmax: CLIP's. sigmoid: SigLIP's (Zhai et al. 2023), with the model's own bias, "
+        "or, where it has none, one that begins where the backbone expects as many pairs as there are. "
+        "Captions or images that repeat in a batch are pairs of each other.",
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Of the softmax loss.")
     logit_scale: Literal["auto", "trained", "fixed"] = Field(
         "auto",
-        description="The scale of cosines, at most 100. auto: trained, and fixed with adapters, which have "
-        "no place to keep it.",
+        description="The scale of cosines, at most 100 (or a SigLIP's own, where that is more); by the "
+        "sigmoid loss a bias that the model has goes with it. auto: trained, and fixed with adapters, which "
+        "have no place to keep it.",
     )
 
     replay: DataSet | None = Field(

@@ -25,7 +25,7 @@ from clipdrift.data.deck import Deck, Prepared
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.decision.result import CheckError
 from clipdrift.measures import Internals
-from clipdrift.measures.states import KeptStates
+from clipdrift.measures.packing import pack_states, unpack_states
 from clipdrift.runs.files import write_bytes
 
 _KEY, _SUM = "clipdrift_baseline", "sha256"
@@ -97,7 +97,7 @@ def write_baseline(
         StorageError: no room, or no right to write there.
     """
     tensors = {
-        "states": torch.stack(list(internals.states)),
+        **pack_states(internals.states),
         "embedding": internals.embedding.contiguous(),
         **{f"attention.{name}": torch.from_numpy(v) for name, v in internals.attention.items()},
         **{f"whole.{name}": torch.from_numpy(np.asarray(v)) for name, v in internals.whole.items()},
@@ -170,8 +170,6 @@ def read_baseline(path: str | Path) -> Baseline:
 
 
 def _internals(facts: BaselineFacts, tensors: Mapping[str, Tensor]) -> Internals:
-    states = KeptStates()
-    states.add(tensors["states"])
     starting = {
         prefix: {
             name.removeprefix(prefix): tensor.numpy()
@@ -184,7 +182,7 @@ def _internals(facts: BaselineFacts, tensors: Mapping[str, Tensor]) -> Internals
         attention=starting["attention."],
         heads={},
         whole=starting["whole."],
-        states=states,
+        states=unpack_states(tensors),
         embedding=tensors["embedding"],
         reader=facts.shape.reader,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from clipdrift.comparison import AT_ONE, Compared, Comparison, Retrieval
-from clipdrift.listing import MEASURES
+from clipdrift.listing import MEASURES, why_absent
 from clipdrift.outcomes.chance import chance_note
 from clipdrift.rules import BY_MATRIX, BY_SET, DIRECTIONS, OF_ROWS, RECALLS, WORST, Rule
 
@@ -150,6 +150,8 @@ def _of_matrices(found: Comparison, rule: Rule) -> Number:
 def _without(found: Comparison, name: str, drift: bool) -> Number:
     """The number of a measure that a comparison leaves out: known where the text towers are the same."""
     entry = MEASURES[name]
+    if reason := why_absent(found.shape.absent, name):
+        raise NotMeasured(f"these models have no {name}: {reason}")
     if entry.family == "text" and found.text_tower is not None and found.text_tower.same:
         if drift or name.endswith("_drift") or "weight_drift" in name:
             return Number(0.0)

@@ -23,10 +23,10 @@ from clipdrift.figures.panels import (
     print_cells,
     style,
 )
-from clipdrift.listing import MEASURES
+from clipdrift.listing import MEASURES, why_absent
 from clipdrift.texts import short, signed, typeset
 
-KINDS = ("q", "k", "v", "out", "fc1", "fc2")
+KINDS = ("q", "k", "v", "out", "fc1", "fc2", "conv1", "conv2", "conv3", "conv_dw")
 """Kinds of matrices in the order in which a block uses them."""
 
 
@@ -116,7 +116,8 @@ def head_drift(comparison: Comparison, measure: str = "entropy") -> Figure:
     """
     frame = comparison.heads_frame()
     if frame.empty or measure not in set(frame["measure"]):
-        raise ValueError(f"no heads were measured by {measure}")
+        reason = why_absent(comparison.shape.absent, measure)
+        raise ValueError(f"no heads were measured by {measure}{f': {reason}' if reason else ''}")
     part = frame[frame["measure"] == measure]
     table = np.full((int(part["head"].max()), int(part["block"].max())), np.nan)
     table[part["head"] - 1, part["block"] - 1] = part["change"]
@@ -152,12 +153,14 @@ def spectrum(comparison: Comparison) -> Figure:
         raise ValueError("no spectra were measured")
     present = {row.kind for row in comparison.spectra}
     kinds = [k for k in KINDS if k in present] + sorted(present - set(KINDS))
-    blocks = max(comparison.shape.blocks, *(row.block for row in comparison.spectra))
+    columns = _columns(comparison)
+    blocks = len(columns)
     shape = (len(kinds), blocks)
     ranks, intruders = np.full(shape, np.nan), np.full(shape, np.nan)
     for row in comparison.spectra:
-        ranks[kinds.index(row.kind), row.block - 1] = row.effective_rank
-        intruders[kinds.index(row.kind), row.block - 1] = row.intruders
+        place = kinds.index(row.kind), columns.index((row.block, row.layer))
+        ranks[place], intruders[place] = row.effective_rank, row.intruders
+    stages = any(layer is not None for _, layer in columns)
     with style():
         figure = new_figure(max(5.0, 2.6 + 0.42 * min(blocks, 20)), 2 * (0.34 * len(kinds) + 0.75) + 0.9)
         upper, lower = figure.subplots(2, 1)
@@ -167,6 +170,8 @@ def spectrum(comparison: Comparison) -> Figure:
             (lower, intruders, f"intruder dimensions, {unit}", "directions", lambda v: f"{v:.0f}"),
         ):
             shown = _kinds_by_block(axis, table, kinds)
+            if stages:
+                _stage_ticks(axis, columns)
             if blocks <= NUMBERED:
                 print_cells(axis, shown, text)
             axis.set_title(title, loc="left")
@@ -174,6 +179,20 @@ def spectrum(comparison: Comparison) -> Figure:
             colour_bar(figure, shown, axis, label, aspect=12, ticks=whole)
         heading(figure, comparison, "Spectra of the change", "Hatched: did not change.", images=False)
     return figure
+
+
+def _columns(comparison: Comparison) -> list[tuple[int, int | None]]:
+    """Block and layer of each column: every block, or every layer of the stages that changed."""
+    found = {(row.block, row.layer) for row in comparison.spectra}
+    layered = {block for block, layer in found if layer is not None}
+    plain_blocks = {(block, None) for block in range(1, comparison.shape.blocks + 1) if block not in layered}
+    return sorted(found | plain_blocks, key=lambda place: (place[0], place[1] or 0))
+
+
+def _stage_ticks(axis: Axes, columns: list[tuple[int, int | None]]) -> None:
+    """A tick where each stage begins."""
+    first = {block: place for place, (block, _) in reversed(list(enumerate(columns, start=1)))}
+    axis.set(xticks=list(first.values()), xticklabels=[str(block) for block in first], xlabel="block")
 
 
 def _kinds_by_block(axis: Axes, table: NDArray[np.float64], kinds: list[str]) -> AxesImage:

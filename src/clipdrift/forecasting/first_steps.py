@@ -170,14 +170,15 @@ def _gradient_norms(adapted: Adapted, trial: Trial, seed: int) -> list[float]:
             "the loss is no number before any step; the model or the images are broken"
         ) from None
     parts = TowerParts.of(adapted.clip, "image")
-    found = [_norm(parts.parts), _norm([parts.projection]), *(_norm([block]) for block in parts.blocks)]
+    places = [parts.layout.whole, parts.layout.projection, *((block,) for block in parts.layout.blocks)]
+    found = [_norm([p for _, p in parts.parameters(place)]) for place in places]
     adapted.clip.model.zero_grad()
     return found
 
 
-def _norm(modules: Sequence[Any]) -> float:
-    """Of the gradients of some modules together."""
-    grads = [p.grad for module in modules for p in module.parameters() if p.grad is not None]
+def _norm(parameters: Sequence[Any]) -> float:
+    """Of the gradients of some parameters together."""
+    grads = [p.grad for p in parameters if p.grad is not None]
     return math.sqrt(sum(float(grad.double().square().sum()) for grad in grads))
 
 

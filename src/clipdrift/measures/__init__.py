@@ -10,10 +10,19 @@ from clipdrift.measures.readings import Reading, internal_readings, own_readings
 from clipdrift.measures.representation import REPRESENTATION, cka_matrix, cka_minibatch, representation
 from clipdrift.measures.retrieval import embed_texts, ranks_both_ways, recall_at, retrieval
 from clipdrift.measures.text_tower import TextInternals, read_texts, text_readings, text_weight_readings
-from clipdrift.measures.weights import KINDS, Spectrum, spectra, weights, weights_by_kind
+from clipdrift.measures.weights import (
+    CONVOLUTIONS,
+    KINDS,
+    Spectrum,
+    absent_kinds,
+    spectra,
+    weights,
+    weights_by_kind,
+)
 
 __all__ = [
     "ATTENTION",
+    "CONVOLUTIONS",
     "FLOW",
     "KINDS",
     "REPRESENTATION",
@@ -25,6 +34,7 @@ __all__ = [
     "Reading",
     "Spectrum",
     "TextInternals",
+    "absent_kinds",
     "accuracy",
     "cka_matrix",
     "cka_minibatch",

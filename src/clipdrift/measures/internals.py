@@ -35,10 +35,11 @@ class Internals:
 
     Attributes:
         attention: for each measure of attention, (N, L) per image and block, float64; a measure that has
-            one value per image (rollout, or anything read from a pooling head) is (N, 1).
+            one value per image (rollout, or anything read from a pooling head) is (N, 1). Measures that the
+            model has not, :attr:`Tower.absent`, are left out.
         heads: for those that each head has, (L, H) mean over images.
         whole: for those of all images at once, (L,).
-        states: (L, N, D) states after each block, float32.
+        states: (N, D) states after each block, float32; D may differ by block.
         embedding: (N, E) projected embeddings, not normalised, float32, on the CPU.
         reader: whose attention was read.
         detail: for each measure that heads have, (N, L, H), where asked for.
@@ -118,10 +119,13 @@ def read_internals(
     if not len(probe):
         raise ValueError("the probe set is empty")
     tower = tower_of(model)
-    table = {name: ATTENTION[name] for name in ATTENTION if tower.first_patch or name not in OF_TOKEN}
+    table = {name: ATTENTION[name] for name in ATTENTION if tower.row_patch or name not in OF_TOKEN}
     table = {name: work for name, work in table.items() if name != "erf95"} | {
         erf_name(mass): erf(mass) for mass in masses
     }
+    if tower.reader == "none":
+        table = {}
+    flow = flow and tower.lacks("patch_entropy") is None
     reading = _Reading(tower, {name: table[name] for name in _ordered(table)}, detail, len(probe), shown)
     with still(tower.model):
         for images, piece in probe.batches(tower.images_per_pass(batch_size)):
@@ -172,13 +176,27 @@ class _Reading:
         self.embedding: Tensor | None = None
 
     def take(self, seen: Traced, maps: Flow | None) -> None:
-        assert seen.rows is not None
-        assert seen.norms is not None
         self.check(seen)
-        first = self.tower.first_patch
+        if seen.rows is not None:
+            self.attention(seen.rows)
+        if seen.norms is not None:
+            self.keep("sink_patches", formulas.sink_patches(seen.norms.double()).T)
+        if maps is not None:
+            reader = None if self.tower.first_patch or seen.rows is None else seen.rows[0].mean(1)
+            for name, found in self.guard("rollout", 0, maps.values, reader).items():
+                self.keep(name, found)
+        self.states.add(seen.states)
+        if self.embedding is None:
+            self.embedding = torch.empty(self.images, seen.embedding.shape[1])
+        self.embedding[self.done : self.done + len(seen.embedding)] = seen.embedding
+        self.done += len(seen.embedding)
+
+    def attention(self, attended: Tensor) -> None:
+        """Take in the rows (L, B, H, keys) of a batch."""
+        first = self.tower.row_patch
         columns: dict[str, list[Tensor]] = {name: [] for name in self.table}
         mean_rows = []
-        for block, rows in enumerate(seen.rows.double(), start=1):
+        for block, rows in enumerate(attended.double(), start=1):
             view = BlockRows(rows[..., first:], rows[..., 0] if first else None)
             for name, work in self.table.items():
                 columns[name].append(self.guard(name, block, work, view))
@@ -191,19 +209,9 @@ class _Reading:
                 self.put(self.details, name, values)
         total = torch.stack(mean_rows).cpu()
         self.mean_rows = total if self.mean_rows is None else self.mean_rows + total
-        for image in self.shown.keys() & set(range(self.done, self.done + seen.rows.shape[1])):
-            row = seen.rows[-1, image - self.done, :, first:].double()
+        for image in self.shown.keys() & set(range(self.done, self.done + attended.shape[1])):
+            row = attended[-1, image - self.done, :, first:].double()
             self.shown[image] = (row / row.sum(-1, keepdim=True)).mean(0).float().cpu().numpy()
-        self.keep("sink_patches", formulas.sink_patches(seen.norms.double()).T)
-        if maps is not None:
-            reader = None if first else seen.rows[0].mean(1)
-            for name, found in self.guard("rollout", 0, maps.values, reader).items():
-                self.keep(name, found)
-        self.states.add(seen.states)
-        if self.embedding is None:
-            self.embedding = torch.empty(self.images, seen.embedding.shape[1])
-        self.embedding[self.done : self.done + len(seen.embedding)] = seen.embedding
-        self.done += len(seen.embedding)
 
     def keep(self, name: str, values: Tensor) -> None:
         self.put(self.values, name, values)
@@ -220,20 +228,18 @@ class _Reading:
             return work(given)
 
     def where(self, block: int) -> str:
-        return f" of block {block}" if self.tower.first_patch else f" of the {self.tower.reader}"
+        return f" of block {block}" if self.tower.reader == "class token" else f" of the {self.tower.reader}"
 
     def check(self, seen: Traced) -> None:
-        assert seen.rows is not None
-        by_block = bool(self.tower.first_patch)
-        assert seen.norms is not None
-        for block, (state, norms) in enumerate(zip(seen.states, seen.norms, strict=True), start=1):
-            if by_block and not torch.isfinite(seen.rows[block - 1]).all():
+        by_block = self.tower.reader == "class token"
+        for block, state in enumerate(seen.states, start=1):
+            if by_block and seen.rows is not None and not torch.isfinite(seen.rows[block - 1]).all():
                 raise NotFiniteError(f"attention{self.where(block)} contains nan or inf")
             if not torch.isfinite(state).all():
                 raise NotFiniteError(f"{self.state} after block {block} contains nan or inf")
-            if not torch.isfinite(norms).all():
+            if seen.norms is not None and not torch.isfinite(seen.norms[block - 1]).all():
                 raise NotFiniteError(f"norms of the patch states after block {block} contain nan or inf")
-        if not by_block and not torch.isfinite(seen.rows).all():
+        if not by_block and seen.rows is not None and not torch.isfinite(seen.rows).all():
             raise NotFiniteError(f"attention{self.where(1)} contains nan or inf")
         if not torch.isfinite(seen.embedding).all():
             raise NotFiniteError("the image embedding contains nan or inf")
@@ -248,18 +254,20 @@ class _Reading:
                 block = int(np.flatnonzero(~np.isfinite(array).all(axis=0))[0]) + 1
                 raise NotFiniteError(f"{name}{self.where(block)} contains nan or inf")
         assert self.embedding is not None
-        assert self.mean_rows is not None
-        of_mean = self.guard(
-            "head_diversity_of_mean", 0, formulas.head_diversity, self.mean_rows / self.images
-        )
+        whole = {}
+        if self.mean_rows is not None:
+            of_mean = self.guard(
+                "head_diversity_of_mean", 0, formulas.head_diversity, self.mean_rows / self.images
+            )
+            whole["head_diversity_of_mean"] = of_mean.numpy()
         found = Internals(
             attention=self.values,
             heads={name: (total / self.images).numpy() for name, total in self.sums.items()},
-            whole={"head_diversity_of_mean": of_mean.numpy()},
+            whole=whole,
             states=self.states,
             embedding=self.embedding,
             reader=self.tower.reader,
             detail=self.details,
-            shown=np.stack([row for row in self.shown.values() if row is not None]) if self.shown else None,
+            shown=np.stack(rows) if (rows := [r for r in self.shown.values() if r is not None]) else None,
         )
         return replace(found, whole=found.whole | read_others(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,7 +19,7 @@ _PARTS = ("attention", "heads", "whole", "detail")
 
 def pack(internals: Internals) -> dict[str, Tensor]:
     """Pack all values of ``internals``, exactly; a name says which part a tensor belongs to."""
-    found = {"states": torch.stack(list(internals.states)), "embedding": internals.embedding}
+    found = {**pack_states(internals.states), "embedding": internals.embedding}
     for part in _PARTS:
         arrays: Mapping[str, NDArray[np.float64]] = getattr(internals, part)
         found |= {f"{part}.{name}": torch.from_numpy(np.array(array)) for name, array in arrays.items()}
@@ -35,9 +36,28 @@ def unpack(tensors: Mapping[str, Tensor], reader: Reader) -> Internals:
         if line:
             part, _, name = line.partition(".")
             parts[part][name] = tensors[line].numpy()
-    states = KeptStates()
-    states.add(tensors["states"])
     embedding = tensors["embedding"]
     return Internals(
-        parts["attention"], parts["heads"], parts["whole"], states, embedding, reader, parts["detail"]
+        parts["attention"],
+        parts["heads"],
+        parts["whole"],
+        unpack_states(tensors),
+        embedding,
+        reader,
+        parts["detail"],
     )
+
+
+def pack_states(states: KeptStates) -> dict[str, Tensor]:
+    """``states`` (L, N, D), or ``states.0`` (N, D) and so on where blocks differ in width."""
+    if len(set(states.widths)) == 1:
+        return {"states": torch.stack(list(states))}
+    return {f"states.{block}": state for block, state in enumerate(states)}
+
+
+def unpack_states(tensors: Mapping[str, Tensor]) -> KeptStates:
+    """Restore what was packed."""
+    states = KeptStates()
+    blocks = sum(re.fullmatch(r"states\.\d+", name) is not None for name in tensors)
+    states.add([tensors[f"states.{block}"] for block in range(blocks)] if blocks else tensors["states"])
+    return states

@@ -36,7 +36,7 @@ def representation(backbone: Internals, adapted: Internals) -> dict[str, list[fl
 
 @runtime_checkable
 class Represented(Protocol):
-    """What a representation is read from: states (L, N, D) and embeddings (N, E) of images, or of texts."""
+    """What a representation is read from: states (N, D) by block and embeddings (N, E) of images or texts."""
 
     @property
     def states(self) -> KeptStates: ...
@@ -118,7 +118,7 @@ def _both(before: KeptStates, after: KeptStates, block: int) -> tuple[float, flo
         debiased, biased = formulas.cka_estimates(x, y)
         return float(debiased), float(biased)
     pieces = zip(before.pieces(block, GRAM_IMAGES), after.pieces(block, GRAM_IMAGES), strict=True)
-    return _summed(pieces, before.width, after.width)
+    return _summed(pieces, before.widths[block], after.widths[block])
 
 
 def _embedding_cka(before: Tensor, after: Tensor) -> float:

@@ -13,7 +13,7 @@ from clipdrift.model.towers import tower_of
 from clipdrift.model.trace import trace
 
 
-def attention_shares(model: Any, images: torch.Tensor) -> NDArray[np.float32]:
+def attention_shares(model: Any, images: torch.Tensor) -> NDArray[np.float32] | None:
     """Attention of the class token (or pooling head) in every block and head.
 
     Args:
@@ -21,13 +21,15 @@ def attention_shares(model: Any, images: torch.Tensor) -> NDArray[np.float32]:
         images: (n, 3, S, S), normalised, on the model's device.
 
     Returns:
-        (n, L, H, P) shares over patches, each row summing to 1.
+        (n, L, H, P) shares over patches, each row summing to 1; None of a model without attention.
     """
     tower = tower_of(model)
+    if tower.reader == "none":
+        return None
     with still(tower.model):
         seen = trace(tower.model, images.float(), rows=True, call=in_float32)
     assert seen.rows is not None
-    patches = seen.rows[..., tower.first_patch :].double()
+    patches = seen.rows[..., tower.row_patch :].double()
     shares = patches / patches.sum(-1, keepdim=True)
     return shares.transpose(0, 1).float().cpu().numpy()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,28 +20,31 @@ IN_MEMORY = 8 * 2**20
 
 
 class KeptStates:
-    """(L, N, D) float32 states, filled batch by batch, read block by block."""
+    """States (N, D) in float32 of L blocks, which may differ in width; filled by batch, read by block."""
 
     def __init__(self, in_memory: int = IN_MEMORY) -> None:
         self._limit = in_memory
-        self._batches: list[Tensor] = []
+        self._batches: list[list[Tensor]] = []
         self._folder: Path | None = None
         self.images = 0
-        self.blocks = 0
-        self.width = 0
+        self.widths: tuple[int, ...] = ()
 
-    def add(self, states: States) -> None:
-        """The states (L, B, D) of the next B images.
+    @property
+    def blocks(self) -> int:
+        return len(self.widths)
+
+    def add(self, states: States | Sequence[Tensor]) -> None:
+        """The states (B, D) of the next B images after each block.
 
         Raises:
             MeasureError: the temporary folder cannot be made or written, or is full.
         """
-        states = states.detach().to("cpu", torch.float32)
+        batch = [state.detach().to("cpu", torch.float32) for state in states]
         if not self.images:
-            self.blocks, _, self.width = states.shape
-        self.images += states.shape[1]
-        self._batches.append(states)
-        if self._folder is not None or 4 * self.images * self.blocks * self.width > self._limit:
+            self.widths = tuple(state.shape[1] for state in batch)
+        self.images += len(batch[0]) if batch else 0
+        self._batches.append(batch)
+        if self._folder is not None or 4 * self.images * sum(self.widths) > self._limit:
             try:
                 self._spill()
             except OSError as error:
@@ -82,11 +85,11 @@ class KeptStates:
             raise ValueError("states are read in contiguous pieces")
         if self._folder is None:
             if len(self._batches) > 1:
-                self._batches = [torch.cat(self._batches, dim=1)]
-            return self._batches[0][index, start:stop]
-        count = max(0, stop - start)
-        flat = np.fromfile(self._file(index), np.float32, count * self.width, offset=4 * start * self.width)
-        return torch.from_numpy(flat.reshape(count, self.width))
+                self._batches = [[torch.cat(parts) for parts in zip(*self._batches, strict=True)]]
+            return self._batches[0][index][start:stop]
+        count, width = max(0, stop - start), self.widths[index]
+        flat = np.fromfile(self._file(index), np.float32, count * width, offset=4 * start * width)
+        return torch.from_numpy(flat.reshape(count, width))
 
     def pieces(self, index: int, size: int) -> Iterator[Tensor]:
         """The states after one block, ``size`` images at a time."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,7 +12,8 @@ from clipdrift import formulas
 from clipdrift.formulas import weight_drift
 from clipdrift.measures.errors import defined
 
-_BLOCK = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.")
+_INSIDE = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.(?:(\d+)\.)?(.+)")
+"""A block, in stages a residual block within it, and the rest of a weight's name."""
 
 KINDS = {
     "q": "self_attn.q_proj.weight",
@@ -24,6 +25,16 @@ KINDS = {
 }
 """The matrices of a block by kind."""
 
+CONVOLUTIONS = {
+    "conv1": "conv1.weight",
+    "conv2": "conv2.weight",
+    "conv3": "conv3.weight",
+    "conv_dw": "conv_dw.weight",
+}
+"""The kernels of a residual block of ResNet and ConvNeXt by kind: matrices with a row for each channel that
+they give."""
+
+_KIND_OF = {suffix: kind for kind, suffix in (KINDS | CONVOLUTIONS).items()}
 
 IMAGE_TOWER = ("vision_model", "visual_projection")
 TEXT_TOWER = ("text_model", "text_projection")
@@ -61,13 +72,42 @@ def weights(
 def weights_by_kind(
     before: Mapping[str, Tensor], after: Mapping[str, Tensor]
 ) -> dict[str, tuple[float, list[float]]]:
-    """Relative change of each kind of matrix: over all blocks together, and in each block."""
-    out = {}
-    for kind, suffix in KINDS.items():
-        names = sorted((n for n in before if n.endswith(suffix) and _BLOCK.match(n)), key=_number)
-        if names:
-            out[kind] = (_moved(before, after, names), [_moved(before, after, [n]) for n in names])
-    return out
+    """Relative change of each kind of matrix: over all blocks together, and in each block.
+
+    A kind that some block has not is left out; the blocks' own change counts it.
+    """
+    return {
+        kind: (
+            _moved(before, after, [name for names in by_block for name in names]),
+            [_moved(before, after, names) for names in by_block],
+        )
+        for kind, by_block in _kinds(before).items()
+    }
+
+
+def absent_kinds(names: Iterable[str]) -> dict[str, str]:
+    """The measures of single kinds of matrix that a model has not, each with the reason.
+
+    Args:
+        names: of its effective weights.
+    """
+    known = _kinds(names)
+    reason = "not all of its blocks have such matrices"
+    return {f"weight_drift_{kind}": reason for kind in _KIND_OF.values() if kind not in known}
+
+
+def _kinds(names: Iterable[str]) -> dict[str, list[list[str]]]:
+    """Names by block of each kind of matrix that every block has."""
+    names = list(names)
+    found: dict[str, dict[int, list[str]]] = {kind: {} for kind in _KIND_OF.values()}
+    blocks = {int(part[1]) + 1 for name in names if (part := _INSIDE.fullmatch(name))}
+    for matrix in _matrices(names):
+        found[matrix.kind].setdefault(matrix.block, []).append(matrix.name)
+    return {
+        kind: list(by_block.values())
+        for kind, by_block in found.items()
+        if by_block and by_block.keys() == blocks
+    }
 
 
 @dataclass(frozen=True)
@@ -76,7 +116,8 @@ class Spectrum:
 
     Attributes:
         block: from 1.
-        kind: of ``KINDS``.
+        layer: the residual block within a stage, from 1; None where a block is one layer.
+        kind: of ``KINDS`` and ``CONVOLUTIONS``.
         effective_rank: of the change; 0 where nothing changed.
         intruders: intruder dimensions of the changed matrix.
         largest: the largest singular values of the change, relative to the backbone's largest.
@@ -87,6 +128,7 @@ class Spectrum:
     effective_rank: float
     intruders: int
     largest: tuple[float, ...]
+    layer: int | None = None
 
 
 def spectra(
@@ -99,6 +141,8 @@ def spectra(
 ) -> list[Spectrum]:
     """Spectrum of the change of every matrix of every block that changed, by block and kind.
 
+    Kernels of convolutions count as matrices with a row for each channel that they give.
+
     Args:
         threshold, top: of :func:`clipdrift.formulas.intruder_dimensions`.
         progress: told after each matrix.
@@ -108,16 +152,17 @@ def spectra(
     """
     pairs = _matrices(before)
     out = []
-    for done, (block, kind, name) in enumerate(pairs, start=1):
-        old, new = before[name].detach().float().cpu(), after[name].detach().float().cpu()
+    for done, one in enumerate(pairs, start=1):
+        old, new = (side[one.name].detach().float().cpu().flatten(1) for side in (before, after))
         if bool((old != new).any()):
-            with defined(f"spectrum of block {block} {kind}", "compare without spectra"):
+            with defined(f"spectrum of block {one.block} {one.kind}", "compare without spectra"):
                 values = formulas.singular_values(new - old)
                 scale = formulas.singular_values(old)[0]
                 out.append(
                     Spectrum(
-                        block=block,
-                        kind=kind,
+                        block=one.block,
+                        layer=one.layer,
+                        kind=one.kind,
                         effective_rank=float(formulas.effective_rank(values)),
                         intruders=int(formulas.intruder_dimensions(old, new, threshold=threshold, top=top)),
                         largest=tuple((values[:16] / scale).tolist()),
@@ -128,21 +173,26 @@ def spectra(
     return out
 
 
-def _matrices(before: Mapping[str, Tensor]) -> list[tuple[int, str, str]]:
-    """Block from 1, kind and name of every matrix, in the order of blocks and of ``KINDS``."""
-    prefixes = {found[0] for name in before if (found := _BLOCK.match(name))}
-    return [
-        (_number(prefix) + 1, kind, prefix + suffix)
-        for prefix in sorted(prefixes, key=_number)
-        for kind, suffix in KINDS.items()
-        if prefix + suffix in before
+@dataclass(frozen=True)
+class _Matrix:
+    """A matrix's block and layer, from 1, its kind and its name."""
+
+    block: int
+    layer: int | None
+    kind: str
+    name: str
+
+
+def _matrices(names: Iterable[str]) -> list[_Matrix]:
+    """Every matrix, in the order of blocks, of layers within them, and of kinds."""
+    parts = ((name, _INSIDE.fullmatch(name)) for name in names)
+    found = [
+        _Matrix(int(part[1]) + 1, None if part[2] is None else int(part[2]) + 1, _KIND_OF[part[3]], name)
+        for name, part in parts
+        if part is not None and part[3] in _KIND_OF
     ]
-
-
-def _number(name: str) -> int:
-    found = _BLOCK.match(name)
-    assert found is not None
-    return int(found[1])
+    order = list(_KIND_OF.values())
+    return sorted(found, key=lambda one: (one.block, one.layer or 0, order.index(one.kind)))
 
 
 def _moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor], names: list[str]) -> float:

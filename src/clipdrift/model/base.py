@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import torch
+from torch import nn
 
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.errors import ClipdriftError
@@ -26,6 +29,12 @@ def check_finite(model: Any, name: str) -> None:
     """Refuse a model with nan or inf in any weight. Raises BrokenWeightsError."""
     if said := broken_tensors(model.named_parameters()):
         raise BrokenWeightsError(f"{name}: {said}")
+
+
+def logit_bias_of(model: Any) -> nn.Parameter | None:
+    """The bias that a model has beside its scale, as those have that were trained with the sigmoid loss."""
+    found = getattr(model, "logit_bias", None)
+    return found if isinstance(found, nn.Parameter) else None
 
 
 @contextmanager
@@ -55,6 +64,14 @@ class Clip:
     """From texts to embeddings (n, E) in the joint space, not normalised."""
     notes: tuple[str, ...] = ()
     """What was done to read it that a reader should know."""
+    files: Mapping[str, Any] = field(default_factory=dict)
+    """What OpenCLIP's configuration file says, to be written beside weights; empty for other libraries."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        found: torch.device = next(self.model.parameters()).device
+        return found
 
     @property
     def geometry(self) -> Geometry:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,14 @@ from clipdrift.config import ModelConfig
 from clipdrift.data.errors import DataError
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.errors import one_line
-from clipdrift.model.base import BrokenWeightsError, Clip, ModelError, check_finite, on_side
+from clipdrift.model.base import (
+    BrokenWeightsError,
+    Clip,
+    ModelError,
+    check_finite,
+    logit_bias_of,
+    on_side,
+)
 from clipdrift.model.families import FAMILIES, REFUSED, HalfFamily, ModelFamily
 from clipdrift.model.folders import (
     prefix_of_some,
@@ -28,6 +36,7 @@ from clipdrift.model.folders import (
     why_no_towers,
     why_unreadable,
 )
+from clipdrift.model.openclip_names import is_folder
 from clipdrift.model.quiet import quiet
 from clipdrift.model.towers import UnsupportedModelError, tower_of
 
@@ -41,6 +50,7 @@ __all__ = [
     "check_finite",
     "fingerprint_model",
     "load",
+    "logit_bias_of",
     "on_side",
     "shipped_folder",
 ]
@@ -77,10 +87,13 @@ def load(model: str | Path | ModelConfig, donor: Clip | None = None) -> Clip:
             another shape or no numbers, unreadable files, preprocessing of another size than the model's.
     """
     config = model if isinstance(model, ModelConfig) else ModelConfig.model_validate(str(model))
+    if config.path is not None and config.name == ModelConfig.model_fields["name"].default:
+        # a folder was given and no name: errors and notes must not speak of another model
+        config = config.model_copy(update={"name": Path(config.path).name})
     if config.path is None and config.name.startswith(OPEN_CLIP):
-        clip = _open_clip(config)
-        check_finite(clip.model, config.name)
-        return clip
+        return _open_clip(config, config.name)
+    if is_folder(folder := Path(config.path or config.name).expanduser()):
+        return _open_clip(config, f"open_clip:{folder.absolute()}")
     place = place_of(config)
     if not Path(place).is_dir():
         return _load(place, config, donor, [])
@@ -180,12 +193,15 @@ def check_size(preprocess: Preprocess, taken: int, name: str) -> None:
         )
 
 
-def _open_clip(config: ModelConfig) -> Clip:
+def _open_clip(config: ModelConfig, source: str) -> Clip:
     from clipdrift.model.openclip import load_open_clip  # OpenCLIP need not be installed for anything else
 
     if config.revision is not None:
         raise ModelError(f"{config.name}: `revision` cannot be chosen for a model that OpenCLIP loads")
-    return load_open_clip(config.name)
+    clip = replace(load_open_clip(source), name=config.name)
+    clip.model.name_or_path = source  # peft writes it into an adapter's file, as of transformers' models
+    check_finite(clip.model, config.name)
+    return clip
 
 
 def _family(kind: object, config: ModelConfig) -> ModelFamily:
@@ -200,10 +216,15 @@ def _family(kind: object, config: ModelConfig) -> ModelFamily:
 
 
 def fingerprint_model(path: str | Path) -> str:
-    """Content hash (16 hex digits) of a local model: its configuration, vocabulary and weight files."""
+    """Content hash (16 hex digits) of a local model: its configuration, vocabulary and weight files.
+
+    Args:
+        path: a folder, or the file of weights itself.
+    """
     digest = hashlib.sha256()
-    for file in sorted(Path(path).expanduser().iterdir()):
-        if file.suffix in (".safetensors", ".json", ".txt", ".bin", ".model"):
+    place = Path(path).expanduser()
+    for file in sorted(place.iterdir()) if place.is_dir() else [place]:
+        if file == place or file.suffix in (".safetensors", ".json", ".txt", ".bin", ".model"):
             digest.update(file.name.encode() + b"\0")
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())

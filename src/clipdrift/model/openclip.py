@@ -25,6 +25,7 @@ from clipdrift.errors import one_line
 from clipdrift.model.base import Clip, ModelError
 from clipdrift.model.openclip_names import OpenClipSource, Reason, source_of
 from clipdrift.model.quiet import quiet
+from clipdrift.model.texts import counted
 from clipdrift.model.towers import UnsupportedModelError, tower_of
 from clipdrift.model.towers.openclip import NOT_READ
 
@@ -53,9 +54,24 @@ class OpenClipTexts:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
+        return self.embed(texts)
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """As a call, with gradient."""
         tokens = self.tokenizer(list(texts)).to(next(self.model.parameters()).device)
         found: Tensor = self.model.encode_text(tokens)
         return found
+
+    @property
+    def longest(self) -> int:
+        return int(self.tokenizer.context_length)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text before it is cut, with those that mark its beginning and end."""
+        inner = getattr(self.tokenizer, "tokenizer", None)
+        if inner is not None:  # one of Hugging Face's
+            return counted(inner, [self.tokenizer.clean_fn(text) for text in texts])
+        return [len(self.tokenizer.encode(text)) + 2 for text in texts]
 
 
 def load_open_clip(name: str) -> Clip:
@@ -80,14 +96,22 @@ def load_open_clip(name: str) -> Clip:
         library = _library()
         source = source_of(name, library)
         model = _built(library, source.config)
-        tower_of(model)  # before anything is downloaded
-        preprocessor = _preprocessor(model.visual.image_size[0], source.preprocessing)
+        tower = tower_of(model)  # before anything is downloaded
+        preprocessor = _preprocessor(tower.geometry.image_size, source.preprocessing)
         preprocess = Preprocess.from_config(preprocessor)
         tokenizer = _tokenizer(library, model, source)
         _fill(model, source.weights())
     except (Reason, DataError, UnsupportedModelError) as error:
         raise ModelError(f"{name}: {error}") from error.__cause__
-    return Clip(name, model, tokenizer, preprocess, preprocessor, OpenClipTexts(model, tokenizer))
+    texts = OpenClipTexts(model, tokenizer)
+    files = {"model_cfg": source.config, "preprocess_cfg": _own(source.preprocessing)}
+    return Clip(name, model, tokenizer, preprocess, preprocessor, texts, files=files)
+
+
+def _own(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+    """What OpenCLIP writes into a folder of a model's preprocessing; a tag says more."""
+    keys = ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color")
+    return {key: preprocessing[key] for key in keys if preprocessing.get(key) is not None}
 
 
 def _library() -> Any:
@@ -103,13 +127,10 @@ def _built(library: Any, config: dict[str, Any]) -> Any:
     """The model with random weights, of the class that OpenCLIP would take."""
     config = copy.deepcopy(config)
     vision, text = config["vision_cfg"], config["text_cfg"]
-    for kind, told in (
-        ("CoCa", "multimodal_cfg" in config),
-        ("TimmModel", bool(vision.get("timm_model_name"))),
-        ("ModifiedResNet", isinstance(vision.get("layers"), list | tuple)),
-    ):
-        if told:
-            raise Reason(NOT_READ[kind])
+    if "multimodal_cfg" in config:
+        raise Reason(NOT_READ["CoCa"])
+    if vision.get("timm_model_name"):
+        vision["timm_model_pretrained"] = False  # would be fetched, only to be replaced
     by_hugging_face = "hf_model_name" in text
     if by_hugging_face:
         text["hf_model_pretrained"] = False  # would be fetched, only to be replaced
@@ -117,7 +138,12 @@ def _built(library: Any, config: dict[str, Any]) -> Any:
     make = library.CustomTextCLIP if custom else library.CLIP
     try:
         with quiet():
+            if vision.get("timm_model_name"):  # a large one is refused before its weights are drawn
+                with torch.device("meta"):
+                    tower_of(make(**copy.deepcopy(config)))
             return make(**config).eval()
+    except UnsupportedModelError:
+        raise
     except Exception as error:  # a configuration may be wrong in any way
         raise Reason(f"OpenCLIP cannot build it: {one_line(error)}") from error
 

@@ -12,9 +12,11 @@ from typing import Any
 from clipdrift.errors import one_line
 from clipdrift.model.quiet import quiet
 
-_CONFIG = "open_clip_config.json"
+CONFIG = "open_clip_config.json"
+SAVED = "open_clip_model.safetensors"
+"""Files of a folder that OpenCLIP loads."""
 _WEIGHTS = (
-    "open_clip_model.safetensors",
+    SAVED,
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
     "open_clip_pytorch_model.pth",
@@ -45,6 +47,19 @@ class OpenClipSource:
     preprocessing: Mapping[str, Any]
     weights: Callable[[], Path]
     folder: Path | None = None
+
+
+def is_folder(place: Path) -> bool:
+    """Whether a folder holds an OpenCLIP model and none of transformers."""
+    return (place / CONFIG).is_file() and not (place / "config.json").is_file()
+
+
+def local_place(name: str) -> Path | None:
+    """Folder or file of weights that a name of OpenCLIP's says; None: it says neither, or none is there."""
+    place = name.removeprefix("open_clip:")
+    local = place if place.startswith((".", "/", "~")) else place.partition("/")[2]
+    found = Path(local).expanduser()
+    return found if local and found.exists() else None
 
 
 def source_of(name: str, library: Any) -> OpenClipSource:
@@ -97,13 +112,13 @@ def _from_list(architecture: str, weights: str, library: Any) -> OpenClipSource:
 def _from_folder(folder: Path) -> OpenClipSource:
     if not folder.is_dir():
         raise Reason("no such folder")
-    content = _config(folder / _CONFIG)
+    content = _config(folder / CONFIG)
     return OpenClipSource(*content, lambda: _weights_in(folder), folder)
 
 
 def _from_hub(repository: str, library: Any) -> OpenClipSource:
     fetch = library.pretrained.download_pretrained_from_hf
-    content = _config(_had(fetch, repository, filename=_CONFIG))
+    content = _config(_had(fetch, repository, filename=CONFIG))
     return OpenClipSource(*content, lambda: _had(fetch, repository))
 
 
@@ -127,7 +142,7 @@ def _config(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if not all(isinstance(config[key], dict) for key in ("vision_cfg", "text_cfg")):
             raise TypeError("vision_cfg and text_cfg are not objects")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Reason(f"{_CONFIG} is missing or not OpenCLIP's ({one_line(error)})") from None
+        raise Reason(f"{CONFIG} is missing or not OpenCLIP's ({one_line(error)})") from None
     return config, preprocessing
 
 

@@ -50,7 +50,7 @@ def trace_texts(tower: TextTower, ids: Tensor, call: Call | None = None) -> Trac
     handles: list[Any] = []
     try:
         for block in tower.blocks:
-            handles.append(block.register_forward_hook(partial(_after, states)))
+            handles.append(block.register_forward_hook(partial(_after, tower, states)))
             handles += tower.watch(block, partial(_row, rows, tower.heads))
         embedding = tower.run(ids, call or as_it_is)
     finally:
@@ -101,7 +101,7 @@ def trace_captions(
     row = partial(_row_at, attended, tower.heads, ends, place > ends[:, None])
     try:
         for block in tower.blocks:
-            handles.append(block.register_forward_hook(partial(_after_at, states, ends)))
+            handles.append(block.register_forward_hook(partial(_after_at, tower, states, ends)))
             if rows:
                 handles += tower.watch(block, row)
         embedding = tower.run(torch.tensor(ids, device=device), call or as_it_is)
@@ -116,9 +116,11 @@ def trace_captions(
     )
 
 
-def _after(states: list[Tensor], _module: nn.Module, _inputs: object, output: Any) -> None:
-    """A hook on a block: keeps the state of the pooled token. Some releases wrap the output in a tuple."""
-    states.append((output[0] if isinstance(output, tuple) else output)[:, -1])
+def _after(
+    tower: TextTower, states: list[Tensor], _module: nn.Module, _inputs: object, output: object
+) -> None:
+    """A hook on a block: keeps the state of the pooled token."""
+    states.append(tower.tokens(output)[:, -1])
 
 
 def _row(rows: list[Tensor], heads: int, queries: Tensor, keys: Tensor) -> None:
@@ -126,9 +128,11 @@ def _row(rows: list[Tensor], heads: int, queries: Tensor, keys: Tensor) -> None:
     rows.append(attention_maps(queries[:, -1:], keys, heads)[:, :, 0])
 
 
-def _after_at(states: list[Tensor], ends: Tensor, _module: nn.Module, _inputs: object, output: Any) -> None:
+def _after_at(
+    tower: TextTower, states: list[Tensor], ends: Tensor, _module: nn.Module, _inputs: object, output: object
+) -> None:
     """As :func:`_after`, with a place for each text."""
-    tokens = output[0] if isinstance(output, tuple) else output
+    tokens = tower.tokens(output)
     states.append(tokens[torch.arange(len(ends), device=ends.device), ends])
 
 

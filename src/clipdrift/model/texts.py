@@ -20,6 +20,24 @@ class TextEncoder(Protocol):
     def __call__(self, texts: Sequence[str]) -> Tensor: ...
 
 
+@runtime_checkable
+class TrainableTexts(TextEncoder, Protocol):
+    """What training on texts needs of an encoder beside their embeddings."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens that the text tower takes; what comes after them is cut off."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """As a call, with gradient."""
+        ...
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text before it is cut, with those that mark its beginning and end."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class HuggingFaceTexts:
     """transformers' CLIP text encoder: padded to the longest text of a batch, which a mask hides."""
@@ -40,6 +58,13 @@ class HuggingFaceTexts:
         ).pooler_output
         return found
 
+    @property
+    def longest(self) -> int:
+        return int(self.model.config.text_config.max_position_embeddings)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return counted(self.tokenizer, texts)
+
 
 @dataclass(frozen=True, eq=False)
 class SiglipTexts:
@@ -57,11 +82,22 @@ class SiglipTexts:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:
+        return self.embed(texts)
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """As a call, with gradient."""
         texts = [plain(text) for text in texts]
         tokens = tokenised(self.model, self.tokenizer, texts, padding="max_length", return_tensors="pt")
         tokens = tokens.to(self.model.device)
         found: Tensor = self.model.get_text_features(input_ids=tokens["input_ids"]).pooler_output
         return found
+
+    @property
+    def longest(self) -> int:
+        return int(self.model.config.text_config.max_position_embeddings)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return counted(self.tokenizer, [plain(text) for text in texts])
 
 
 def tokenised(model: Any, tokenizer: Any, texts: Sequence[str], **how: Any) -> Any:
@@ -72,6 +108,11 @@ def tokenised(model: Any, tokenizer: Any, texts: Sequence[str], **how: Any) -> A
     """
     longest = model.config.text_config.max_position_embeddings
     return tokenizer(list(texts), truncation=True, max_length=longest, **how)
+
+
+def counted(tokenizer: Any, texts: Sequence[str]) -> list[int]:
+    """Number of tokens that a tokenizer of transformers makes of each text when it may not cut it."""
+    return [len(ids) for ids in tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]]
 
 
 def plain(text: str) -> str:

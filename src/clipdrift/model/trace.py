@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float32
@@ -18,10 +18,16 @@ from torch import Tensor, nn
 
 from clipdrift.model.towers import tower_of
 from clipdrift.model.towers.base import Call, Tower
-from clipdrift.shapes import Embedding, Images, Logits, Norms, Rows, States, Tokens
+from clipdrift.shapes import Embedding, FeatureMap, Images, Logits, Norms, Rows, States, Tokens
 
 OnMaps = Callable[[int, Tensor, Tensor, int], None]
 """Receives a block's number from 1, queries and keys (B, T, D) of all its tokens, and the number of heads."""
+
+
+if TYPE_CHECKING:
+    AnyStates = Any  # as a union it would have to be told apart wherever a transformer is read
+else:
+    AnyStates = States | tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -31,26 +37,34 @@ class Traced:
     Attributes:
         embedding: (B, E) projected image embedding, not normalised.
         states: (L, B, D) state after each block 1..L, before the final layer norm: the class token's, or,
-            in a tower without one, the mean of the patches'.
+            in a tower without one, the mean of the patches'; where blocks differ in width, (B, D) of each.
         pooled: (B, D) what is projected: the class token after the final layer norm, or what the pooling
             head gives.
         logits: (B, C) of the head, where one was given.
         rows: (L, B, H, 1+P) post-softmax attention of the class token in float32, class token first, where
-            asked for; in a tower without one (1, B, H, P), of the pooling head's query.
-        norms: (L, B, P) Euclidean norm of each patch's state after each block, where asked for.
+            asked for; in a tower without one (1, B, H, P), of the pooling head's query, or (1, B, H, 1+P)
+            where that has a token of its own among its keys; None in a tower without attention.
+        norms: (L, B, P) Euclidean norm of each patch's state after each block, where asked for and there.
+        first_patch: where in a row the patches begin.
     """
 
     embedding: Embedding
-    states: States
+    states: AnyStates
     pooled: Tensor
     logits: Logits | None = None
-    rows: Rows | Float32[Tensor, "1 B H P"] | None = None
+    rows: Rows | Float32[Tensor, "1 B H keys"] | None = None
     norms: Norms | None = None
+    first_patch: int = 1
+
+    @property
+    def patch_rows(self) -> Tensor | None:
+        """(L, B, H, P) the part of ``rows`` that lies on patches; it does not sum to 1."""
+        return None if self.rows is None else self.rows[..., self.first_patch :]
 
 
 def trace(
     model: Any,
-    images: Images | Tokens,
+    images: Images | Tokens | FeatureMap,
     head: nn.Module | None = None,
     rows: bool = False,
     norms: bool = False,
@@ -66,17 +80,18 @@ def trace(
     Args:
         model: any that :func:`clipdrift.model.towers.tower_of` knows.
         head: applied to the embedding.
-        rows, norms: what else is wanted.
+        rows, norms: what else is wanted; what the tower has not is left out.
         on_maps: called during the pass with each block's queries and keys; see :func:`attention_maps`.
         call: how modules are run; default as they are.
-        start: ``images`` are the tokens (B, T, D) that so many blocks have left; states, rows and norms are
-            those of the later blocks.
+        start: ``images`` are the tokens (B, T, D), or the feature map, that so many blocks have left; states,
+            rows and norms are those of the later blocks.
 
     Raises:
         UnsupportedModelError: a model whose attention cannot be read.
     """
     tower = tower_of(model)
-    heads, by_token = tower.geometry.heads, tower.first_patch > 0
+    heads, by_token = tower.geometry.heads, tower.reader == "class token"
+    norms = norms and tower.lacks("sink_patches") is None
     states: list[Tensor] = []
     attended: list[Tensor] = []
     lengths: list[Tensor] = []
@@ -91,7 +106,7 @@ def trace(
                 handles += tower.watch(block, on_maps is not None, row)
             if on_maps is not None:
                 handles += tower.watch(block, True, _numbered(on_maps, number, heads))
-        if rows and not by_token:
+        if rows and tower.reader == "pooling head":
             handles += tower.watch_reader(row)
         if start is None:
             pooled, embedding = tower.run(images, call or as_it_is)
@@ -102,12 +117,17 @@ def trace(
             handle.remove()
     return Traced(
         embedding=embedding,
-        states=torch.stack(states) if states else pooled.new_zeros((0, *pooled.shape)),
+        states=_stacked(states) if states else pooled.new_zeros((0, *pooled.shape)),
         pooled=pooled,
         logits=None if head is None else head(embedding),
         rows=torch.stack(attended) if attended else None,
         norms=torch.stack(lengths) if norms else None,
+        first_patch=tower.row_patch,
     )
+
+
+def _stacked(states: list[Tensor]) -> Tensor | tuple[Tensor, ...]:
+    return torch.stack(states) if len({state.shape[-1] for state in states}) == 1 else tuple(states)
 
 
 def _after(

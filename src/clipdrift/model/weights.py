@@ -40,6 +40,28 @@ def text_weights(model: Any) -> dict[str, Tensor]:
     return _weights_of(text_tower_of(model))
 
 
+def statistics(model: Any) -> dict[str, Tensor]:
+    """Running means and variances of the image tower's batch normalisation, by name; none in a transformer.
+
+    They act in eval mode, and are no weights.
+
+    Raises:
+        UnsupportedModelError: a model whose image tower is not known.
+    """
+    return {
+        f"{prefix}.{name}": buffer.detach()
+        for prefix, part in tower_of(model).parts()
+        for name, buffer in part.named_buffers()
+        if name.endswith((".running_mean", ".running_var"))
+    }
+
+
+def same_statistics(one: Any, other: Any) -> bool:
+    """Whether two models have the same running statistics in their image towers."""
+    left, right = statistics(one), statistics(other)
+    return left.keys() == right.keys() and all(torch.equal(left[n].cpu(), right[n].cpu()) for n in left)
+
+
 def _weights_of(tower: Tower | TextTower) -> dict[str, Tensor]:
     return {
         name: plain
@@ -49,8 +71,10 @@ def _weights_of(tower: Tower | TextTower) -> dict[str, Tensor]:
     }
 
 
-def _acting(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(module, BaseTunerLayer):
+def _acting(module: nn.Module | nn.Parameter, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(module, nn.Parameter):
+        yield prefix[:-1], module.detach()
+    elif isinstance(module, BaseTunerLayer):
         yield from _acting(_base(module), prefix)
     elif isinstance(module, ModulesToSaveWrapper):
         wrapper: Any = module

@@ -73,6 +73,7 @@ class BackboneSide:
         text_internals, text_weights: of its text tower, where it can be read.
         sets: by name.
         attention: of a few images, for pictures; None where their pictures are lost.
+        absent: measures that its image tower has not, or families of them: why.
     """
 
     model: str
@@ -87,6 +88,7 @@ class BackboneSide:
     text_weights: Mapping[str, Tensor] = field(default_factory=dict)
     sets: Mapping[str, SetSide] = field(default_factory=dict)
     attention: ProbeAttention | None = None
+    absent: Mapping[str, str] = field(default_factory=dict)
 
 
 class _OnDisk(Mapping[str, Tensor]):
@@ -143,6 +145,7 @@ def store(side: BackboneSide, out: Path) -> BackboneSide:
         "model": side.model,
         "geometry": asdict(side.geometry),
         "reader": side.internals.reader,
+        "absent": dict(side.absent),
         "images": side.images,
         "scale": side.scale,
         "texts": side.texts,
@@ -221,6 +224,7 @@ def _restored(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], place: Pa
         geometry=Geometry(**{**geometry, "grid": tuple(geometry["grid"])}),
         images=facts["images"],
         internals=unpack(inner, facts["reader"]),
+        absent=facts.get("absent", {}),  # older releases read no towers that lack any
         weights=_OnDisk(place / _WEIGHTS, "image."),
         scale=facts["scale"],
         texts=tuple(facts["texts"]),

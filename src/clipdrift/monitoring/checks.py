@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from clipdrift.errors import ClipdriftError, named_line, one_line
+from clipdrift.listing import MEASURES, why_absent
 from clipdrift.monitoring import log
 from clipdrift.monitoring.errors import MonitorError
 from clipdrift.rules import Rule, Rules
@@ -37,8 +39,13 @@ def check_options(on_error: str, rules: Rules, optimizer: Any, monitor: str | No
         )
 
 
-def check_rules(ruling: Ruling, sets: Collection[str], blocks: int) -> None:
-    """Refuse rules on a transfer set or a block that is not there: they would never decide anything.
+def check_rules(
+    ruling: Ruling, sets: Collection[str], blocks: int, absent: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Refuse rules on a set, a block or a measure that is not there: they would never decide anything.
+
+    Args:
+        absent: measures that the model has not, or families of them: why.
 
     Raises:
         MonitorError: names the rule, and what there is.
@@ -52,8 +59,14 @@ def check_rules(ruling: Ruling, sets: Collection[str], blocks: int) -> None:
         name = "retention" if head == "retention" else "zero_shot_accuracy"
         if head in ("retention", "zero_shot"):
             named.append((text, Rule(f"{name}/{part}", ">=", 0)))
+        elif head in ("drift", "measure"):
+            named.append((text, Rule(part, ">=", 0)))
     there = f"the transfer sets are {', '.join(sets)}" if sets else "there is no transfer set: say transfer="
     for text, one in named:
+        if reason := why_absent(
+            absent, one.name if one.name in MEASURES else one.name.removesuffix("_drift")
+        ):
+            raise MonitorError(f"{text}: the model has no {one.name}: {reason}")
         by_set = one.name in ("retention", "zero_shot_accuracy")
         if by_set and (one.part not in sets if one.part else not sets):
             raise MonitorError(f"{text}: {there}")

@@ -108,6 +108,7 @@ def read_backbone(
         text_weights=words,
         sets=sets,
         attention=_pictured(given, internals, tower_of(model).geometry),
+        absent=dict(tower_of(model).absent),
     )
 
 

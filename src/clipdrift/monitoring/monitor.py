@@ -13,7 +13,8 @@ from torch import nn
 from clipdrift.comparison.compare import TransferLike
 from clipdrift.comparison.images import ImagesLike
 from clipdrift.comparison.models import ModelLike
-from clipdrift.measures import NotFiniteError
+from clipdrift.listing import absences
+from clipdrift.measures import NotFiniteError, absent_kinds
 from clipdrift.model.clip import Clip
 from clipdrift.monitoring import checks, log
 from clipdrift.monitoring.backbone import BackboneSide
@@ -185,8 +186,10 @@ class DriftMonitor:
             opened = open_watched(self._inner, plain, asked, self.out)
         self._clip, self._projection = opened.clip, opened.projection
         self._given, self._side = opened.given, opened.side
-        checks.check_rules(self._ruling, opened.side.sets, opened.side.geometry.blocks)
-        for one in (*(Said("note", note) for note in opened.notes), *at_chance(opened.side)):
+        absent = {**opened.side.absent, **absent_kinds(opened.side.weights)}
+        checks.check_rules(self._ruling, opened.side.sets, opened.side.geometry.blocks, absent)
+        notes = (*opened.notes, *absences(opened.side.absent))
+        for one in (*(Said("note", note) for note in notes), *at_chance(opened.side)):
             self._say(one)
         if opened.fresh:
             self._side = self._folder.store(opened.side)

@@ -172,6 +172,7 @@ def about(
     return {
         "backbone": side.model,
         "blocks": side.geometry.blocks,
+        **({"absent": dict(side.absent)} if side.absent else {}),
         "images": given.probe.facts.model_dump(mode="json"),
         "sets": sets,
         "texts": len(side.texts),

@@ -259,8 +259,8 @@ def spectra(comparison: Comparison, cells: CellLookup) -> list[dict[str, Any]]:
     return [
         {
             "block": found.block,
-            "kind": found.kind,
-            "rank": cells.table("effective_rank", "value", found.kind, found.block),
+            "kind": found.label,
+            "rank": cells.table("effective_rank", "value", found.label, found.block),
             "intruders": cells.field("spectra", place, "intruders"),
             "largest": [cells.field("spectra", place, "largest", i) for i in range(len(found.largest))][:4],
         }

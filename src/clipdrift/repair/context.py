@@ -9,6 +9,8 @@ from clipdrift.comparison import ProbeImages, Shape, Side
 from clipdrift.comparison.models import OpenedModel
 from clipdrift.comparison.pairs import ModelPair
 from clipdrift.model.towers import tower_of
+from clipdrift.model.weights import same_statistics
+from clipdrift.repair import RepairError
 from clipdrift.repair.endpoints import Endpoints, adapter_ends, plain_ends
 from clipdrift.repair.merging import has_adapters
 from clipdrift.repair.step_measurer import StepMeasurer
@@ -58,8 +60,16 @@ def ends_of(pair: ModelPair, merged: bool) -> tuple[Endpoints, list[str]]:
 
     An adapter from files on a plain backbone is scaled, unless ``merged``; of everything else merged weights
     are moved, in a copy where the model is not ours.
+
+    Raises:
+        RepairError: running statistics of batch normalisation that differ.
     """
     base, tuned = pair.base, pair.tuned
+    if not same_statistics(base.model, tuned.model):
+        raise RepairError(
+            f"{tuned.name}: the running statistics of its batch normalisation are not those of {base.name}; "
+            "between the two, and with blocks put back, they would have to be taken anew, which is not done"
+        )
     own = tuned.kind != "in memory"
     notes = []
     if has_adapters(tuned.model) and not merged:

@@ -55,7 +55,7 @@ def find(
     Raises:
         MeasureError: a matrix of zeros on either side.
     """
-    names = [(name, kind) for name in before if (kind := _kind(name))]
+    names = [(name, kind) for name in before if (kind := _kind(name)) and before[name].ndim == 2]
     found = {}
     for done, (name, kind) in enumerate(names, start=1):
         old, new = before[name].detach(), after[name].detach()

@@ -32,8 +32,8 @@ def rewind(
 
     What stands outside of the blocks, and the head, stays as it was adapted unless it is named. A head that
     began as the class texts can be named and becomes those of the backbone; a linear one has nothing to go
-    back to. Nothing has to be recalibrated, since CLIP has no batch norm. Models in memory are left as they
-    were.
+    back to. Nothing has to be recalibrated: CLIP has no batch norm, and ResNets whose running statistics have
+    changed are refused. Models in memory are left as they were.
 
     Args:
         model: a run's folder, or BASE, as :func:`clipdrift.compare` takes it.

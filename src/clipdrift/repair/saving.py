@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,17 +22,19 @@ from clipdrift.adapt.saved import attach_adapter
 from clipdrift.comparison.models import OpenedModel
 from clipdrift.model.clip import Clip
 from clipdrift.model.folders import text_of
+from clipdrift.model.openclip_names import SAVED
 from clipdrift.model.quiet import quiet
+from clipdrift.model.saving import save_companions, save_open_clip
+from clipdrift.model.towers.split_attention import joined
 from clipdrift.model.weights import effective_weights
 from clipdrift.repair import RepairError
 from clipdrift.repair.context import RepairContext
 from clipdrift.repair.endpoints import HEAD, Endpoints
-from clipdrift.repair.merging import copied_clip
+from clipdrift.repair.merging import copied_clip, plain_copy
 from clipdrift.runs.files import replace_folder
 from clipdrift.runs.layout import WEIGHTS
 
-OPEN_CLIP = "open_clip_model.safetensors"
-"""As OpenCLIP names it; ``open_clip:ARCH/path/to/it`` loads it."""
+_COPY = re.compile(r"\.modules_to_save\.[^.]+\.")
 
 
 def place_for(out: Path, force: bool) -> Path:
@@ -59,13 +62,13 @@ def save_model(context: RepairContext, place: Path, made: dict[str, Any], force:
     endpoints = measurer.endpoints
     measurer.reporter.stage(f"saving {place}")
     with _written_whole(place, force) as folder:
+        clip = endpoints.clip or context.base.clip
         if endpoints.form == "adapter":
             _adapter(endpoints, context.adapter, context.base, folder)
         else:
-            _model(endpoints, folder)
-        clip = endpoints.clip or context.base.clip
-        if clip is not None and _is_transformers(endpoints.model):
-            _companions(clip, folder)
+            _model(endpoints, clip, folder)
+        if clip is not None and (clip.files or _is_transformers(endpoints.model)):
+            save_companions(clip, folder)
         if measurer.head is not None:
             if measurer.refresh is not None:
                 measurer.refresh(measurer.head)
@@ -91,15 +94,19 @@ def _written_whole(place: Path, force: bool) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _model(endpoints: Endpoints, folder: Path) -> None:
+def _model(endpoints: Endpoints, clip: Clip | None, folder: Path) -> None:
     own = endpoints.model.state_dict()
     if _is_transformers(endpoints.model):
         with quiet():
             endpoints.model.save_pretrained(folder)
             back = type(endpoints.model).from_pretrained(folder, dtype=endpoints.model.dtype).state_dict()
     else:
-        save_file(_on_cpu(own), folder / OPEN_CLIP)
-        back = load_file(folder / OPEN_CLIP)
+        own = joined(own)
+        if clip is not None and clip.files:
+            save_open_clip(clip, own, folder)
+        else:
+            save_file(_on_cpu(own), folder / SAVED)
+        back = load_file(folder / SAVED)
     _same(own, back, folder)
 
 
@@ -118,6 +125,8 @@ def _adapter(endpoints: Endpoints, source: str, base: OpenedModel, folder: Path)
     (folder / "adapter_config.json").write_text(settings, encoding="utf-8")
     save_file(_on_cpu(state), folder / "adapter_model.safetensors", metadata={"format": "pt"})
     assert base.clip is not None  # an adapter is scaled on a Clip alone
+    if base.clip.files:
+        save_open_clip(base.clip, plain_copy(endpoints.model).state_dict(), folder)
     back = attach_adapter(copied_clip(base.clip), folder)
     _same(effective_weights(endpoints.model), effective_weights(back.model), folder)
 
@@ -128,6 +137,7 @@ def _keys(name: str) -> Iterator[str]:
     owner, _, adapter = path.rpartition(".")
     saved = owner.removesuffix(".modules_to_save")
     yield f"base_model.model.{saved}.{last}"  # lora_B.default.weight, modules_to_save.default.weight
+    yield f"base_model.model.{_COPY.sub('.', name)}"  # deeper in a module that was trained in full
     yield f"base_model.model.{owner}"  # lora_magnitude_vector.default.weight
     yield f"base_model.model.{name}"  # a trained bias, base_layer.bias
     yield f"base_model.model.{name.replace('.base_layer.', '.')}"
@@ -142,12 +152,6 @@ def _file(source: str, name: str) -> Path:
     found = cached_file(source, name)  # a hub id, whose files were fetched when the model was opened
     assert found is not None
     return Path(found)
-
-
-def _companions(clip: Clip, folder: Path) -> None:
-    clip.tokenizer.save_pretrained(folder)
-    text = json.dumps(clip.preprocessor, indent=2, sort_keys=True)
-    (folder / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _is_transformers(model: Any) -> bool:

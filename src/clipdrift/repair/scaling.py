@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
-from clipdrift.model.towers import tower_of, unwrapped
+from clipdrift.model.towers import text_tower_of, tower_of, unwrapped
+from clipdrift.model.towers.split_attention import SplitAttention
 
 Way = tuple[Tensor, Tensor, int | str]
 """The live tensor, its value in the backbone, and its place."""
@@ -31,7 +33,7 @@ def scaled(base: Any, model: Any) -> dict[str, Way] | None:
     if not layers or not all(_one_lora(layer) for layer in layers):
         return None
     own = dict(model.named_parameters())
-    known = dict(unwrapped(base).named_parameters())
+    known = dict(_in_form_of(model, base).named_parameters())
     place = _Places(model)
     found: dict[str, Way] = {}
     for name, parameter in own.items():
@@ -42,6 +44,18 @@ def scaled(base: Any, model: Any) -> dict[str, Way] | None:
             return None
         found[name] = (parameter.detach(), start, place(name, parameter))
     return found
+
+
+def _in_form_of(model: Any, base: Any) -> Any:
+    """The backbone, with its attention split where the adapted model's is."""
+    plain = unwrapped(base)
+    if not any(isinstance(part, SplitAttention) for part in model.modules()):
+        return plain
+    plain = copy.deepcopy(plain)
+    for view in (tower_of, text_tower_of):
+        if any(isinstance(part, SplitAttention) for block in view(model).blocks for part in block.modules()):
+            view(plain).make_adaptable()
+    return plain
 
 
 def _one_lora(layer: Any) -> bool:
@@ -97,7 +111,7 @@ class _Places:
             return self._blocks[id(parameter)]
         if id(parameter) not in self._tower:
             return "text"
-        if "projection" in name:
+        if "projection" in name or ".proj." in f".{name}.":
             return "projection"
         stem = (".embeddings.", ".pre_layrnorm.", ".conv1.", ".ln_pre.")
         return "stem" if any(part in f".{name}" for part in stem) else "final"

@@ -96,6 +96,8 @@ def _attention(course: Course) -> Shown:
     """Attention in a few images, of the backbone and of the last measurement that left it."""
     name = "attention"
     title, text = _TITLES[name]
+    if reason := (course.about.get("absent") or {}).get("attention"):
+        return Shown(name, title, "", None, f"there is no attention over patches: {reason}")
     try:
         found = read_before_and_now(course.out)
     except MonitorError as error:

@@ -40,6 +40,8 @@ DIRECTIONS = ("image_to_text", "text_to_image")
 BY_MATRIX = frozenset({"effective_rank", "intruder_dimensions"})
 """Measures of single matrices: their mean, that of one kind of matrix as part, or the worst."""
 
+_MATRICES = ("q", "k", "v", "out", "fc1", "fc2", "conv1", "conv2", "conv3", "conv_dw")
+
 OF_ROWS = ("modality_gap", "modality_gap_change", "logit_scale")
 """Numbers of a model in training alone: the gap between both towers' embeddings, its change from the
 backbone's in the same unit, and what cosines are multiplied by."""
@@ -250,7 +252,7 @@ def _is_part(name: str, part: str) -> bool:
     if name in RECALLS:
         return part in DIRECTIONS
     if name in BY_MATRIX:
-        return part == WORST or part in ("q", "k", "v", "out", "fc1", "fc2")
+        return part == WORST or part in _MATRICES
     if name in _NOT_BLOCKS:
         return False
     return part == WORST or re.fullmatch(r"block_[1-9]\d*", part) is not None
@@ -262,7 +264,7 @@ def _parts(name: str) -> str:
     if name in RECALLS:
         return f"it has {' and '.join(DIRECTIONS)}"
     if name in BY_MATRIX:
-        return "it has the kinds of matrix q, k, v, out, fc1, fc2, and worst"
+        return f"it has the kinds of matrix {', '.join(_MATRICES)}, and worst"
     return "it has none" if name in _NOT_BLOCKS else "it has blocks, as in block_6, and worst"
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from clipdrift.config import ConfigError, ContrastiveObjective, RulesConfig, RunConfig
 from clipdrift.config.rules import CONDITIONS
-from clipdrift.listing import MEASURES
+from clipdrift.listing import MEASURES, why_absent
 from clipdrift.rules.grammar import OF_ROWS, RECALLS, Rule, RuleError, parse_rule
 from clipdrift.rules.rows import rule_name
 from clipdrift.rules.ruling import Rules
@@ -35,15 +37,16 @@ def resolve_rules(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"rules": config.rules.model_copy(update=spelt)})
 
 
-def rules_of_run(config: RunConfig, blocks: int) -> Rules:
+def rules_of_run(config: RunConfig, blocks: int, absent: Mapping[str, str] = MappingProxyType({})) -> Rules:
     """What a training follows.
 
     Args:
         config: a resolved one.
         blocks: of the image tower.
+        absent: measures that the image tower has not, or families of them: why.
 
     Raises:
-        ConfigError: a rule on a block that the model does not have.
+        ConfigError: a rule on a block or a measure that the model does not have.
     """
     own = config.rules
     read = {name: [parse_rule(text) for text in getattr(own, name)] for name in CONDITIONS}
@@ -52,6 +55,11 @@ def rules_of_run(config: RunConfig, blocks: int) -> Rules:
             if not rule.name.startswith("text_") and (rule.block or 0) > blocks:
                 raise ConfigError(
                     f"rules.{name}: rule '{rule}': {config.model.name} has {blocks} blocks, no {rule.part}"
+                )
+            measure = rule.name if rule.name in MEASURES else rule.name.removesuffix("_drift")
+            if reason := why_absent(absent, measure):
+                raise ConfigError(
+                    f"rules.{name}: rule '{rule}': {config.model.name} has no {measure}: {reason}"
                 )
     return Rules(**read, patience=own.patience, warm_up=own.warm_up, factor=own.factor, source=SOURCE)
 

@@ -14,6 +14,7 @@ from clipdrift.adapt.pairs import adapt_pairs, pairs_among
 from clipdrift.config import ConfigError, ContrastiveObjective, EntropyFloor, NoTask, RunConfig, ZeroShotKl
 from clipdrift.config.penalties import REFERENCE_CAPTIONS, held
 from clipdrift.measures import embed, embed_texts, read_texts
+from clipdrift.model.clip import logit_bias_of
 from clipdrift.model.zero_shot import class_features
 from clipdrift.training.compared_texts import some_captions
 from clipdrift.training.decks import PairInputs
@@ -48,7 +49,9 @@ def adapted_for(
         features = normalize(embed_texts(inputs.clip, words), dim=-1) if config.penalty else None
         compared = _compared(inputs) if config.penalty else None
         text_entropies = _text_entropies(inputs, pairs, config)
-        bias = _first_bias(inputs, pairs, config) if config.objective.loss == "sigmoid" else None
+        own = logit_bias_of(inputs.clip.model) is not None
+        lacks_bias = config.objective.loss == "sigmoid" and not own
+        bias = _first_bias(inputs, pairs, config) if lacks_bias else None
         adapted = adapt_pairs(
             inputs.clip, config.method, config.objective, pairs.train, pairs.groups, config.seed, bias
         )

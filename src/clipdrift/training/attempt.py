@@ -71,14 +71,14 @@ def attempt(config: RunConfig, job: AttemptOptions) -> Record:
     with clock("prepare"):
         inputs = prepare(config, job.cache, job.device, reporter)
     course = _course(config, job)
-    judge = Judge.of(config, inputs.clip.blocks, course, reporter)
+    judge = Judge.of(config, inputs.clip.model, course, reporter)
     with clock("backbone"), out_of_memory_guard(config, job.device, "measuring"):
         reporter.stage("measuring the backbone")
         observer = RunObserver.of(inputs, config)
         backbone = observer.backbone()
         transfer = _transfer_facts(inputs, backbone, reporter)
         samples = AttentionSamples.of(inputs, config.evaluation.shown_images)
-    entropies = tuple(observer.internals.blocks("entropy").tolist())
+    entropies = observer.entropies
     capped = capped_aims(config.penalty, entropies, inputs.clip.patches)
     for note in capped:
         reporter.note(note)

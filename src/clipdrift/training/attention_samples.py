@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from clipdrift.data.deck import Deck
 from clipdrift.measures.shown import attention_shares, spread
 from clipdrift.model.clip import Clip
+from clipdrift.model.towers import tower_of
 from clipdrift.runs.maps import Maps
 from clipdrift.training.preparation import RunInputs
 
@@ -32,8 +32,9 @@ class AttentionSamples:
 
     @classmethod
     def of(cls, inputs: RunInputs, count: int) -> AttentionSamples | None:
-        """``count`` images of the probe set, of as many classes as there are; None for no images."""
-        if count == 0:
+        """``count`` images of the probe set, of as many classes as there are; None for no images, or for a
+        model without attention."""
+        if count == 0 or tower_of(inputs.clip.model).reader == "none":
             return None
         picked = spread(inputs.probe.labels, count)
         chosen = inputs.probe.subset(picked)
@@ -41,7 +42,9 @@ class AttentionSamples:
             titles = tuple(inputs.target.classes[label] for label in chosen.labels)
         else:
             titles = tuple(inputs.pairs.probe.text(int(image), 0) for image in picked)
-        return cls(chosen, titles, attention_shares(inputs.clip.model, chosen.images(slice(None))))
+        before = attention_shares(inputs.clip.model, chosen.images(slice(None)))
+        assert before is not None
+        return cls(chosen, titles, before)
 
     def save(self, clip: Clip, path: Path) -> None:
         """Write the images with attention before and now.
@@ -49,7 +52,7 @@ class AttentionSamples:
         Args:
             clip: the adapted model.
         """
-        side = math.isqrt(clip.patches)
         after = attention_shares(clip.model, self.deck.images(slice(None)))
+        assert after is not None
         pixels = np.ascontiguousarray(self.deck.data[self.deck.rows])
-        Maps(pixels, self.titles, self.before, after, (side, side)).save(path)
+        Maps(pixels, self.titles, self.before, after, clip.geometry.grid).save(path)

@@ -55,6 +55,7 @@ _ABOVE = frozenset(
 )
 """Rooms that training never imports: no kept result depends on them. All else in the package counts."""
 _LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "pyarrow")
+_OPTIONAL = ("open_clip_torch", "timm")
 _PATIENCE = 0.5
 """Seconds after which a run says that it waits for another one."""
 
@@ -140,7 +141,7 @@ def ingredients(clip: Clip, device: torch.device) -> dict[str, object]:
         "weights": weights_hash(clip),
         "preprocessing": repr(clip.preprocess),
         "code": _code(Path(__file__).parents[1]),
-        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "libraries": {name: _version(name) for name in (*_LIBRARIES, *_OPTIONAL)},
         "extensions": _extensions(),
         "processor": accelerator.processor_of(device),
     }

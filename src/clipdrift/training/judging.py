@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from clipdrift.config import RunConfig
+from clipdrift.measures import absent_kinds
+from clipdrift.model.towers import tower_of
+from clipdrift.model.weights import effective_weights
 from clipdrift.rules import Rule, Rules, Ruling
 from clipdrift.rules.run_rules import rules_of_run
 from clipdrift.runs.record import Point, Remark
@@ -23,9 +27,11 @@ class Judge:
     reporter: Reporter
 
     @classmethod
-    def of(cls, config: RunConfig, blocks: int, course: Course, reporter: Reporter) -> Judge:
-        """Raises ConfigError for a rule on a block that the model does not have."""
-        rules = rules_of_run(config, blocks)
+    def of(cls, config: RunConfig, model: Any, course: Course, reporter: Reporter) -> Judge:
+        """Raises ConfigError for a rule on a block or a measure that the model does not have."""
+        tower = tower_of(model)
+        absent = {**tower.absent, **absent_kinds(effective_weights(model))}
+        rules = rules_of_run(config, tower.geometry.blocks, absent)
         ruling = Ruling(rules, None, stopping="the training stops")
         if course.ruling is not None:
             ruling.load(course.ruling)

@@ -190,14 +190,10 @@ def _counted(pixels: Pixels, rows: NDArray[np.int64], bad: tuple[tuple[str, str]
 
 def _doubts(captions: dict[str, CaptionSource], clip: Clip, factory: DeckFactory, flip: bool) -> list[str]:
     """Captions that the model does not read to their end, and those that mirroring makes wrong."""
-    tokenizer: Any = clip.tokenizer
-    most = int(clip.model.config.text_config.max_position_embeddings)
-
-    def count(texts: list[str]) -> list[int]:
-        return [len(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
-
+    encoder: Any = clip.texts
+    most, count, advance = encoder.longest, encoder.count_tokens, factory.reporter.advance
     factory.reporter.stage("counting the captions' tokens")
-    long = sum(count_too_long(found, count, most, factory.reporter.advance) for found in captions.values())
+    long = sum(count_too_long(found, count, most, advance) for found in captions.values())
     total = sum(int(found.counts.sum()) for found in captions.values())
     notes = []
     if long:

@@ -31,6 +31,8 @@ from clipdrift.data.sources import Source, fingerprint_path, open_source
 from clipdrift.data.splits import divide
 from clipdrift.data.worlds import WORLDS
 from clipdrift.model.clip import SHIPPED, Clip, fingerprint_model, load, on_side, shipped_folder
+from clipdrift.model.openclip_names import local_place
+from clipdrift.model.towers import tower_of
 from clipdrift.rules.run_rules import resolve_rules
 from clipdrift.runs.record import DataFacts
 from clipdrift.runs.reporter import Reporter
@@ -116,6 +118,8 @@ def _resolve_model(model: ModelConfig) -> ModelConfig:
         if not Path(model.path).expanduser().is_dir():
             raise ConfigError(f"model.path = {model.path!r}: no such folder")
         model = model.model_copy(update={"fingerprint": fingerprint_model(model.path)})
+    elif model.name.startswith("open_clip:") and (place := local_place(model.name)) is not None:
+        model = model.model_copy(update={"fingerprint": fingerprint_model(place)})
     elif model.name in SHIPPED:  # their weights may change from one release to the next
         model = model.model_copy(update={"fingerprint": fingerprint_model(shipped_folder(model.name))})
     return model
@@ -160,7 +164,10 @@ def prepare(config: RunConfig, cache: Path, device: torch.device, reporter: Repo
     if isinstance(objective, ContrastiveObjective):
         towers = objective.trained_towers(config.method)
     check_method(clip, config.method, towers)
-    check_penalties(config.penalty, clip.blocks, TowerParts.of(clip, "text").count, towers)
+    text_blocks = TowerParts.of(clip, "text").count if "text" in towers else 0
+    tower = tower_of(clip.model)
+    pooled = tower.reader == "pooling head"
+    check_penalties(config.penalty, clip.blocks, text_blocks, towers, pooled, tower.lacks("entropy"))
     compared = compared_texts(config.penalty, clip.image_size)
     clip.model.to(device)
     backbone_cache = BackboneCache.of(cache, clip, device, reporter)

@@ -72,7 +72,7 @@ class Progress:
         adapted.head.load_state_dict(saved["head"])  # one made of texts is as old as the last look
         optimizer.load_state_dict(saved["optimizer"])
         torch.set_rng_state(saved["random"])
-        accelerator.set_random_state(adapted.clip.model.device, saved["random_cuda"])
+        accelerator.set_random_state(adapted.clip.device, saved["random_cuda"])
         self.step, self.seen = saved["step"], saved["seen"]
         self.loss, self.right = saved["loss"], saved["right"]
         self.due = None if saved["due"] is None else Moment(**saved["due"])
@@ -105,7 +105,7 @@ class Progress:
         """Return everything as tensors and plain values."""
         assert self._adapted is not None
         assert self._optimizer is not None
-        device = self._adapted.clip.model.device
+        device = self._adapted.clip.device
         return {
             "step": self.step,
             "loss": self.loss,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from clipdrift.adapt import Adapted
@@ -61,8 +60,8 @@ class TextObserver:
             batch_size=size,
         )
 
-    def readings(self, adapted: Adapted) -> tuple[dict[str, Reading], bool]:
-        """Every measure of the text tower as it is now, and whether no embedding has changed."""
+    def readings(self, adapted: Adapted) -> tuple[dict[str, Reading], Tensor]:
+        """Every measure of the text tower as it is now, and the embeddings."""
         now = read_texts(adapted.clip, self.texts, self.batch_size)
         found = text_readings(self.internals, now, self.weights, text_weights(adapted.clip.model))
-        return found, torch.equal(now.embedding, self.internals.embedding)
+        return found, now.embedding

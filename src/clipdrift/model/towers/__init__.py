@@ -8,8 +8,11 @@ from typing import Any
 from clipdrift.model.towers.base import Geometry, Tower, UnsupportedModelError
 from clipdrift.model.towers.huggingface import HuggingFaceClip
 from clipdrift.model.towers.openclip import NOT_READ, OpenClip
+from clipdrift.model.towers.openclip_text import OpenClipTextTower
+from clipdrift.model.towers.resnet import OpenClipResNet
 from clipdrift.model.towers.siglip import Siglip
 from clipdrift.model.towers.text import ClipTexts, SiglipTextTower, TextTower
+from clipdrift.model.towers.timm_trunks import timm_tower
 
 __all__ = [
     "Geometry",
@@ -27,13 +30,26 @@ def _of_half(model: Any) -> Tower:
     return Siglip.of(model) if model.kind == "siglip" else HuggingFaceClip.of_half(model)
 
 
+_OPEN_CLIP: dict[str, Callable[[Any], Tower]] = {
+    "ModifiedResNet": OpenClipResNet.of,
+    "TimmModel": timm_tower,
+}
+"""By the class of an OpenCLIP model's image tower; any other is taken for a transformer, and checked."""
+
+
+def _of_open_clip(model: Any) -> Tower:
+    visual = type(model.visual)
+    ours = visual.__module__.partition(".")[0] == "open_clip"
+    return _OPEN_CLIP.get(visual.__name__ if ours else "", OpenClip.of)(model)
+
+
 _TOWERS: dict[tuple[str, str], Callable[[Any], Tower]] = {
     ("transformers", "CLIPModel"): HuggingFaceClip.of,
     ("transformers", "CLIPVisionModelWithProjection"): HuggingFaceClip.of_vision,
     ("transformers", "SiglipModel"): Siglip.of,
     ("clipdrift", "ImageHalf"): _of_half,
-    ("open_clip", "CLIP"): OpenClip.of,
-    ("open_clip", "CustomTextCLIP"): OpenClip.of,
+    ("open_clip", "CLIP"): _of_open_clip,
+    ("open_clip", "CustomTextCLIP"): _of_open_clip,
 }
 """By package and class, so that none of the packages need be there."""
 
@@ -46,6 +62,8 @@ _TEXT_TOWERS: dict[tuple[str, str], Callable[[Any], TextTower]] = {
     ("clipdrift", "TextHalf"): _text_of_half,
     ("transformers", "CLIPModel"): ClipTexts,
     ("transformers", "SiglipModel"): SiglipTextTower,
+    ("open_clip", "CLIP"): OpenClipTextTower.of,
+    ("open_clip", "CustomTextCLIP"): OpenClipTextTower.of,
 }
 
 _WRAPPERS: dict[tuple[str, str], Callable[[Any], Any]] = {
@@ -64,7 +82,7 @@ _NAFLEX = (
 _VISION_ONLY = "its modules lie elsewhere in older releases; load the same weights as SiglipModel"
 _CLASSIFIER = "it classifies by the mean of its patches; load the whole model that it was made from"
 _TOWER_ALONE = "it is an image tower alone; give the whole model that it is a part of"
-_NO_ATTENTION = "a ResNet has no attention over patches"
+_CLASSIFIER_ALONE = "it is a classifier alone, with no texts beside it; give the whole CLIP it is a part of"
 
 _REFUSED: dict[tuple[str, str], str] = {
     ("transformers", "CLIPVisionModel"): "it has no projection into the joint space; load the same weights "
@@ -76,8 +94,11 @@ _REFUSED: dict[tuple[str, str], str] = {
     ("transformers", "Siglip2VisionModel"): _NAFLEX,
     ("open_clip", "CoCa"): NOT_READ["CoCa"],
     ("open_clip", "VisionTransformer"): _TOWER_ALONE,
-    ("timm", "ResNet"): _NO_ATTENTION,
-    ("torchvision", "ResNet"): _NO_ATTENTION,
+    ("open_clip", "ModifiedResNet"): _TOWER_ALONE,
+    ("open_clip", "TimmModel"): _TOWER_ALONE,
+    ("timm", "ResNet"): _CLASSIFIER_ALONE,
+    ("timm", "ConvNeXt"): _CLASSIFIER_ALONE,
+    ("torchvision", "ResNet"): _CLASSIFIER_ALONE,
     ("torch", "ScriptModule"): "TorchScript lets nothing in it be read; load the model without jit",
 }
 """Why a class that one might expect to work does not."""
@@ -100,7 +121,7 @@ def tower_of(model: Any) -> Tower:
 
     Args:
         model: transformers' CLIPModel, CLIPVisionModelWithProjection or SiglipModel, or an OpenCLIP model
-            with a VisionTransformer, in any wrapper of peft or torch.
+            with a VisionTransformer, a ModifiedResNet or a trunk of timm's, in any wrapper of peft or torch.
 
     Raises:
         UnsupportedModelError: any other model, by name.
@@ -110,8 +131,8 @@ def tower_of(model: Any) -> Tower:
     if make is None:
         kind = type(inner)
         why = _find(inner, _REFUSED) or (
-            "its attention cannot be read; supported are transformers' CLIPModel, "
-            "CLIPVisionModelWithProjection and SiglipModel, and OpenCLIP models with a VisionTransformer"
+            "its image tower cannot be read; supported are transformers' CLIPModel, "
+            "CLIPVisionModelWithProjection and SiglipModel, and OpenCLIP's CLIP and CustomTextCLIP"
         )
         raise UnsupportedModelError(f"{kind.__module__}.{kind.__name__} is not supported: {why}")
     return make(inner)
@@ -121,11 +142,12 @@ def text_tower_of(model: Any) -> TextTower:
     """The view through which a model's text tower is read.
 
     Args:
-        model: transformers' CLIPModel or SiglipModel, in any wrapper of peft or torch.
+        model: transformers' CLIPModel or SiglipModel, or an OpenCLIP model whose texts are pooled at their
+            end token under a causal mask, in any wrapper of peft or torch.
 
     Raises:
-        UnsupportedModelError: any other model, OpenCLIP's among them, whose text towers are built, masked
-            and pooled in several ways.
+        UnsupportedModelError: any other model; OpenCLIP's text towers can be built, masked and pooled in
+            several ways.
     """
     inner = unwrapped(model)
     make = _find(inner, _TEXT_TOWERS)
@@ -133,7 +155,7 @@ def text_tower_of(model: Any) -> TextTower:
         kind = type(inner)
         raise UnsupportedModelError(
             f"the text tower of {kind.__module__}.{kind.__name__} cannot be read; supported are those of "
-            "transformers' CLIPModel and SiglipModel"
+            "transformers' CLIPModel and SiglipModel, and OpenCLIP's causal ones"
         )
     return make(inner)
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from clipdrift.model.towers.base import Call, Geometry, QueriesKeys, Tower
+from clipdrift.model.towers.layout import HUGGING_FACE_MATRICES, TowerLayout
 from clipdrift.shapes import Images
 
 
@@ -51,13 +52,20 @@ class HuggingFaceClip(Tower):
         pooled = call(self.model.vision_model, pixel_values=images).pooler_output
         return pooled, call(self.model.visual_projection, pooled)
 
-    def stem(self) -> tuple[nn.Module, ...]:
-        return self.model.vision_model.embeddings, self.model.vision_model.pre_layrnorm
+    def layout(self) -> TowerLayout:
+        return TowerLayout(
+            whole=("vision_model", "visual_projection"),
+            stem=("vision_model.embeddings", "vision_model.pre_layrnorm"),
+            blocks=tuple(f"vision_model.encoder.layers.{i}" for i in range(self.geometry.blocks)),
+            projection=("visual_projection",),
+            projected_by="visual projection",
+            matrices=HUGGING_FACE_MATRICES,
+        )
 
-    def run_from(self, tokens: Tensor, start: int, call: Call) -> tuple[Tensor, Tensor]:
+    def run_from(self, carried: Tensor, start: int, call: Call) -> tuple[Tensor, Tensor]:
         for block in self.blocks[start:]:
-            tokens = self.tokens(call(block, tokens, attention_mask=None))
-        pooled = call(self.model.vision_model.post_layernorm, tokens[:, 0])
+            carried = self.tokens(call(block, carried, attention_mask=None))
+        pooled = call(self.model.vision_model.post_layernorm, carried[:, 0])
         return pooled, call(self.model.visual_projection, pooled)
 
     def parts(self) -> tuple[tuple[str, nn.Module], ...]:
@@ -72,8 +80,12 @@ class HuggingFaceClip(Tower):
 
 def watch_projections(block: Any, whole: bool, receive: QueriesKeys) -> list[Any]:
     """Hooks on ``self_attn.q_proj`` and ``k_proj`` and, when both have run, on the attention itself."""
+    return watch_layers(block.self_attn, whole, receive)
+
+
+def watch_layers(attention: Any, whole: bool, receive: QueriesKeys) -> list[Any]:
+    """The same of any attention with layers ``q_proj`` and ``k_proj``."""
     seen: dict[str, Tensor] = {}
-    attention = block.self_attn
     return [
         attention.q_proj.register_forward_hook(partial(_keep, seen, "queries", whole)),
         attention.k_proj.register_forward_hook(partial(_keep, seen, "keys", True)),

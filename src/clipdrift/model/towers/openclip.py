@@ -13,6 +13,7 @@ from types import NoneType
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from clipdrift.model.towers.base import (
     Call,
@@ -21,21 +22,24 @@ from clipdrift.model.towers.base import (
     Tower,
     UnsupportedModelError,
     queries_and_keys,
+    square,
 )
+from clipdrift.model.towers.huggingface import watch_layers
+from clipdrift.model.towers.layout import Places, TowerLayout
+from clipdrift.model.towers.split_attention import SplitAttention, replace_parameter, split
 from clipdrift.shapes import Images
 
 NOT_READ: dict[str, str] = {
-    "ModifiedResNet": "its image tower is a ResNet (ModifiedResNet), which has no attention over patches",
-    "TimmModel": "its image tower is one of timm's (TimmModel), whose attention is built otherwise; the same "
-    "SigLIP is on Hugging Face, such as google/siglip-base-patch16-224",
     "CoCa": "CoCa pools images by attention with many queries, and its class token is not what is projected",
 }
-"""Why an image tower, or a model, that OpenCLIP makes is not read; by its class."""
+"""Why a model that OpenCLIP makes is not read; by its class."""
 
 _ATTENTIONS = {
     ("torch", "MultiheadAttention"): lambda attention: attention,
     ("open_clip", "Attention"): lambda attention: attention,
     ("peft", "MultiheadAttention"): lambda attention: attention.get_base_layer(),
+    ("clipdrift", "SplitMultiheadAttention"): lambda attention: attention,
+    ("clipdrift", "SplitOwnAttention"): lambda attention: attention,
 }
 """From what stands in a block to the attention that runs. For each forward pass peft puts its adapters into
 the weights of that one, so a hook on it sees them as they act."""
@@ -62,6 +66,15 @@ OUTSIDE = {
     "ln_pre": "pre_layrnorm",
     "ln_post": "post_layernorm",
 }
+MATRICES: dict[str, str] = {
+    "q": r"attn\.q_proj",
+    "k": r"attn\.k_proj",
+    "v": r"attn\.v_proj",
+    "out": r"attn\.out_proj",
+    "mlp": r"mlp\.c_(fc|proj)",
+}
+"""Matrices of a block that adapters can be put on, once its attention is split."""
+
 INSIDE = {
     "ln_1": "layer_norm1",
     "ln_2": "layer_norm2",
@@ -95,7 +108,7 @@ class OpenClip(Tower):
         width = int(visual.transformer.width)
         geometry = Geometry(
             blocks=len(visual.transformer.resblocks),
-            heads=int(_attention(visual.transformer.resblocks[0]).num_heads),
+            heads=int(attention_of(visual.transformer.resblocks[0]).num_heads),
             width=width,
             embedding_width=width if visual.proj is None else int(visual.proj.shape[1]),
             image_size=int(visual.image_size[0]),
@@ -107,6 +120,37 @@ class OpenClip(Tower):
     def blocks(self) -> Sequence[nn.Module]:
         return list(self.model.visual.transformer.resblocks)
 
+    def layout(self) -> TowerLayout:
+        visual = self.model.visual
+        projection: Places = ()
+        replacement: Places = ()
+        if visual.proj is not None:
+            replacement = ("visual.parametrizations.proj.0",)
+            projection = replacement if parametrize.is_parametrized(visual, "proj") else ("visual.proj",)
+        stem = ("class_embedding", "positional_embedding", "conv1", "ln_pre")
+        return TowerLayout(
+            whole=("visual",),
+            stem=tuple(f"visual.{name}" for name in stem),
+            blocks=tuple(f"visual.transformer.resblocks.{i}" for i in range(self.geometry.blocks)),
+            projection=projection,
+            projected_by="visual projection",
+            matrices=MATRICES,
+            projection_modules=replacement,
+        )
+
+    def make_adaptable(self) -> bool:
+        visual = self.model.visual
+        replaced = visual.proj is not None and replace_parameter(visual, "proj")
+        return split(self.blocks) or replaced
+
+    def run_from(self, carried: Tensor, start: int, call: Call) -> tuple[Tensor, Tensor]:
+        visual = self.model.visual
+        first = getattr(visual.transformer, "batch_first", False)
+        for block in self.blocks[start:]:
+            carried = self.tokens(call(block, carried if first else carried.transpose(0, 1)))
+        pooled = call(visual.ln_post, carried[:, 0])
+        return pooled, pooled if visual.proj is None else pooled @ visual.proj.to(pooled.dtype)
+
     @property
     def activation(self) -> str:
         """Name the activation as transformers does."""
@@ -115,11 +159,7 @@ class OpenClip(Tower):
         return _ACTIVATIONS.get((name, getattr(found, "approximate", None)), name)
 
     def run(self, images: Images, call: Call) -> tuple[Tensor, Tensor]:
-        side = self.geometry.image_size
-        # OpenCLIP does not look, and would take any shape that makes the same number of patches
-        if images.shape[-2:] != (side, side):
-            height, width = images.shape[-2:]
-            raise ValueError(f"image size ({height}*{width}) does not match the model's ({side}*{side})")
+        square(images, self.geometry.image_size)
         visual = self.model.visual
         normed: list[Tensor] = []
         handles = [
@@ -154,41 +194,55 @@ class OpenClip(Tower):
         return tokens if first else tokens.transpose(0, 1)
 
     def watch(self, block: nn.Module, whole: bool, receive: QueriesKeys) -> list[Any]:
+        attention = attention_of(block)
+        if isinstance(attention, SplitAttention):
+            return watch_layers(attention, whole, receive)
+
         def before(attention: Any, inputs: tuple[Any, ...]) -> None:
             tokens = self.tokens(inputs[0])
             receive(*queries_and_keys(attention, tokens if whole else tokens[:, :1], tokens))
 
-        return [_attention(block).register_forward_pre_hook(before)]
+        return [attention.register_forward_pre_hook(before)]
 
     def canonical(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
         inner = name.removeprefix("visual.")
         found = _BLOCK.fullmatch(inner)
-        if inner == "proj":
+        if inner in ("proj", "parametrizations.proj.0.weight"):
             yield "visual_projection.weight", weight.T
+        elif inner == "parametrizations.proj.original":
+            return  # does not act
         elif found is None:
             yield f"vision_model.{_renamed(inner, OUTSIDE)}", weight
         else:
-            block, inner = f"vision_model.encoder.layers.{found[1]}", found[2]
-            if inner.startswith("attn.in_proj_"):
-                kind = inner.removeprefix("attn.in_proj_")
-                for letter, part in zip("qkv", weight.chunk(3), strict=True):
-                    yield f"{block}.self_attn.{letter}_proj.{kind}", part
-            else:
-                yield f"{block}.{_renamed(inner, INSIDE)}", weight
+            yield from in_block(f"vision_model.encoder.layers.{found[1]}", found[2], weight)
+
+
+def in_block(block: str, inner: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """A weight of a block under transformers' names; queries, keys and values each by itself.
+
+    Args:
+        block: the block's name there.
+        inner: the weight's name in OpenCLIP's block.
+    """
+    if inner.startswith("attn.in_proj_"):
+        kind = inner.removeprefix("attn.in_proj_")
+        for letter, part in zip("qkv", weight.chunk(3), strict=True):
+            yield f"{block}.self_attn.{letter}_proj.{kind}", part
+    else:
+        yield f"{block}.{_renamed(inner, INSIDE)}", weight
 
 
 def _kind(module: Any) -> tuple[str, str]:
-    """Name package and class."""
-    return type(module).__module__.partition(".")[0], type(module).__name__
+    """Name package and class, of a module with a replaced parameter those that it had before."""
+    kind = type(module).__mro__[parametrize.is_parametrized(module)]
+    return kind.__module__.partition(".")[0], kind.__name__
 
 
 def _refused(visual: Any) -> str | None:
     """Why an image tower cannot be read."""
     package, kind = _kind(visual)
     if (package, kind) != ("open_clip", "VisionTransformer"):
-        return (
-            NOT_READ.get(kind) or f"its image tower is {package}'s {kind}, not OpenCLIP's VisionTransformer"
-        )
+        return f"its image tower is {package}'s {kind}, not OpenCLIP's VisionTransformer"
     if visual.attn_pool is not None:
         return "its images are pooled by attention with many queries (attentional_pool), as in CoCa"
     if visual.pool_type != "tok":
@@ -196,11 +250,12 @@ def _refused(visual: Any) -> str | None:
     height, width = visual.image_size
     if height != width:
         return f"its images are not square ({height}*{width})"
-    reasons = (_refused_attention(block.attn) for block in visual.transformer.resblocks)
+    reasons = (why_not_plain(block.attn) for block in visual.transformer.resblocks)
     return next((reason for reason in reasons if reason), None)
 
 
-def _refused_attention(attention: Any) -> str | None:
+def why_not_plain(attention: Any) -> str | None:
+    """Why a block's attention cannot be read."""
     package, kind = _kind(attention)
     if (package, kind) not in _ATTENTIONS:
         return f"the attention of its blocks is {package}'s {kind}"
@@ -215,7 +270,8 @@ def _refused_attention(attention: Any) -> str | None:
     return None
 
 
-def _attention(block: Any) -> Any:
+def attention_of(block: Any) -> Any:
+    """The attention of a block that runs."""
     return _ATTENTIONS[_kind(block.attn)](block.attn)
 
 

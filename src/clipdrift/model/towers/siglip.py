@@ -18,8 +18,10 @@ from clipdrift.model.towers.base import (
     Tower,
     UnsupportedModelError,
     queries_and_keys,
+    square,
 )
 from clipdrift.model.towers.huggingface import geometry_of, watch_projections
+from clipdrift.model.towers.layout import HUGGING_FACE_MATRICES, TowerLayout
 from clipdrift.shapes import Images
 
 
@@ -57,12 +59,30 @@ class Siglip(Tower):
         return list(self.model.vision_model.encoder.layers)
 
     def run(self, images: Images, call: Call) -> tuple[Tensor, Tensor]:
-        side = self.geometry.image_size
         # transformers does not look, and would add the position of every patch to an image of one patch
-        if images.shape[-2:] != (side, side):
-            height, width = images.shape[-2:]
-            raise ValueError(f"image size ({height}*{width}) does not match the model's ({side}*{side})")
+        square(images, self.geometry.image_size)
         pooled = call(self.model.vision_model, pixel_values=images).pooler_output
+        return pooled, pooled
+
+    def layout(self) -> TowerLayout:
+        """The pooling head is the projection: it alone leads from the patches into the joint space."""
+        return TowerLayout(
+            whole=("vision_model",),
+            stem=("vision_model.embeddings",),
+            blocks=tuple(f"vision_model.encoder.layers.{i}" for i in range(self.geometry.blocks)),
+            projection=("vision_model.head",),
+            projected_by="pooling head",
+            matrices=HUGGING_FACE_MATRICES,
+        )
+
+    def needed(self, carried: Tensor) -> Tensor:
+        """All patches (B, P, D), which the pooling head reads."""
+        return carried
+
+    def run_from(self, carried: Tensor, start: int, call: Call) -> tuple[Tensor, Tensor]:
+        for block in self.blocks[start:]:
+            carried = self.tokens(call(block, carried, attention_mask=None))
+        pooled = call(self.model.vision_model.head, call(self.model.vision_model.post_layernorm, carried))
         return pooled, pooled
 
     def parts(self) -> tuple[tuple[str, nn.Module], ...]:

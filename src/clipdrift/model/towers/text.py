@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from clipdrift.model.texts import plain, tokenised
 from clipdrift.model.towers.base import Call, QueriesKeys
 from clipdrift.model.towers.huggingface import watch_projections
+from clipdrift.model.towers.layout import HUGGING_FACE_MATRICES, Places, TowerLayout
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,21 @@ class TextTower(ABC):
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.heads = int(model.config.text_config.num_attention_heads)
+
+    @property
+    def heads(self) -> int:
+        return int(self.model.config.text_config.num_attention_heads)
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks, first to last."""
         return list(self.model.text_model.encoder.layers)
+
+    def tokens(self, output: object) -> Tensor:
+        """A block's output as (B, T, D); some releases wrap it in a tuple."""
+        first = output[0] if isinstance(output, tuple) else output
+        assert isinstance(first, Tensor)
+        return first
 
     @abstractmethod
     def prompts(self, tokenizer: Any, texts: Sequence[str]) -> list[Prompt]:
@@ -70,12 +80,16 @@ class TextTower(ABC):
         """Projected embeddings (B, E) of token ids (B, T) of :meth:`prompts` of one length."""
 
     @abstractmethod
-    def parts(self) -> tuple[tuple[str, nn.Module], ...]:
-        """The modules of the text tower and its projection, by their names in the whole model."""
+    def parts(self) -> tuple[tuple[str, nn.Module | nn.Parameter], ...]:
+        """Modules and bare parameters of the text tower and its projection, by their names in the model."""
 
-    def stem(self) -> tuple[nn.Module, ...]:
-        """The modules before block 1."""
-        return (self.model.text_model.embeddings,)
+    @abstractmethod
+    def layout(self) -> TowerLayout:
+        """Where methods find what they freeze and train."""
+
+    def make_adaptable(self) -> bool:
+        """Bring the model into a form in which peft can adapt it, as :meth:`Tower.make_adaptable` does."""
+        return False
 
     def canonical(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
         """A weight under the name that transformers' CLIPModel gives it."""
@@ -114,8 +128,11 @@ class ClipTexts(TextTower):
         embedding: Tensor = call(self.model.text_projection, pooled)
         return embedding
 
-    def parts(self) -> tuple[tuple[str, nn.Module], ...]:
+    def parts(self) -> tuple[tuple[str, nn.Module | nn.Parameter], ...]:
         return ("text_model", self.model.text_model), ("text_projection", self.model.text_projection)
+
+    def layout(self) -> TowerLayout:
+        return _layout(len(self.blocks), ("text_model", "text_projection"), "text_projection")
 
 
 class SiglipTextTower(TextTower):
@@ -135,12 +152,26 @@ class SiglipTextTower(TextTower):
         embedding: Tensor = call(self.model.text_model, input_ids=ids).pooler_output
         return embedding
 
-    def parts(self) -> tuple[tuple[str, nn.Module], ...]:
+    def parts(self) -> tuple[tuple[str, nn.Module | nn.Parameter], ...]:
         return (("text_model", self.model.text_model),)
+
+    def layout(self) -> TowerLayout:
+        return _layout(len(self.blocks), ("text_model",), "text_model.head")
 
     def canonical(self, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
         head = "text_model.head."
         yield name.replace(head, "text_projection.") if name.startswith(head) else name, weight
+
+
+def _layout(blocks: int, whole: Places, projection: str) -> TowerLayout:
+    return TowerLayout(
+        whole=whole,
+        stem=("text_model.embeddings",),
+        blocks=tuple(f"text_model.encoder.layers.{i}" for i in range(blocks)),
+        projection=(projection,),
+        projected_by="text projection",
+        matrices=HUGGING_FACE_MATRICES,
+    )
 
 
 def starts(tokenizer: Any, ids: Sequence[int]) -> bool:

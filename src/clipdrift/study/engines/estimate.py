@@ -19,7 +19,7 @@ from clipdrift.data.caption_store import CaptionPacker
 from clipdrift.data.deck import Deck
 from clipdrift.errors import ClipdriftError
 from clipdrift.measures import embed, read_internals
-from clipdrift.model.clip import Clip, load
+from clipdrift.model.clip import Clip, load, logit_bias_of
 from clipdrift.model.zero_shot import class_features
 from clipdrift.runs.reporter import Reporter
 from clipdrift.study.engines.jobs import StudyJob
@@ -165,7 +165,8 @@ def _time(config: RunConfig, place: torch.device) -> _Kind:
         for image in range(len(deck)):
             packer.add(image, [f"a photo of number {image}, as captions are"])
         captions = packer.packed()[1]
-        bias = 0.0 if config.objective.loss == "sigmoid" else None
+        begins = config.objective.loss == "sigmoid" and logit_bias_of(clip.model) is None
+        bias = 0.0 if begins else None
         groups = np.arange(len(deck))
         adapted = adapt_pairs(clip, config.method, config.objective, captions, groups, config.seed, bias)
         targets = lambda epoch: groups  # noqa: E731
@@ -173,9 +174,11 @@ def _time(config: RunConfig, place: torch.device) -> _Kind:
         adapted = adapt(clip, config.method, len(classes), config.seed, classes)
     penalties = None
     if config.penalty:
-        entropies = tuple(read_internals(clip.model, deck).blocks("entropy").tolist())
+        read = read_internals(clip.model, deck)
+        entropies = tuple(read.blocks("entropy").tolist()) if "entropy" in read.measures else ()
         features = class_features(clip, classes, ("{}",))
-        held = (0.9,) * TowerParts.of(clip, "text").count  # any value: the work is the same
+        texts = TowerParts.of(clip, "text").count if "text" in adapted.towers else 0
+        held = (0.9,) * texts  # any value: the work is the same
         setting = Setting(adapted, entropies, features, FixedTexts(classes, features), held)
         penalties = build(config.penalty, setting)
     optim = config.optim.model_copy(update={"epochs": 2, "warmup": 0.0, "batch_size": len(deck)})
