@@ -34,6 +34,7 @@ from clipdrift.formulas.jackknife import leave_one_out_cka
 from clipdrift.formulas.joint import alignment, median_rank, modality_gap, uniformity
 from clipdrift.formulas.overlap import covariance_overlap
 from clipdrift.formulas.representation import cka, cka_matrix, embedding_drift, minibatch_cka
+from clipdrift.formulas.task_vectors import model_stock_ratio, task_vector_cosine
 from clipdrift.formulas.weights import (
     effective_rank,
     intruder_dimensions,
@@ -68,6 +69,7 @@ __all__ = [
     "median_rank",
     "minibatch_cka",
     "modality_gap",
+    "model_stock_ratio",
     "normalised_entropy",
     "patch_entropy",
     "recall_at_k",
@@ -77,6 +79,7 @@ __all__ = [
     "singular_values",
     "sink_patches",
     "sink_share",
+    "task_vector_cosine",
     "uniformity",
     "weight_drift",
     "zero_shot_agreement",
