@@ -14,7 +14,7 @@ from clipdrift.repair.arguments import (
 )
 from clipdrift.repair.choice import ChosenStep, check_alpha_rule, choose
 from clipdrift.repair.result import Repaired, read_repaired
-from clipdrift.repair.steps import RepairKind, Step, TransferTest
+from clipdrift.repair.steps import RepairKind, Step, TransferTest, TruncatedUpdate
 
 __all__ = [
     "AlphaRule",
@@ -24,6 +24,7 @@ __all__ = [
     "Repaired",
     "Step",
     "TransferTest",
+    "TruncatedUpdate",
     "check_alpha_rule",
     "choose",
     "parse_alpha_rule",

@@ -15,7 +15,7 @@ from clipdrift.data.deck import Deck
 from clipdrift.measures import embed, embed_texts, retrieval
 from clipdrift.model.clip import Clip
 from clipdrift.repair import RepairError
-from clipdrift.repair.context import RepairContext, ends_of, side_of
+from clipdrift.repair.context import AdapterUse, RepairContext, ends_of, side_of
 from clipdrift.repair.heads import follows_texts, reading
 from clipdrift.repair.options import OF_PAIRS, Options, asked_sets, cache_of, reporter_of
 from clipdrift.repair.step_measurer import StepMeasurer, ZeroShot
@@ -25,7 +25,7 @@ from clipdrift.runs.store import RunFolder
 from clipdrift.training.preparation import RunInputs, pick_device, prepare, resolve
 
 
-def open_run(given: ModelLike, merged: bool, options: Options) -> RepairContext:
+def open_run(given: ModelLike, adapters: AdapterUse, options: Options) -> RepairContext:
     """Open a run with its own validation, probe, test and transfer images.
 
     Raises:
@@ -56,7 +56,7 @@ def open_run(given: ModelLike, merged: bool, options: Options) -> RepairContext:
     reporter.stage(f"loading {folder}")
     pair = open_pair(inputs.clip, folder, any_base=True)
     settle(pair.tuned, str(place))
-    endpoints, notes = ends_of(pair, merged)
+    endpoints, notes = ends_of(pair, adapters)
     target = config.data.target.name
     captioned = [name for name, found in inputs.transfer.items() if found.captions is not None]
     notes = [*notes, *(f"{name} has captions and no classes; it is not tested here." for name in captioned)]

@@ -116,6 +116,12 @@ def _rows(step: Step, sets: dict[str, TransferTest], blocks: bool) -> Iterator[d
     for kind, count in step.intruders.items():
         unit = MEASURES["intruder_dimensions"].unit
         yield _row("weights", "intruder_dimensions", of=kind, unit=unit, value=float(count))
+    if step.truncated:
+        yield _row("weights", "lost_by_rank", unit="", value=step.mean_lost)
+    for matrix in step.truncated if blocks else ():
+        yield _row(
+            "weights", "lost_by_rank", of=matrix.kind, block=matrix.block, unit="", value=matrix.lost
+        )
 
 
 def _measured(name: str, found: Compared, blocks: bool) -> Iterator[dict[str, Any]]:
