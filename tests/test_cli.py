@@ -78,6 +78,7 @@ def test_help_names_every_command(say: Say) -> None:
         "interpolate",
         "rewind",
         "soften",
+        "mix",
         "demo",
         "pretrain",
         "ls",

@@ -69,11 +69,15 @@ def test_each_update_is_the_best_of_its_rank(
     assert found.form == "adapter"
 
 
-def test_what_was_measured_is_what_peft_loads(tiny_clip_dir: Path, adapters: Adapters, tmp_path: Path) -> None:
+def test_what_was_measured_is_what_peft_loads(
+    tiny_clip_dir: Path, adapters: Adapters, tmp_path: Path
+) -> None:
     """Drift at the step is that of the saved files; beside them, the settings are the adapter's own."""
     source = adapters("lora")
     found = soften(tiny_clip_dir, source, out=tmp_path, **ASKED)
-    again = compare(tiny_clip_dir, tmp_path / "model", PIXELS, flow=False, spectrum=False, shown=0, device="cpu")
+    again = compare(
+        tiny_clip_dir, tmp_path / "model", PIXELS, flow=False, spectrum=False, shown=0, device="cpu"
+    )
     for name in ("embedding_drift", "weight_drift", "cka"):
         value = again.measures[name].value
         assert found.steps[1].value(name) == pytest.approx(value, rel=1e-6), name
@@ -108,7 +112,9 @@ def test_what_no_adapter_holds_is_saved_in_full(
     tiny_clip_dir: Path, adapters: Adapters, tmp_path: Path, kind: str
 ) -> None:
     """DoRA and adapters in memory with a note, LoRA on request; the whole formula is in it."""
-    source: Any = peft_model(tiny_clip_dir) if kind == "memory" else adapters("dora" if kind == "dora" else "lora")
+    source: Any = (
+        peft_model(tiny_clip_dir) if kind == "memory" else adapters("dora" if kind == "dora" else "lora")
+    )
     found = soften(tiny_clip_dir, source, full=kind == "full", out=tmp_path, **ASKED)
     assert found.form == "model"
     assert found.steps[1].truncated == ()
@@ -149,7 +155,10 @@ def test_peft_gives_the_same_adapter_for_its_lambda_as_scale(
     reduce_intruder_dimension(
         theirs, top_k=3, threshold_epsilon=0.9999, mitigation_lambda=factor, logging_sink=None
     )
-    ours, wanted = state_copy(merged(tiny_clip_dir, tmp_path / "ours" / "model")), state_copy(theirs.merge_and_unload())
+    ours, wanted = (
+        state_copy(merged(tiny_clip_dir, tmp_path / "ours" / "model")),
+        state_copy(theirs.merge_and_unload()),
+    )
     before = state_copy(merged(tiny_clip_dir, tmp_path / "lora"))
     assert found.steps[1].truncated
     for row in found.steps[1].truncated:

@@ -12,7 +12,7 @@ from clipdrift.repair.arguments import (
     parse_blocks,
     parse_factors,
 )
-from clipdrift.repair.choice import ChosenStep, check_alpha_rule, choose
+from clipdrift.repair.choice import ChosenStep, check_alpha_rule, check_retention, choose
 from clipdrift.repair.result import Repaired, read_repaired
 from clipdrift.repair.steps import RepairKind, Step, TransferTest, TruncatedUpdate
 
@@ -26,6 +26,7 @@ __all__ = [
     "TransferTest",
     "TruncatedUpdate",
     "check_alpha_rule",
+    "check_retention",
     "choose",
     "parse_alpha_rule",
     "parse_alphas",

@@ -68,7 +68,13 @@ def ends_of(pair: ModelPair, adapters: AdapterUse) -> tuple[Endpoints, list[str]
     if has_adapters(tuned.model) and adapters != "merged":
         scaled = None
         unfit = why_not_low_rank(tuned.model) if adapters == "low rank" else ""
-        if own and not unfit and tuned.clip is not None and base.clip is not None and not has_adapters(base.model):
+        if (
+            own
+            and not unfit
+            and tuned.clip is not None
+            and base.clip is not None
+            and not has_adapters(base.model)
+        ):
             scaled = adapter_ends(base.model, tuned.clip)
         if scaled is not None:
             return scaled, []

@@ -90,6 +90,8 @@ class LowRankUpdate:
     def tensors(self) -> dict[str, Tensor]:
         """Both factors under the names of the live model's parameters."""
         return {
-            f"{self._path}.{factor}.{self._adapter}.weight": getattr(self._layer, factor)[self._adapter].weight
+            f"{self._path}.{factor}.{self._adapter}.weight": getattr(self._layer, factor)[
+                self._adapter
+            ].weight
             for factor in ("lora_A", "lora_B")
         }

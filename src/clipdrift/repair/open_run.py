@@ -32,14 +32,14 @@ def open_run(given: ModelLike, adapters: AdapterUse, options: Options) -> Repair
         RepairError: no run, one that left nothing to repair, or whose files have changed since.
         ConfigError, DataError, ModelError, PairError: what cannot be opened.
     """
-    folder = _run_folder(given)
+    folder = run_folder(given)
     for name in OF_PAIRS:
         if options.get(name) not in (None, False):
             raise RepairError(
                 f"{folder}: --{name.replace('_', '-')} is for a pair of models; a run is read on its own "
                 "images, so leave it out"
             )
-    record = _finished(folder)
+    record = finished_record(folder)
     config, reporter = resolve(record.config), reporter_of(options)
     if config.key != record.config.key:
         part = "backbone" if config.model.fingerprint != record.config.model.fingerprint else "images"
@@ -119,7 +119,8 @@ def _recall(inputs: RunInputs, clip: Clip, batch_size: int | None) -> Callable[[
     return recall
 
 
-def _run_folder(given: ModelLike) -> Path:
+def run_folder(given: ModelLike) -> Path:
+    """The folder of a run. Raises RepairError for what is none."""
     advice = "give the folder of a run (runs/<key>), or two models, BASE and TUNED, and --images"
     if not isinstance(given, str | Path):
         raise RepairError(f"one model in memory is no run; {advice}")
@@ -131,7 +132,8 @@ def _run_folder(given: ModelLike) -> Path:
     return folder
 
 
-def _finished(folder: Path) -> Record:
+def finished_record(folder: Path) -> Record:
+    """Record of a run that left weights between which something lies. Raises RepairError for any other."""
     run = RunFolder(folder)
     if not run.finished:
         raise RepairError(f"{folder}: a run that has not finished; it has no weights yet")

@@ -78,7 +78,7 @@ def save_model(
                 measurer.refresh(measurer.head)
             save_file(_on_cpu(measurer.head.state_dict()), folder / HEAD)
         base, tuned = context.sides
-        told = {**made, "base": base.name, "tuned": tuned.name}
+        told = {"base": base.name, "tuned": tuned.name, **made}
         (folder / "repair.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 

@@ -41,6 +41,7 @@ _ABOVE = frozenset(
         "figures",
         "forecasting",
         "integrations",
+        "mixing",
         "monitoring",
         "pages",
         "pretrain",
