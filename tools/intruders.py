@@ -1,11 +1,11 @@
-"""`clipdrift soften` beside peft's `reduce_intruder_dimension` on the same adapters, and peft's lambda's direction.
+"""`clipdrift soften` beside peft's `reduce_intruder_dimension`, and the direction of its mitigation_lambda.
 
     python tools/intruders.py [RUN ...]
 
-Adapters with random factors on clipdrift/mini, made by plain peft, and those of LoRA runs that are named. A row for
-each adapter and factor (peft's mitigation_lambda, our --scale). Every number is a Frobenius norm over the image tower
-and its projection, relative to what the adapter itself changed: how far peft, and how far soften, moved the adapted
-model, and how far apart their results are. No network, no training; a minute on two cores.
+Adapters with random factors on clipdrift/mini, made by plain peft, and those of LoRA runs that are named. A
+row for each adapter and factor (peft's mitigation_lambda, our --scale). Every number is a Frobenius norm over
+the weights of both towers, relative to what the adapter itself changed: how far peft, and how far soften,
+moved the adapted model, and how far apart their results are. No network, no training; a minute on two cores.
 """
 
 from __future__ import annotations

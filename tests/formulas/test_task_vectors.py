@@ -58,8 +58,8 @@ def test_what_has_no_cosine_is_refused(change: object, said: str) -> None:
 @pytest.mark.parametrize("count", [2, 3, 5])
 @pytest.mark.parametrize("cosine", [0.9, 0.3, 0.02])
 def test_the_ratio_is_the_foot_of_a_perpendicular(count: int, cosine: float) -> None:
-    """The centre whose foot it is, built beside unit vectors of one angle, sees all of them and the backbone at
-    right angles to each other, which is what the publication assumes."""
+    """The centre whose foot it is, built beside unit vectors of one angle, sees all of them and the backbone
+    at right angles to each other, which is what the publication assumes."""
     gram = np.full((count, count), cosine) + (1 - cosine) * np.eye(count)
     vectors = np.hstack([np.linalg.cholesky(gram), np.zeros((count, 1))])  # the backbone is 0
     ratio = model_stock_ratio(torch.tensor(cosine, dtype=torch.float64), count).item()
@@ -71,7 +71,7 @@ def test_the_ratio_is_the_foot_of_a_perpendicular(count: int, cosine: float) -> 
 
 
 def test_the_ratio_at_its_ends() -> None:
-    """1 for one direction, 0 for right angles and below: never backwards; published: cos 60 degrees gives 2/3."""
+    """1 for one direction, 0 for right angles and below: never backwards; 2/3 for 60 degrees."""
     found = model_stock_ratio(torch.tensor([1.0, 0.5, 0.0, -0.4, -1.0], dtype=torch.float64), 2)
     assert found.tolist() == pytest.approx([1, 2 / 3, 0, 0, 0])
 

@@ -233,9 +233,9 @@ def test_runs_that_share_too_little_are_refused(
         mix(three[0], runs("linear_probe").path)
     with pytest.raises(RepairError, match="the head of one is its class texts"):
         mix(three[0], runs("flyp").path)
-    with pytest.raises(RepairError, match="their validation images differ .* trained on what would choose"):
+    with pytest.raises(RepairError, match=r"their validation images differ .* trained on what would choose"):
         mix(three[0], elsewhere.path)
-    with pytest.raises(RepairError, match="their backbones are .* with different weights"):
+    with pytest.raises(RepairError, match=r"their backbones are .* with different weights"):
         mix(three[0], _altered(three[1], tmp_path / "a", ("config", "model", "fingerprint"), "f" * 64))
     with pytest.raises(RepairError, match="their heads know other classes"):
         mix(three[0], _altered(three[1], tmp_path / "b", ("target", "classes"), ["x", "y", "z"]))
@@ -269,7 +269,7 @@ def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, lab
 
 
 def test_the_command_says_what_it_found(say: Any, three: list[Path], tmp_path: Path) -> None:
-    """A row for each model, files, and a model that loads; what nothing keeps ends with 1 and saves nothing."""
+    """A row for each model, files, a model that loads; what nothing keeps ends with 1, nothing saved."""
     said = say("mix", *three[:2], "--out", tmp_path, "--keep", "1")
     assert (said.code, said.err) == (0, "")
     found = read_mixed(tmp_path)

@@ -1,4 +1,4 @@
-"""A softened adapter stays an adapter: held against numpy's best approximation, and against peft's own reduction."""
+"""A softened adapter stays one: against numpy's best approximation, and peft's own reduction."""
 
 from __future__ import annotations
 
@@ -91,13 +91,14 @@ def test_what_was_measured_is_what_peft_loads(
 
 
 def test_what_is_lost_is_said(tiny_clip_dir: Path, adapters: Adapters, tmp_path: Path) -> None:
-    """In words, mean and worst, and matrix by matrix in the table; several scales begin at the same adapter."""
+    """In words, mean and worst; by matrix in the table. Several scales begin at the same adapter."""
     found = soften(tiny_clip_dir, adapters("lora"), **ASKED | {"scale": "0.5,0"})
     half, out = found.steps[1:]
     worst = max(out.truncated, key=lambda row: row.lost)
     said = (
-        f"Brought back to rank 4, scale 0 loses {100 * out.mean_lost:.1f} % of the update of 4 softened matrices "
-        f"(Frobenius norm, mean), at most {100 * worst.lost:.1f} % ({worst.kind} of block {worst.block})."
+        f"Brought back to rank 4, scale 0 loses {100 * out.mean_lost:.1f} % of the update of 4 softened "
+        f"matrices (Frobenius norm, mean), at most {100 * worst.lost:.1f} % ({worst.kind} of block "
+        f"{worst.block})."
     )
     assert said in found.summary()
     assert 0 < half.mean_lost < 1
@@ -168,8 +169,8 @@ def test_peft_gives_the_same_adapter_for_its_lambda_as_scale(
 
 
 def test_pefts_lambda_is_what_is_left_not_what_is_taken(tiny_clip_dir: Path) -> None:
-    """Its documentation says that more is subtracted the higher it is; 1 subtracts nothing. Should peft turn it
-    round, docs/repair.md has to say so."""
+    """Its documentation says that more is subtracted the higher it is; 1 subtracts nothing. Should peft turn
+    it round, docs/repair.md has to say so."""
     model = peft_model(tiny_clip_dir, target_modules=VISION)
     layer = model.get_submodule(f"base_model.model.{SQUARE.removesuffix('.weight')}")
     before, moved = layer.get_delta_weight("default").detach(), []

@@ -45,6 +45,15 @@ def compare(
             metavar="SET",
         ),
     ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--beside",
+            help="Lay another model made from BASE beside TUNED: the cosine between what both added to its "
+            "weights, overall and by block. Repeatable.",
+            metavar="MODEL",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -78,6 +87,9 @@ def compare(
 
         clipdrift compare clipdrift/mini runs/64cf3373d757e7c9 --images terrain-10 --transfer objects-100
 
+        clipdrift compare clipdrift/mini runs/64cf3373d757e7c9 --images terrain-10
+        --beside runs/abcbc3db7d4b2558
+
     Architectures that differ, an adapter made on another model and an adapter that changes nothing are
     refused.
     """
@@ -99,6 +111,7 @@ def compare(
             batch_size=batch_size,
             flow=not no_flow,
             spectrum=not no_spectra,
+            beside=beside or (),
             shown=show,
             any_base=any_base,
             cache=cache_folder(cache),

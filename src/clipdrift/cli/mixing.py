@@ -31,8 +31,8 @@ def mix(
         float | None,
         typer.Option(
             "--keep",
-            help="Choose among mixes that keep so many percent of zero-shot accuracy, on the worst transfer set; "
-            "the greedy soup takes in only runs with which it does.",
+            help="Choose among mixes that keep so many percent of zero-shot accuracy, on the worst transfer "
+            "set; the greedy soup takes in only runs with which it does.",
             metavar="PERCENT",
         ),
     ] = None,
@@ -77,9 +77,9 @@ def mix(
         clipdrift mix runs/64cf3373d757e7c9 runs/9f0c51d3a7de2b48 --take stock --out mixed
 
     Runs must share backbone, classes and validation images; seeds, rates and methods may differ. Test images
-    are read once, of what is saved. `mixed/model` loads in plain transformers and in `clipdrift compare`. With
-    `--out`, the same command goes on after an interruption. If no mix keeps what was asked for, nothing is
-    saved and the exit status is 1.
+    are read once, of what is saved. `mixed/model` loads in plain transformers and in `clipdrift compare`.
+    With `--out`, the same command goes on after an interruption. If no mix keeps what was asked for, nothing
+    is saved and the exit status is 1.
     """
     from clipdrift.mixing import parse_mix_rule
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from clipdrift.comparison import Comparison, Side, TransferRow
+from clipdrift.comparison import Comparison, TransferRow
 from clipdrift.comparison.abilities import (
     has_texts,
     open_test_set,
@@ -20,10 +19,11 @@ from clipdrift.comparison.abilities import (
     transfer_row,
 )
 from clipdrift.comparison.attention import attention_of
+from clipdrift.comparison.beside import beside_rows, several
 from clipdrift.comparison.images import ImagesLike, ProbeSet, named_source, preprocess_of
 from clipdrift.comparison.measuring import LIMIT, open_probe, settle
 from clipdrift.comparison.models import ModelLike, OpenedModel, PairError
-from clipdrift.comparison.pairs import ModelPair, open_pair
+from clipdrift.comparison.pairs import ModelPair, open_pair, side_of
 from clipdrift.comparison.samples import Samples
 from clipdrift.comparison.tables import (
     ability,
@@ -36,7 +36,6 @@ from clipdrift.comparison.texts import compare_texts
 from clipdrift.config import DataSet, parse_config
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.measures import Internals, cka_matrix, read_internals, readings, spectra
-from clipdrift.model.towers import tower_of
 from clipdrift.runs.laps import Laps
 from clipdrift.runs.layout import cache_folder
 from clipdrift.runs.record import environment
@@ -58,6 +57,7 @@ def compare(
     batch_size: int | None = None,
     flow: bool = True,
     spectrum: bool = True,
+    beside: ModelLike | Sequence[ModelLike] = (),
     shown: int = 6,
     preprocess: object = None,
     any_base: bool = False,
@@ -81,6 +81,8 @@ def compare(
         batch_size: images per forward pass, by default some 4,096 tokens; no number depends on it.
         flow: rollout and patch entropy too, which need whole attention maps.
         spectrum: effective rank and intruder dimensions of every changed matrix, which take a while.
+        beside: other models made from BASE, whose task vectors (what they added to BASE's weights) are laid
+            beside TUNED's: the cosine over the image tower and by block. They are not read on the images.
         shown: images whose attention is kept for pictures.
         preprocess: for models in memory: a transformers image processor, its dictionary, or a Preprocess.
         any_base: accept an adapter or a run made from another backbone than BASE.
@@ -102,6 +104,7 @@ def compare(
         batch_size=batch_size,
         flow=flow,
         spectrum=spectrum,
+        beside=several(beside),
         shown=shown,
         preprocess=preprocess,
         any_base=any_base,
@@ -130,6 +133,7 @@ def compare_in_detail(
     device: str,
     skip_bad: bool,
     reporter: Reporter | None,
+    beside: Sequence[ModelLike] = (),
 ) -> tuple[Comparison, Samples]:
     """:func:`compare`, with the values image by image from which its numbers follow."""
     reporter, clock = reporter or Silent(), Laps()
@@ -177,6 +181,7 @@ def compare_in_detail(
         reporter.stage("spectra of the changed matrices")
         changes = spectra(pair.before, pair.after, progress=reporter.advance)
     clock("decomposed")
+    others, of_others = beside_rows(pair, beside, any_base, reporter)
     comparison = Comparison(
         base=side_of(pair.base, pair.before),
         tuned=side_of(pair.tuned, pair.after),
@@ -189,8 +194,13 @@ def compare_in_detail(
         transfer=rows,
         retrieval=found,
         subsets=subsets(before, after, probe.labels, seed),
+        beside=others,
         text_tower=towers,
-        notes=(*_notes(pair, probe, rows, bool(rows or found), own=preprocess is None), *said),
+        notes=(
+            *_notes(pair, probe, rows, bool(rows or found), own=preprocess is None),
+            *said,
+            *of_others,
+        ),
         environment=environment(str(place)),
         timings=clock.seconds,
     )
@@ -261,18 +271,6 @@ def _texts(
         (f"class prompts of {', '.join(rows)}", prompts),
         (f"class prompts of {probe.facts.source}", probe.class_texts),
     ]
-
-
-def side_of(side: OpenedModel, weights: Mapping[str, Tensor]) -> Side:
-    """What a result says of one of its models, whose image tower has these weights."""
-    kind = type(tower_of(side.model).model)
-    return Side(
-        name=side.name,
-        kind=side.kind,
-        library=f"{kind.__module__.partition('.')[0]} {kind.__name__}",
-        parameters=sum(weight.numel() for weight in weights.values()),
-        fingerprint=side.fingerprint,
-    )
 
 
 def _notes(

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clipdrift.comparison import Shape
+from clipdrift.comparison import Shape, Side
 from clipdrift.comparison.models import ModelLike, OpenedModel, PairError, open_model
 from clipdrift.model.clip import on_side
 from clipdrift.model.towers import Tower, tower_of, unwrapped
@@ -53,7 +53,16 @@ def open_pair(base: ModelLike, tuned: ModelLike, any_base: bool = False) -> Mode
     """
     with on_side("BASE"):
         first = open_model(base)
-    with on_side("TUNED"):
+    return pair_with(first, tuned, any_base)
+
+
+def pair_with(first: OpenedModel, tuned: ModelLike, any_base: bool = False, side: str = "TUNED") -> ModelPair:
+    """Open TUNED for a BASE that is open already, as :func:`open_pair` does.
+
+    Args:
+        side: what TUNED is called where it cannot be opened.
+    """
+    with on_side(side):
         second = open_model(tuned, first)
     one, other = tower_of(first.model), tower_of(second.model)
     _same_architecture(first, second, one, other)
@@ -74,6 +83,18 @@ def open_pair(base: ModelLike, tuned: ModelLike, any_base: bool = False) -> Mode
                 "so BASE has to be a copy of it."
             )
     return ModelPair(first, second, before, after, tuple(notes))
+
+
+def side_of(side: OpenedModel, weights: Mapping[str, Tensor]) -> Side:
+    """What a result says of one of its models, whose image tower has these weights."""
+    kind = type(tower_of(side.model).model)
+    return Side(
+        name=side.name,
+        kind=side.kind,
+        library=f"{kind.__module__.partition('.')[0]} {kind.__name__}",
+        parameters=sum(weight.numel() for weight in weights.values()),
+        fingerprint=side.fingerprint,
+    )
 
 
 def _loading_notes(first: OpenedModel, second: OpenedModel) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import Field, PrivateAttr
 
 from clipdrift.comparison.facts import (
+    BesideRow,
     Compared,
     HeadDrift,
     ProbeImages,
@@ -59,6 +60,7 @@ class Comparison(Frozen):
     transfer: dict[str, TransferRow] = Field(default_factory=dict)
     retrieval: Retrieval | None = None
     subsets: Subsets | None = None
+    beside: tuple[BesideRow, ...] = Field((), description="Other models of BASE that were named, in order.")
     text_tower: TextTowers | None = Field(
         None,
         description="None where one side has no text tower that is read; its measures are of family text.",
@@ -76,9 +78,9 @@ class Comparison(Frozen):
     def to_frame(self) -> pd.DataFrame:
         """Tidy: one row per measure x block, and one per measure with its mean over blocks.
 
-        Columns: family, measure, set (transfer set, matrix kind or empty), block (``<NA>`` for the mean or
-        the only value), unit, before, after, drift (percent, unless absolute), absolute, value (of measures
-        that are a comparison already).
+        Columns: family, measure, set (transfer set, matrix kind, model beside or empty), block (``<NA>`` for
+        the mean or the only value), unit, before, after, drift (percent, unless absolute), absolute, value
+        (of measures that are a comparison already).
         """
         rows = [row for name, found in self.measures.items() for row in _rows(name, found)]
         for spectrum in self.spectra:
@@ -89,6 +91,10 @@ class Comparison(Frozen):
                 unit = MEASURES[name].unit
                 rows.append(_row("weights", name, spectrum.kind, spectrum.block, unit, value=value))
         rows += [row for name, found in self.transfer.items() for row in _transfer_rows(name, found)]
+        for other in self.beside:
+            for block, cosine in enumerate((other.cosine, *other.cosine_blocks)):
+                row = _row("weights", "task_vector_cosine", other.side.name, block or None, "", value=cosine)
+                rows.append(row)
         frame = pd.DataFrame(rows)
         return frame.astype({"block": "Int64"})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -41,7 +42,8 @@ def mixed(found: Mixed) -> Figure:
             named = plain(f"{mix.step.label} ({'+'.join(map(str, mix.runs))})", 40)
             axis.plot([across], [up], _MARKERS[kind], color=COLOURS[at], markersize=7, label=named)
             if kind == found.chosen:
-                ring = {"markerfacecolor": "none", "markeredgecolor": "black", "markersize": 13}
+                ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": "black"}
+                ring["markersize"] = 13
                 axis.plot([across], [up], "o", markeredgewidth=1.4, zorder=5, **ring)
         if found.keep is not None and retained:
             axis.axvline(found.keep, color="#444444", linewidth=1, linestyle=(0, (4, 3)))

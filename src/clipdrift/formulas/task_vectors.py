@@ -1,4 +1,4 @@
-"""Task vectors, what a training added to the weights: the angle between two, and how far to go along their mean."""
+"""Task vectors, what trainings added to the weights: the angle between two, how far to follow their mean."""
 
 from __future__ import annotations
 
@@ -32,9 +32,8 @@ def task_vector_cosine(
     product = long = wide = torch.zeros((), dtype=torch.float64)
     for name, old in before.items():
         if not old.shape == after[name].shape == other[name].shape:
-            raise ValueError(
-                f"{name}: shapes {tuple(old.shape)}, {tuple(after[name].shape)} and {tuple(other[name].shape)}"
-            )
+            shapes = [str(tuple(side[name].shape)) for side in (before, after, other)]
+            raise ValueError(f"{name}: shapes {', '.join(shapes[:2])} and {shapes[2]}")
         old = old.detach().double()
         one, two = after[name].detach().double() - old, other[name].detach().double() - old
         product = product + (one * two).sum().cpu()

@@ -57,11 +57,11 @@ def mix(
 ) -> Mixed:
     """Mix the weights of runs on one backbone: uniform soup, greedy soup, Model Stock.
 
-    The *uniform soup* is the mean of all runs. The *greedy soup* begins with the run of the highest validation
-    accuracy and takes the others in that order, each as long as validation accuracy does not fall (Wortsman
-    et al. 2022, "Model soups", arXiv 2203.05482). *Model Stock* goes from the backbone towards the mean of all
-    runs, in each tensor as far as the angle between their task vectors says (Jang et al. 2024, arXiv
-    2403.19522). Adapters are merged into the weights first, heads are averaged too.
+    The *uniform soup* is the mean of all runs. The *greedy soup* begins with the run of the highest
+    validation accuracy and tries the others in that order; each stays if validation accuracy does not fall
+    (Wortsman et al. 2022, "Model soups", arXiv 2203.05482). *Model Stock* goes from the backbone towards the
+    mean of all runs, in each tensor as far as the angle between their task vectors says (Jang et al. 2024,
+    arXiv 2403.19522). Adapters are merged into the weights first, heads are averaged too.
 
     All are measured beside the runs and the backbone: accuracy on validation images, drift, zero-shot
     retention. Validation (and, with ``keep``, transfer) images choose; test images are read once, of what is
@@ -256,8 +256,8 @@ class _Mixing:
         if not still:
             return []
         return [
-            f"Model Stock keeps the backbone's values in {still} of {len(self._ratios)} tensors, where the runs "
-            "point apart or one of them did not move."
+            f"Model Stock keeps the backbone's values in {still} of {len(self._ratios)} tensors, where the "
+            "runs point apart or one of them did not move."
         ]
 
     def _numbers(self, chosen: Sequence[int]) -> tuple[int, ...]:

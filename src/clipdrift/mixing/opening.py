@@ -1,4 +1,4 @@
-"""Open several runs on one backbone: what may be mixed, their weights, and one live model that takes any mix."""
+"""Open several runs on one backbone: what may be mixed, their weights, a live model that takes any mix."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class StockRatio(Frozen):
 
 
 class TaskCosine(Frozen):
-    """Cosine of two runs' task vectors in the image tower: all of it, and by block. None: one did not move."""
+    """Cosine of two runs' task vectors in the image tower, and by block. None: one did not move."""
 
     one: int = Field(description="Number of a run.")
     other: int

@@ -23,8 +23,8 @@ def words(found: Mixed) -> list[str]:
             alone = best.step.test_accuracy
             beside = "" if alone is None else f" {best.label} alone has {alone:.1f} %, by its record."
             lines.append(
-                f"Test accuracy of what was saved: {tested:.1f} %, on {found.test_of}, read once; it took no part "
-                f"in any choice.{beside}"
+                f"Test accuracy of what was saved: {tested:.1f} %, on {found.test_of}, read once; it took no "
+                f"part in any choice.{beside}"
             )
     return lines
 
@@ -63,8 +63,8 @@ def _pairs(found: Mixed) -> str:
             f"Cosine between the runs' task vectors: {_cosine(least)} (1: the same way, 0: at right angles)."
         )
     return (
-        f"Cosines between task vectors (1: the same way, 0: at right angles): {_cosine(least)} (runs {least.one} "
-        f"and {least.other}) to {_cosine(most)} (runs {most.one} and {most.other})."
+        f"Cosines between task vectors (1: the same way, 0: at right angles): {_cosine(least)} (runs "
+        f"{least.one} and {least.other}) to {_cosine(most)} (runs {most.one} and {most.other})."
     )
 
 
