@@ -51,14 +51,14 @@ def test_each_update_is_the_best_of_its_rank(
     saved = state_copy(merged(tiny_clip_dir, tmp_path / "model"))
     truncated = {(row.block, row.kind): row for row in found.steps[1].truncated}
     assert len(truncated) >= 4
-    for name, old in before.items():
+    for name, start in before.items():
         block, part = (int(name.split(".")[3]) + 1, name) if ".layers." in name else (0, name)
         key = next((k for k in truncated if k[0] == block and f"{k[1]}_proj.weight" in part), None)
         key = key or next((k for k in truncated if k[0] == block and f".{k[1]}.weight" in part), None)
         if key is None or "text_model" in name:
             assert torch.equal(saved[name], after[name]), name
             continue
-        old, new = old.double().numpy(), after[name].double().numpy()
+        old, new = start.double().numpy(), after[name].double().numpy()
         update = new - 0.75 * by_hand(old, new, 1, 1)[0] - old
         kept = rank.get(key[1], 8 if kind == "rslora" else 4)
         wanted = best(update, kept)

@@ -135,8 +135,10 @@ class _Mixing:
         backbone = self.looks.step(BACKBONE, self._backbone)
         runs = [self._run(at) for at in self.everyone]
         mixes: dict[MixKind, MixAt] = {"uniform": self._soup("uniform", self.everyone)}
-        chosen_runs, tries = self._greedy([run.step for run in runs])
-        mixes["greedy"] = self._soup("greedy", chosen_runs)
+        inside, tries = self._greedy([run.step for run in runs])
+        known = {(at,): run.step for at, run in zip(self.everyone, runs, strict=True)}
+        known[self.everyone] = mixes["uniform"].step
+        mixes["greedy"] = self._soup("greedy", inside, known.get(inside))
         mixes["stock"] = MixAt(
             runs=self._numbers(self.everyone),
             step=self._look(TITLES["stock"], self._stock, self.weights.head(self.everyone)),
@@ -209,8 +211,12 @@ class _Mixing:
             step=step.model_copy(update={"test_accuracy": tested}),
         )
 
-    def _soup(self, kind: MixKind, chosen: Sequence[int]) -> MixAt:
-        step = self._look(TITLES[kind], self.weights.mean(chosen), self.weights.head(chosen))
+    def _soup(self, kind: MixKind, chosen: Sequence[int], known: Step | None = None) -> MixAt:
+        """A soup as it is measured, or as its very weights were measured under another name."""
+        if known is not None:
+            step = known.model_copy(update={"label": TITLES[kind], "test_accuracy": None})
+        else:
+            step = self._look(TITLES[kind], self.weights.mean(chosen), self.weights.head(chosen))
         return MixAt(runs=self._numbers(chosen), step=step)
 
     def _look(self, label: str, weights: Weights, head: Head) -> Step:

@@ -192,6 +192,13 @@ def _notes(context: RepairContext, runs: Sequence[OpenedRun]) -> list[str]:
         )
     if context.measurer.head is not None and context.measurer.refresh is None:
         notes.append("The head of a mix is the mean of its runs' heads; the backbone has none.")
+        seeds = sorted({run.record.config.seed for run in runs})
+        if len(seeds) > 1:
+            notes.append(
+                f"Runs of different seeds ({', '.join(map(str, seeds))}) began with differently drawn heads, and "
+                "features learnt for one head do not fit another: such soups may lose accuracy that soups of "
+                "one seed, or of flyp, do not."
+            )
     sets = {tuple(sorted(spec.name for spec in run.record.config.data.transfer)) for run in runs}
     if len(sets) > 1:
         named = ", ".join(context.measurer.sets) or "none"

@@ -13,8 +13,14 @@ def words(found: Mixed) -> list[str]:
     lines = [found.reason]
     best = max(found.runs, key=lambda run: run.step.accuracy or 0.0)
     if found.chosen is not None:
-        lines.append(f"{_capital(_facts(found, found.mixes[found.chosen].step))}.")
-        lines.append(f"The most accurate run alone, {best.label}: {_facts(found, best.step)}.")
+        chosen = found.mixes[found.chosen]
+        lines.append(f"{_capital(_facts(found, chosen.step))}.")
+        if len(chosen.runs) == 1:
+            lines.append(
+                f"It is {found.runs[chosen.runs[0] - 1].label} alone: no other run stayed beside it."
+            )
+        else:
+            lines.append(f"The most accurate run alone, {best.label}: {_facts(found, best.step)}.")
     lines.append(_greedy(found))
     lines += [_pairs(found)]
     if found.chosen is not None:
