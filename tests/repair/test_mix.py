@@ -290,7 +290,7 @@ def test_mistakes_are_one_line(say: Any, three: list[Path]) -> None:
     assert "--take best: legal are uniform, greedy, stock" in fails(say("mix", *three, "--take", "best"))
     assert "give --keep too" in fails(say("mix", *three, "--keep-on", "objects-100"))
     assert "--keep -1: write a percentage above 0" in fails(say("mix", *three, "--keep", "-1"))
-    assert "no/where: no run" in fails(say("mix", three[0], "no/where"))
+    assert "no/where: no run; give the folders of finished runs" in fails(say("mix", three[0], "no/where"))
     assert "--keep elsewhere: not tested" in fails(
         say("mix", *three, "--keep", "90", "--keep-on", "elsewhere")
     )

@@ -79,7 +79,7 @@ def checked_runs(given: Sequence[ModelLike]) -> tuple[OpenedRun, ...]:
     """
     if len(given) < 2:
         raise RepairError(f"{len(given)} run: a mix needs at least two; name their folders, runs/<key>")
-    folders = [run_folder(one) for one in given]
+    folders = [run_folder(one, "give the folders of finished runs (runs/<key>)") for one in given]
     for at, folder in enumerate(folders):
         if folder.resolve() in [other.resolve() for other in folders[:at]]:
             raise RepairError(f"{folder}: named twice; each run counts once")

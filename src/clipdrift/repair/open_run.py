@@ -119,9 +119,18 @@ def _recall(inputs: RunInputs, clip: Clip, batch_size: int | None) -> Callable[[
     return recall
 
 
-def run_folder(given: ModelLike) -> Path:
-    """The folder of a run. Raises RepairError for what is none."""
-    advice = "give the folder of a run (runs/<key>), or two models, BASE and TUNED, and --images"
+ADVICE = "give the folder of a run (runs/<key>), or two models, BASE and TUNED, and --images"
+
+
+def run_folder(given: ModelLike, advice: str = ADVICE) -> Path:
+    """The folder of a run.
+
+    Args:
+        advice: what to give instead.
+
+    Raises:
+        RepairError: it is none.
+    """
     if not isinstance(given, str | Path):
         raise RepairError(f"one model in memory is no run; {advice}")
     folder = Path(given).expanduser()
