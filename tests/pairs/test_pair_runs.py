@@ -285,9 +285,9 @@ def test_runs_on_captions_are_mixed_with_their_text_towers(lab: Lab, captioned: 
     runs = [done(lab, config) for config in configs]
     folders = [folder.path for _, folder in runs]
     found = mix(*folders, take="uniform", out=tmp_path, cache=lab.cache, device="cpu")
-    for run, (record, _) in zip(found.runs, runs, strict=True):
+    for mixed, (record, _) in zip(found.runs, runs, strict=True):
         assert record.best is not None
-        assert run.step.accuracy == pytest.approx(record.best.validation_accuracy)
+        assert mixed.step.accuracy == pytest.approx(record.best.validation_accuracy)
     saved = tmp_path / "model"
     adapted = PeftModel.from_pretrained(CLIPModel.from_pretrained(lab.model), str(folders[1] / "model"))
     both = [CLIPModel.from_pretrained(folders[0] / "model"), adapted.merge_and_unload()]

@@ -48,7 +48,7 @@ def task_vector_cosine(
 def model_stock_ratio(cosine: Float[Tensor, "*any"], count: int) -> Float[Tensor, "*any"]:
     """``t = k cos / (1 + (k - 1) cos)``: how far to go from the backbone to the mean of k models.
 
-    Model Stock (Jang et al. 2024, arXiv 2403.19522, equations 3 and 9) takes ``t mean_i W_i + (1 - t) W0``,
+    Model Stock (Jang et al. 2024, arXiv 2403.19522) takes ``t mean_i W_i + (1 - t) W0``,
     the point of their plane that is nearest to the centre around which trainings of one task scatter, if all
     are equally far from it and at the same angle to each other.
 

@@ -112,8 +112,8 @@ def choose(mixes: Mapping[MixKind, MixAt], rule: MixRule) -> tuple[MixKind | Non
         value = kept_at(mixes[best].step, rule)
         nearest = "nothing that is measurable" if value is None else percent(value)
         return None, (
-            f"No mix {rule.text}. Nearest comes the {TITLES[best]}, with {nearest}; `clipdrift interpolate` "
-            "can take it nearer to the backbone. Nothing was saved."
+            f"No mix {rule.text}. Nearest comes {_named(best)}, with {nearest}; `clipdrift interpolate` can "
+            "take it nearer to the backbone. Nothing was saved."
         )
 
     def rank(kind: MixKind) -> tuple[float, float]:
@@ -121,8 +121,17 @@ def choose(mixes: Mapping[MixKind, MixAt], rule: MixRule) -> tuple[MixKind | Non
         return step.accuracy or 0.0, kept_at(step, rule) or 0.0
 
     best = max(enough, key=rank)
-    why = "as asked for" if rule.take else "the most accurate on validation images"
-    kept_enough = "" if rule.keep is None else f" that {rule.text}"
-    if rule.take and rule.keep is not None:
-        return best, f"Chosen: the {TITLES[best]}, as asked for; it {rule.text}."
-    return best, f"Chosen: the {TITLES[best]}, {why}{kept_enough}."
+    if rule.take:
+        also = "" if rule.keep is None else f"; it {rule.text}"
+        return best, f"Chosen: {_named(best)}, as asked for{also}."
+    equals = sum(rank(kind)[0] == rank(best)[0] for kind in enough)
+    why = (
+        "the most accurate on validation images" if equals == 1 else "as accurate on validation images as any"
+    )
+    that = "" if rule.keep is None else f" of those of which each {rule.text}"
+    most = "" if equals == 1 else "; of equals it keeps most"
+    return best, f"Chosen: {_named(best)}, {why}{that}{most}."
+
+
+def _named(kind: MixKind) -> str:
+    return TITLES[kind] if kind == "stock" else f"the {TITLES[kind]}"

@@ -176,7 +176,7 @@ class _Mixing:
         """Save the chosen mix, tested on test images first."""
         assert found.chosen is not None
         kind, at = found.chosen, found.mixes[found.chosen]
-        self.measurer.reporter.stage(f"testing the {TITLES[kind]}")
+        self.measurer.reporter.stage(f"testing {TITLES[kind]}")
         self._put(kind, at)
         tested = at.model_copy(update={"step": self.observer.tested_at(at.step)})
         names = [found.runs[number - 1].side.name for number in at.runs]

@@ -195,9 +195,9 @@ def _notes(context: RepairContext, runs: Sequence[OpenedRun]) -> list[str]:
         seeds = sorted({run.record.config.seed for run in runs})
         if len(seeds) > 1:
             notes.append(
-                f"Runs of different seeds ({', '.join(map(str, seeds))}) began with differently drawn heads, and "
-                "features learnt for one head do not fit another: such soups may lose accuracy that soups of "
-                "one seed, or of flyp, do not."
+                f"Runs of different seeds ({', '.join(map(str, seeds))}) began with differently drawn heads, "
+                "and features learnt for one head do not fit another: such soups may lose accuracy that "
+                "soups of one seed, or of flyp, do not."
             )
     sets = {tuple(sorted(spec.name for spec in run.record.config.data.transfer)) for run in runs}
     if len(sets) > 1:
