@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from peft.tuners.lora.intruders import reduce_intruder_dimension
 from repair_models import VISION, by_hand, embedding, merged, peft_model, plain, state_copy
 from safetensors.torch import load_file
 
@@ -144,9 +143,16 @@ def test_a_run_is_softened_as_its_adapter(runs: Runs, lab: Lab, tiny_clip_dir: P
 # --- beside peft's reduce_intruder_dimension
 
 
+@pytest.fixture
+def reduce_intruder_dimension() -> Callable[..., None]:
+    """peft's own, which older versions that are supported do not have."""
+    found: Callable[..., None] = pytest.importorskip("peft.tuners.lora.intruders").reduce_intruder_dimension
+    return found
+
+
 @pytest.mark.parametrize("factor", [0.0, 0.75])
 def test_peft_gives_the_same_adapter_for_its_lambda_as_scale(
-    tiny_clip_dir: Path, tmp_path: Path, factor: float
+    tiny_clip_dir: Path, tmp_path: Path, reduce_intruder_dimension: Callable[..., None], factor: float
 ) -> None:
     """On what both look at: the matrices of the image tower's blocks, plain LoRA."""
     peft_model(tiny_clip_dir, target_modules=VISION).save_pretrained(str(tmp_path / "lora"))
@@ -168,7 +174,9 @@ def test_peft_gives_the_same_adapter_for_its_lambda_as_scale(
         torch.testing.assert_close(ours[name], wanted[name], atol=2e-6, rtol=1e-5)
 
 
-def test_pefts_lambda_is_what_is_left_not_what_is_taken(tiny_clip_dir: Path) -> None:
+def test_pefts_lambda_is_what_is_left_not_what_is_taken(
+    tiny_clip_dir: Path, reduce_intruder_dimension: Callable[..., None]
+) -> None:
     """Its documentation says that more is subtracted the higher it is; 1 subtracts nothing. Should peft turn
     it round, docs/repair.md has to say so."""
     model = peft_model(tiny_clip_dir, target_modules=VISION)

@@ -136,7 +136,9 @@ class _Mixing:
         runs = [self._run(at) for at in self.everyone]
         mixes: dict[MixKind, MixAt] = {"uniform": self._soup("uniform", self.everyone)}
         inside, tries = self._greedy([run.step for run in runs])
-        known = {(at,): run.step for at, run in zip(self.everyone, runs, strict=True)}
+        known: dict[tuple[int, ...], Step] = {
+            (at,): run.step for at, run in zip(self.everyone, runs, strict=True)
+        }
         known[self.everyone] = mixes["uniform"].step
         mixes["greedy"] = self._soup("greedy", inside, known.get(inside))
         mixes["stock"] = MixAt(
