@@ -102,7 +102,7 @@ def test_each_option_gets_where_it_belongs(say: Say, monkeypatch: pytest.MonkeyP
         "compare", "a/base", "b/tuned", "--images", "photos", "--transfer", "cifar100", "--transfer",
         f"mine={tmp_path}", "--transfer-per-class", "3", "--limit", "9", "--show", "2", "--no-flow",
         "--no-spectra", "--any-base", "--batch-size", "5", "--seed", "4", "--cache", tmp_path,
-        "--device", "cpu", "--skip-bad-images",
+        "--device", "cpu", "--skip-bad-images", "--beside", "c/other", "--beside", "d/other",
     )  # fmt: skip
     assert given.pop("arguments") == ("a/base", "b/tuned", "photos")
     given.pop("reporter")
@@ -113,6 +113,7 @@ def test_each_option_gets_where_it_belongs(say: Say, monkeypatch: pytest.MonkeyP
         ],
         "limit": 9, "shown": 2, "flow": False, "spectrum": False, "any_base": True, "batch_size": 5,
         "seed": 4, "cache": tmp_path, "device": "cpu", "skip_bad": True,
+        "beside": ["c/other", "d/other"],
     }  # fmt: skip
 
 
@@ -217,7 +218,7 @@ def test_help_mentions_every_option(say: Say) -> None:
     assert said.code == 0
     wanted = {
         "base", "tuned", "images", "transfer", "out", "limit", "transfer_per_class", "show", "no_flow",
-        "no_spectra", "any_base", "batch_size", "seed", "cache", "device", "skip_bad_images",
+        "no_spectra", "beside", "any_base", "batch_size", "seed", "cache", "device", "skip_bad_images",
     }  # fmt: skip
     assert {parameter.name for parameter in COMMAND.params} == wanted
     for parameter in COMMAND.params:
@@ -235,11 +236,11 @@ def test_every_measure_of_a_comparison_is_listed(say: Say, changed: Comparison) 
     for _, row in frame.drop_duplicates("measure").iterrows():
         assert row["family"] in lines[row["measure"]]
         assert row["unit"] in lines[row["measure"]]
-    # not in the table: what is per k, per subset, of a run, or not measurable on these pictures, and the text
-    # tower's, which is the same
+    # not in the table: what is per k, per subset, of a run, of a third model, or not measurable on these
+    # pictures, and the text tower's, which is the same
     texts = {name for name in lines if name.startswith("text_")}
     assert set(lines) - set(frame["measure"]) - texts == {
-        "accuracy", "recall_at_k", "retention", "subset_sensitivity",
+        "accuracy", "recall_at_k", "retention", "subset_sensitivity", "task_vector_cosine",
     }  # fmt: skip
 
 

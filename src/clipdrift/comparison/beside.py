@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from clipdrift.comparison import BesideRow
 from clipdrift.comparison.models import ModelLike, PairError
 from clipdrift.comparison.pairs import ModelPair, pair_with, side_of
-from clipdrift.measures.weights import task_vector_cosines, weights
+from clipdrift.measures import task_vector_cosines, weights
 from clipdrift.model.clip import Clip
 from clipdrift.runs.reporter import Reporter
 

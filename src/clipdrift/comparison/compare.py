@@ -146,6 +146,7 @@ def compare_in_detail(
     prepared = preprocess_of(preprocess, known)
     place = settle(pair.base, device)
     settle(pair.tuned, device)
+    others, of_others = beside_rows(pair, beside, any_base, reporter)  # mistakes before images are read
     probe = open_probe(pair.base, images, limit, seed, prepared, cache, place, skip_bad, reporter)
     clock("opened")
     before = _read(pair.base, probe, batch_size, flow, reporter)
@@ -181,7 +182,6 @@ def compare_in_detail(
         reporter.stage("spectra of the changed matrices")
         changes = spectra(pair.before, pair.after, progress=reporter.advance)
     clock("decomposed")
-    others, of_others = beside_rows(pair, beside, any_base, reporter)
     comparison = Comparison(
         base=side_of(pair.base, pair.before),
         tuned=side_of(pair.tuned, pair.after),

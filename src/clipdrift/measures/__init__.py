@@ -10,7 +10,14 @@ from clipdrift.measures.readings import Reading, internal_readings, own_readings
 from clipdrift.measures.representation import REPRESENTATION, cka_matrix, cka_minibatch, representation
 from clipdrift.measures.retrieval import embed_texts, ranks_both_ways, recall_at, retrieval
 from clipdrift.measures.text_tower import TextInternals, read_texts, text_readings, text_weight_readings
-from clipdrift.measures.weights import KINDS, Spectrum, spectra, weights, weights_by_kind
+from clipdrift.measures.weights import (
+    KINDS,
+    Spectrum,
+    spectra,
+    task_vector_cosines,
+    weights,
+    weights_by_kind,
+)
 
 __all__ = [
     "ATTENTION",
@@ -41,6 +48,7 @@ __all__ = [
     "representation",
     "retrieval",
     "spectra",
+    "task_vector_cosines",
     "text_readings",
     "text_weight_readings",
     "weight_readings",

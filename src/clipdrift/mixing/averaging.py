@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from clipdrift import formulas
-from clipdrift.measures.weights import IMAGE_TOWER, task_vector_cosines
+from clipdrift.measures import task_vector_cosines
+from clipdrift.measures.weights import IMAGE_TOWER
 
 
 @dataclass(frozen=True, eq=False)
