@@ -79,6 +79,7 @@ def test_help_names_every_command(say: Say) -> None:
         "rewind",
         "soften",
         "export",
+        "mix",
         "demo",
         "pretrain",
         "ls",

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from clipdrift.exporting.job import export
     from clipdrift.forecasting import Forecast
     from clipdrift.forecasting.forecast import forecast
+    from clipdrift.mixing import Mixed
+    from clipdrift.mixing.mix import mix
     from clipdrift.model.clip import Clip, load
     from clipdrift.model.trace import Traced, trace
     from clipdrift.monitoring.frames import frame
@@ -52,6 +54,7 @@ __all__ = [
     "Exported",
     "Forecast",
     "Measurement",
+    "Mixed",
     "Record",
     "Repaired",
     "Report",
@@ -76,6 +79,7 @@ __all__ = [
     "load_config",
     "load_study",
     "measure",
+    "mix",
     "report",
     "rewind",
     "run_study",
@@ -94,6 +98,7 @@ _HOMES = {
     "Exported": "clipdrift.exporting",
     "Forecast": "clipdrift.forecasting",
     "Measurement": "clipdrift.comparison.measuring",
+    "Mixed": "clipdrift.mixing",
     "Record": "clipdrift.runs.record",
     "Repaired": "clipdrift.repair",
     "Report": "clipdrift.reporting",
@@ -116,6 +121,7 @@ _HOMES = {
     "load_config": "clipdrift.config",
     "load_study": "clipdrift.study.plan",
     "measure": "clipdrift.comparison.measuring",
+    "mix": "clipdrift.mixing.mix",
     "report": "clipdrift.reporting",
     "rewind": "clipdrift.repair.rewinding",
     "run_study": "clipdrift.study.engines.running",
@@ -130,6 +136,9 @@ provide("Comparison.plot", "clipdrift.figures.compared_blocks:block_drift")
 provide("DriftMonitor.report", "clipdrift.reporting.monitoring:write_report")
 provide("Forecast.summary", "clipdrift.forecasting.words:words")
 provide("Forecast.plot", "clipdrift.figures.forecast:forecast")
+provide("Mixed.summary", "clipdrift.mixing.summary:words")
+provide("Mixed.plot", "clipdrift.figures.mixed:mixed")
+provide("Mixed.write_plot", "clipdrift.figures.mixed:write_mixed")
 provide("Repaired.summary", "clipdrift.repair.summary:words")
 provide("Repaired.plot", "clipdrift.figures.paths:path")
 provide("Repaired.write_plot", "clipdrift.figures.paths:write_path")

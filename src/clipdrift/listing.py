@@ -179,6 +179,13 @@ MEASURES: dict[str, Entry] = {
         "weights",
         "0 to 10",
     ),
+    "task_vector_cosine": Entry(
+        "cosine between what two models added to the backbone's weights",
+        "Ilharco et al. 2023",
+        "",
+        "weights",
+        "-1 to 1",
+    ),
     "text_entropy": Entry(
         "entropy of the pooled token's attention over a text's n words",
         "Shannon 1948",

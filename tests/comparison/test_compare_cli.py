@@ -106,6 +106,7 @@ def test_each_option_gets_where_it_belongs(say: Say, monkeypatch: pytest.MonkeyP
         "--device", "cpu", "--skip-bad-images", "--index", "catalogue", "--queries", "new",
         "--index-limit", "77",
         "--target", "land", "--interpolate-positions", "base",
+        "--beside", "c/other", "--beside", "d/other",
     )  # fmt: skip
     assert given.pop("arguments") == ("a/base", "b/tuned", "photos")
     given.pop("reporter")
@@ -118,6 +119,7 @@ def test_each_option_gets_where_it_belongs(say: Say, monkeypatch: pytest.MonkeyP
         "seed": 4, "cache": tmp_path, "device": "cpu", "skip_bad": True, "index": "catalogue",
         "index_queries": "new", "index_limit": 77,
         "target": "land", "interpolate": "base",
+        "beside": ["c/other", "d/other"],
     }  # fmt: skip
 
 
@@ -227,6 +229,7 @@ def test_help_mentions_every_option(say: Say) -> None:
         "no_spectra", "any_base", "batch_size", "seed", "cache", "device", "skip_bad_images",
         "index", "queries", "index_limit",
         "target", "interpolate_positions",
+        "beside",
     }  # fmt: skip
     assert {parameter.name for parameter in COMMAND.params} == wanted
     for parameter in COMMAND.params:
@@ -244,12 +247,12 @@ def test_every_measure_of_a_comparison_is_listed(say: Say, changed: Comparison) 
     for _, row in frame.drop_duplicates("measure").iterrows():
         assert row["family"] in lines[row["measure"]]
         assert row["unit"] in lines[row["measure"]]
-    # not in the table: what is per k, per subset, of a run, of convolutions, or not measurable on these
-    # pictures, and the text tower's, which is the same
+    # not in the table: what is per k, per subset, of a run, of convolutions, of a third model, or not
+    # measurable on these pictures, and the text tower's, which is the same
     texts = {f"weight_drift_{kind}" for kind in CONVOLUTIONS}
     texts |= {name for name in lines if name.startswith("text_")}
     assert set(lines) - set(frame["measure"]) - texts == {
-        "accuracy", "recall_at_k", "retention", "subset_sensitivity",
+        "accuracy", "recall_at_k", "retention", "subset_sensitivity", "task_vector_cosine",
     }  # fmt: skip
 
 

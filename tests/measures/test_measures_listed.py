@@ -27,6 +27,7 @@ from clipdrift.measures import (
     read_internals,
     representation,
     spectra,
+    task_vector_cosines,
     weights,
     weights_by_kind,
 )
@@ -49,6 +50,7 @@ def ends(name: str, patches: int = 16) -> tuple[float, float]:
         "from 0": (0, math.inf),
         "1 to full rank": (1, 32),
         "0 to 10": (0, 10),
+        "-1 to 1": (-1, 1),
     }
     return known[MEASURES[name].range]
 
@@ -87,6 +89,10 @@ def everything(model: Any, probe: Prepared) -> dict[str, tuple[str, Array]]:
     changes = spectra(old, new)
     found["effective_rank"] = [change.effective_rank for change in changes]
     found["intruder_dimensions"] = [change.intruders for change in changes]
+    back = {name: 2 * weight - new[name] for name, weight in old.items()}
+    for third in (back, effective_weights(moved(other))):
+        whole, blocks = task_vector_cosines(old, new, third, blocks=2)
+        found.setdefault("task_vector_cosine", []).extend(v for v in (whole, *blocks) if v is not None)
     return out | {name: ("weights", np.array(values)) for name, values in found.items()}
 
 

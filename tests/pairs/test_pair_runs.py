@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from clipdrift.cli import app
 from clipdrift.config import ConfigError, RunConfig
+from clipdrift.mixing.mix import mix
 from clipdrift.repair.interpolating import interpolate
 from clipdrift.repair.rewinding import rewind
 from clipdrift.repair.softening import soften
@@ -276,6 +277,25 @@ def test_blocks_are_rewound_and_adapters_softened(lab: Lab, captioned: Path) -> 
         assert found.steps[0].accuracy == pytest.approx(record.best.validation_accuracy)
     moved = rewound.steps[1].measures["weight_drift"].value_blocks
     assert moved[0] > 0 == moved[1]
+
+
+def test_runs_on_captions_are_mixed_with_their_text_towers(lab: Lab, captioned: Path, tmp_path: Path) -> None:
+    """Both towers are averaged, an adapter merged; accuracy is recall, and there is no head."""
+    configs = [config_for(lab.model, captioned, "full_ft"), config_for(lab.model, captioned, "lora")]
+    runs = [done(lab, config) for config in configs]
+    folders = [folder.path for _, folder in runs]
+    found = mix(*folders, take="uniform", out=tmp_path, cache=lab.cache, device="cpu")
+    for mixed, (record, _) in zip(found.runs, runs, strict=True):
+        assert record.best is not None
+        assert mixed.step.accuracy == pytest.approx(record.best.validation_accuracy)
+    saved = tmp_path / "model"
+    adapted = PeftModel.from_pretrained(CLIPModel.from_pretrained(lab.model), str(folders[1] / "model"))
+    both = [CLIPModel.from_pretrained(folders[0] / "model"), adapted.merge_and_unload()]
+    ends = [model.state_dict() for model in both]
+    for name, weight in CLIPModel.from_pretrained(saved).state_dict().items():
+        torch.testing.assert_close(weight, (ends[0][name] + ends[1][name]) / 2, rtol=1e-4, atol=1e-6)
+    assert found.mixes["uniform"].step.test_accuracy is not None
+    assert not (saved / "head.safetensors").exists()
 
 
 @pytest.mark.parametrize(("change", "message"), [

@@ -9,7 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import CLIPModel
@@ -108,6 +110,18 @@ def embedding(model: Any, pixels: Tensor | None = None) -> Tensor:
 
 def state_copy(model: Any) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def by_hand(old: NDArray[Any], new: NDArray[Any], threshold: float, top: int) -> tuple[NDArray[Any], int]:
+    """``sum_i sigma_i u_i v_i^T`` over the intruders by numpy's SVD, and how many there are."""
+    known = np.linalg.svd(old, full_matrices=False)[0]
+    left, strength, right = np.linalg.svd(new, full_matrices=False)
+    part, count = np.zeros_like(new), 0
+    for i in range(min(top, len(strength))):
+        if np.abs(known.T @ left[:, i]).max() < threshold:
+            part += strength[i] * np.outer(left[:, i], right[i])
+            count += 1
+    return part, count
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from repair_models import embedding, merged, plain, same, state_copy
+from repair_models import by_hand, embedding, merged, plain, same, state_copy
 
 from clipdrift import rewind, soften
 from clipdrift.comparison.compare import compare
@@ -21,7 +20,6 @@ from clipdrift.runs.store import RunFolder
 from small_runs import Lab
 
 Runs = Callable[[str], RunFolder]
-Array = NDArray[np.float64]
 PIXELS = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 MATRIX = "vision_model.encoder.layers.{}.{}.weight"
 TALL, SQUARE = MATRIX.format(1, "mlp.fc1"), MATRIX.format(0, "self_attn.q_proj")
@@ -138,18 +136,6 @@ def intruded_dir(tiny_clip_dir: Path, tmp_path_factory: pytest.TempPathFactory) 
     return with_intruders(tiny_clip_dir, tmp_path_factory.mktemp("intruded") / "intruded")
 
 
-def by_hand(old: Array, new: Array, threshold: float, top: int) -> tuple[Array, int]:
-    """``sum_i sigma_i u_i v_i^T`` over the intruders by numpy's SVD, and how many there are."""
-    known = np.linalg.svd(old, full_matrices=False)[0]
-    left, strength, right = np.linalg.svd(new, full_matrices=False)
-    part, count = np.zeros_like(new), 0
-    for i in range(min(top, len(strength))):
-        if np.abs(known.T @ left[:, i]).max() < threshold:
-            part += strength[i] * np.outer(left[:, i], right[i])
-            count += 1
-    return part, count
-
-
 @pytest.mark.parametrize("factor", [0.0, 0.4])
 def test_intruders_are_scaled_as_the_formula_says(
     tiny_clip_dir: Path, intruded_dir: Path, tmp_path: Path, factor: float
@@ -215,11 +201,10 @@ def test_without_intruders_nothing_is_changed_or_saved(
 def test_an_adapter_is_softened_as_a_full_model(
     runs: Runs, lab: Lab, tiny_clip_dir: Path, tmp_path: Path
 ) -> None:
-    """Its rank is above the adapter's. A threshold of 1 takes all of the top for intruders."""
+    """Where that is asked for. A threshold of 1 takes all of the top for intruders."""
     folder = runs("lora").path
-    found = soften(
-        folder, scale=0.5, threshold=1, top=1, out=tmp_path, transfer=[], cache=lab.cache, device="cpu"
-    )
+    asked: dict[str, Any] = {"scale": 0.5, "threshold": 1, "top": 1, "full": True, "out": tmp_path}
+    found = soften(folder, transfer=[], cache=lab.cache, device="cpu", **asked)
     saved = weights(plain(tmp_path / "model"))
     before, after = weights(plain(tiny_clip_dir)), weights(merged(tiny_clip_dir, folder / "model"))
     part, count = by_hand(before[SQUARE].double().numpy(), after[SQUARE].double().numpy(), 1, 1)

@@ -32,7 +32,7 @@ ALPHAS = (0.25, 0.5, 1.5)
 
 
 def ends_between(base: Any, tuned: Any, merge: bool = False) -> Endpoints:
-    return ends_of(open_pair(base, tuned), merge)[0]
+    return ends_of(open_pair(base, tuned), "merged" if merge else "scaled")[0]
 
 
 def image_weights(model: Any) -> dict[str, Tensor]:
@@ -227,7 +227,7 @@ def test_an_adapter_folder_of_changed_backbone_weights_is_mixed_merged(
     """PiSSA's base is not the backbone at B = 0: scaling B would walk to another model than BASE."""
     model = _pissa(tiny_clip_dir)
     model.save_pretrained(str(tmp_path / "pissa"))
-    endpoints, notes = ends_of(open_pair(tiny_clip_dir, tmp_path / "pissa"), merged=False)
+    endpoints, notes = ends_of(open_pair(tiny_clip_dir, tmp_path / "pissa"), "scaled")
     assert endpoints.form == "model"
     assert "cannot be scaled" in " ".join(notes)
     endpoints.put(0)
@@ -294,11 +294,11 @@ def test_an_image_half_moves_without_texts(tiny_clip_dir: Path, tuned_dir: Path)
     half = CLIPVisionModelWithProjection(whole.vision_config)
     half.vision_model.load_state_dict(plain(tiny_clip_dir).vision_model.state_dict())
     half.visual_projection.load_state_dict(plain(tiny_clip_dir).visual_projection.state_dict())
-    endpoints, notes = ends_of(open_pair(half.eval(), plain(tuned_dir)), merged=False)
+    endpoints, notes = ends_of(open_pair(half.eval(), plain(tuned_dir)), "scaled")
     endpoints.put(0)
     assert torch.equal(embedding(endpoints.model), embedding(plain(tiny_clip_dir)))
     assert "TUNED's stays as it is" in " ".join(notes)
-    endpoints, notes = ends_of(open_pair(plain(tuned_dir), half), merged=False)
+    endpoints, notes = ends_of(open_pair(plain(tuned_dir), half), "scaled")
     assert (notes, type(endpoints.model)) == ([], CLIPVisionModelWithProjection)
     endpoints.put(0)
     wanted = image_weights(plain(tuned_dir))

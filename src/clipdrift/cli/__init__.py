@@ -19,6 +19,7 @@ from clipdrift.cli.comparing import compare
 from clipdrift.cli.exporting import export
 from clipdrift.cli.figuring import figure
 from clipdrift.cli.forecasting import forecast
+from clipdrift.cli.mixing import mix
 from clipdrift.cli.options import Cache, Checkpoints, Deterministic, Device, Out, Sets, SkipBad, Track
 from clipdrift.cli.repairing import interpolate, rewind, soften
 from clipdrift.cli.replicating import replicate
@@ -144,6 +145,7 @@ app.command()(interpolate)
 app.command()(rewind)
 app.command()(soften)
 app.command()(export)
+app.command()(mix)
 
 
 @app.command()

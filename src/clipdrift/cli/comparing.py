@@ -84,6 +84,15 @@ def compare(
             metavar="SET",
         ),
     ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--beside",
+            help="Lay another model made from BASE beside TUNED: the cosine between what both added to its "
+            "weights, overall and by block. Repeatable.",
+            metavar="MODEL",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -117,6 +126,9 @@ def compare(
         clipdrift compare openai/clip-vit-base-patch32 my-lora/ --images photos/ --out compared
 
         clipdrift compare clipdrift/mini runs/64cf3373d757e7c9 --images terrain-10 --transfer objects-100
+
+        clipdrift compare clipdrift/mini runs/64cf3373d757e7c9 --images terrain-10
+        --beside runs/abcbc3db7d4b2558
 
         clipdrift compare openai/clip-vit-base-patch32 my-tuned-clip --index catalogue/
 
@@ -168,6 +180,7 @@ def compare(
             limit=limit,
             flow=not no_flow,
             spectrum=not no_spectra,
+            beside=beside or (),
             shown=show,
             index=index,
             index_queries=queries,

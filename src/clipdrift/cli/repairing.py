@@ -213,6 +213,12 @@ def soften(
         typer.Option(help="An intruder's largest cosine with any singular vector of the backbone's matrix."),
     ] = 0.5,
     top: Annotated[int, typer.Option(min=1, help="Look at so many singular vectors of each matrix.")] = 10,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full", help="Make a full model of an adapter, which holds what its rank would leave out."
+        ),
+    ] = False,
     out: Result = None,
     images: ImagesOption = None,
     transfer: TransferOption = None,
@@ -231,7 +237,8 @@ def soften(
 
     Intruders are the strongest singular vectors of an adapted matrix that resemble none of the backbone's
     (Shuttleworth et al. 2024). With none there is nothing to do, which is said. The head stays, nothing has
-    to be recalibrated, and the result is a full model, since its change has a higher rank than an adapter.
+    to be recalibrated. A LoRA adapter stays an adapter: softened matrices are brought back to its rank, and
+    what that loses is said; `--full` saves a full model instead, as is done for everything else.
 
         clipdrift soften runs/abcbc3db7d4b2558 --scale 0,0.5
 
@@ -265,6 +272,7 @@ def soften(
         scale=scale,
         threshold=threshold,
         top=top,
+        full=full,
         out=out,
         force=force,
     )

@@ -34,6 +34,8 @@ def comparison_report(found: Comparison) -> RenderableType:
         head = found.head
         told = f"head of TUNED on {head.target}: {percent(head.accuracy)} of {head.images} images"
         lines += [Text(), Text(f"{told}, {head.classes} classes (chance {head.chance:.1f} %)")]
+    if found.beside:
+        lines += [Text(), _beside(found)]
     if found.transfer:
         lines += [Text(), _transfer(found)]
     if found.retrieval:
@@ -93,6 +95,19 @@ def _marked(shown: Text, blocks: tuple[float, ...], values: Compared | None = No
         return shown + Text(f"  {decimal(min(blocks))} to {decimal(max(blocks))}", style="dim")
     largest = max(blocks, key=abs)
     return shown + Text(f"  largest {drift(largest, values.absolute)}", style="dim")
+
+
+def _beside(found: Comparison) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("beside")
+    table.add_column("weights", justify="right")
+    table.add_column("cosine", justify="right")
+    table.add_column("by block, 1 first", no_wrap=True)
+    for other in found.beside:
+        cosine = "" if other.cosine is None else decimal(other.cosine)
+        blocks = "  ".join("-" if value is None else f"{value:.2f}" for value in other.cosine_blocks)
+        table.add_row(Text(other.side.name), decimal(other.weight_drift), cosine, blocks)
+    return table
 
 
 def _transfer(found: Comparison) -> Table:

@@ -4,6 +4,7 @@ This front exports the result, plain data that loads no torch; the work starts i
 """
 
 from clipdrift.comparison.facts import (
+    BesideRow,
     Compared,
     CrossedTowers,
     HeadDrift,
@@ -25,6 +26,7 @@ from clipdrift.comparison.result import AT_ONE, FAMILIES, Comparison, Comparison
 __all__ = [
     "AT_ONE",
     "FAMILIES",
+    "BesideRow",
     "Compared",
     "Comparison",
     "ComparisonError",

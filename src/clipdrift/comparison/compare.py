@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from clipdrift.comparison import Comparison, HeadRow, Side, TransferRow
+from clipdrift.comparison import Comparison, HeadRow, TransferRow
 from clipdrift.comparison.abilities import (
     has_texts,
     open_test_set,
@@ -21,13 +20,14 @@ from clipdrift.comparison.abilities import (
 )
 from clipdrift.comparison.architectures import Interpolate
 from clipdrift.comparison.attention import attention_of
+from clipdrift.comparison.beside import beside_rows, several
 from clipdrift.comparison.head import head_accuracy, head_preprocess, open_head
 from clipdrift.comparison.images import ImagesLike, ProbeSet, named_source, preprocess_of
 from clipdrift.comparison.index_images import INDEX_LIMIT, IndexOptions
 from clipdrift.comparison.indexing import read_index
 from clipdrift.comparison.measuring import LIMIT, open_probe, settle
 from clipdrift.comparison.models import ModelLike, OpenedModel, PairError
-from clipdrift.comparison.pairs import ModelPair, open_pair
+from clipdrift.comparison.pairs import ModelPair, open_pair, side_of
 from clipdrift.comparison.samples import Samples
 from clipdrift.comparison.tables import (
     ability,
@@ -47,7 +47,6 @@ from clipdrift.measures import (
     spectra,
     weight_readings,
 )
-from clipdrift.model.towers import tower_of
 from clipdrift.runs.laps import Laps
 from clipdrift.runs.layout import cache_folder
 from clipdrift.runs.record import environment
@@ -70,6 +69,7 @@ def compare(
     batch_size: int | None = None,
     flow: bool = True,
     spectrum: bool = True,
+    beside: ModelLike | Sequence[ModelLike] = (),
     shown: int = 6,
     index: ImagesLike | None = None,
     index_queries: ImagesLike | None = None,
@@ -100,6 +100,8 @@ def compare(
         batch_size: images per forward pass, by default some 4,096 tokens; no number depends on it.
         flow: rollout and patch entropy too, which need whole attention maps.
         spectrum: effective rank and intruder dimensions of every changed matrix, which take a while.
+        beside: other models made from BASE, whose task vectors (what they added to BASE's weights) are laid
+            beside TUNED's: the cosine over the image tower and by block. They are not read on the images.
         shown: images whose attention is kept for pictures.
         index: images of a retrieval index: how much of it, embedded by BASE, TUNED can still search, and what
             a linear map wins back.
@@ -127,6 +129,7 @@ def compare(
         batch_size=batch_size,
         flow=flow,
         spectrum=spectrum,
+        beside=several(beside),
         shown=shown,
         preprocess=preprocess,
         any_base=any_base,
@@ -165,6 +168,7 @@ def compare_in_detail(
     index_limit: int = INDEX_LIMIT,
     target: TransferLike | None = None,
     interpolate: Interpolate | None = None,
+    beside: Sequence[ModelLike] = (),
 ) -> tuple[Comparison, Samples]:
     """:func:`compare`, with the values image by image from which its numbers follow."""
     reporter, clock = reporter or Silent(), Laps()
@@ -181,6 +185,7 @@ def compare_in_detail(
     prepared = preprocess_of(preprocess, known)
     place = settle(pair.base, device)
     settle(pair.tuned, device)
+    others, of_others = beside_rows(pair, beside, any_base, reporter)  # mistakes before images are read
     probe = open_probe(pair.base, images, limit, seed, prepared, cache, place, skip_bad, reporter)
     clock("opened")
     remembered = None
@@ -248,12 +253,14 @@ def compare_in_detail(
         head=tested,
         retrieval=found,
         subsets=None if pair.images_alike else subsets(before, after, probe.labels, seed),
+        beside=others,
         text_tower=towers,
         index=remembered,
         notes=(
             *_notes(pair, probe, rows, bool(rows or found), own=preprocess is None),
             *_of_head(pair, tested),
             *said,
+            *of_others,
             *(() if remembered is None else remembered.notes),
         ),
         environment=environment(str(place)),
@@ -326,20 +333,6 @@ def _texts(
         (f"class prompts of {', '.join(rows)}", prompts),
         (f"class prompts of {probe.facts.source}", probe.class_texts),
     ]
-
-
-def side_of(side: OpenedModel, weights: Mapping[str, Tensor]) -> Side:
-    """What a result says of one of its models, whose image tower has these weights."""
-    kind = type(tower_of(side.model).model)
-    return Side(
-        name=side.name,
-        kind=side.kind,
-        library=f"{kind.__module__.partition('.')[0]} {kind.__name__}",
-        parameters=sum(weight.numel() for weight in weights.values()),
-        fingerprint=side.fingerprint,
-        interpolated_from=side.interpolated_from,
-        grafted=side.grafted,
-    )
 
 
 def _of_head(pair: ModelPair, tested: HeadRow | None) -> tuple[str, ...]:

@@ -224,3 +224,16 @@ class Subsets(Frozen):
     count: int
     images: int
     measures: dict[str, Sensitivity]
+
+
+class BesideRow(Frozen):
+    """Another model made from BASE, beside TUNED: the angle between what both added to the image tower.
+
+    The task vector of a model is what it added to BASE's weights (Ilharco et al. 2023). Cosines lie within
+    [-1, 1]; they are None where one of the two did not move.
+    """
+
+    side: Side
+    weight_drift: float = Field(description="How far this model moved, as TUNED's weight drift.")
+    cosine: float | None = Field(description="Over the whole image tower and its projection.")
+    cosine_blocks: tuple[float | None, ...]

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clipdrift.comparison import Shape
-from clipdrift.comparison.architectures import checked_choice, fit_sizes, same_architecture
+from clipdrift.comparison import Shape, Side
+from clipdrift.comparison.architectures import Interpolate, checked_choice, fit_sizes, same_architecture
 from clipdrift.comparison.grafting import IMAGE_TOWER, graft
 from clipdrift.comparison.models import ModelLike, OpenedModel, PairError, open_model, open_tuned
 from clipdrift.model.clip import on_side
@@ -75,7 +75,23 @@ def open_pair(
     choice = checked_choice(interpolate)
     with on_side("BASE"):
         first = open_model(base)
-    with on_side("TUNED"):
+    return pair_with(first, tuned, any_base, choice=choice)
+
+
+def pair_with(
+    first: OpenedModel,
+    tuned: ModelLike,
+    any_base: bool = False,
+    side: str = "TUNED",
+    choice: Interpolate | None = None,
+) -> ModelPair:
+    """Open TUNED for a BASE that is open already, as :func:`open_pair` does.
+
+    Args:
+        side: what TUNED is called where it cannot be opened.
+        choice: whose positions are interpolated.
+    """
+    with on_side(side):
         opened = open_tuned(tuned, first)
     first, opened, fitted = fit_sizes(first, opened, choice)
     second = graft(opened, first) if isinstance(opened, Half) else opened
@@ -126,6 +142,20 @@ def open_any_pair(
         tower_of(second.model)
     notes = [] if any_base else right_base(first, second)
     return first, second, (*notes, *(f"{side}: {note}" for side, note in _loading_notes(first, second)))
+
+
+def side_of(side: OpenedModel, weights: Mapping[str, Tensor]) -> Side:
+    """What a result says of one of its models, whose image tower has these weights."""
+    kind = type(tower_of(side.model).model)
+    return Side(
+        name=side.name,
+        kind=side.kind,
+        library=f"{kind.__module__.partition('.')[0]} {kind.__name__}",
+        parameters=sum(weight.numel() for weight in weights.values()),
+        fingerprint=side.fingerprint,
+        interpolated_from=side.interpolated_from,
+        grafted=side.grafted,
+    )
 
 
 def _loading_notes(first: OpenedModel, second: OpenedModel) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import Field, PrivateAttr
 
 from clipdrift.comparison.facts import (
+    BesideRow,
     Compared,
     HeadDrift,
     HeadRow,
@@ -64,6 +65,7 @@ class Comparison(Frozen):
     )
     retrieval: Retrieval | None = None
     subsets: Subsets | None = None
+    beside: tuple[BesideRow, ...] = Field((), description="Other models of BASE that were named, in order.")
     text_tower: TextTowers | None = Field(
         None,
         description="None where one side has no text tower that is read; its measures are of family text.",
@@ -84,9 +86,9 @@ class Comparison(Frozen):
     def to_frame(self) -> pd.DataFrame:
         """Tidy: one row per measure x block, and one per measure with its mean over blocks.
 
-        Columns: family, measure, set (transfer set, matrix kind or empty), block (``<NA>`` for the mean or
-        the only value), unit, before, after, drift (percent, unless absolute), absolute, value (of measures
-        that are a comparison already).
+        Columns: family, measure, set (transfer set, matrix kind, model beside or empty), block (``<NA>`` for
+        the mean or the only value), unit, before, after, drift (percent, unless absolute), absolute, value
+        (of measures that are a comparison already).
         """
         rows = [row for name, found in self.measures.items() for row in _rows(name, found)]
         for spectrum in self.spectra:
@@ -100,6 +102,10 @@ class Comparison(Frozen):
         if self.head is not None:
             unit = MEASURES["accuracy"].unit
             rows.append(_row("ability", "accuracy", self.head.target, None, unit, after=self.head.accuracy))
+        for other in self.beside:
+            for block, cosine in enumerate((other.cosine, *other.cosine_blocks)):
+                row = _row("weights", "task_vector_cosine", other.side.name, block or None, "", value=cosine)
+                rows.append(row)
         frame = pd.DataFrame(rows)
         return frame.astype({"block": "Int64"})
 

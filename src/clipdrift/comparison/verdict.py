@@ -18,7 +18,8 @@ _WORDS = ((0.995, "hardly moved"), (0.95, "moved a little"), (0.8, "moved clearl
 
 def verdict(found: Comparison) -> list[str]:
     """Lines for a reader, the most important first."""
-    lines = [_how_far(found), *_grafted(found), *_interpolated(found), *_where(found), *_texts(found)]
+    lines = [_how_far(found), *_grafted(found), *_interpolated(found), *_where(found)]
+    lines += [*_beside(found), *_texts(found)]
     index = [] if found.index is None else index_lines(found.index)
     lines += [*_head(found), *_transfer(found), *index]
     return lines if _images_alike(found) else [*lines, *_attention(found)]
@@ -104,6 +105,25 @@ def _where(found: Comparison) -> list[str]:
         lines.append(
             f"Relative to their size, most changed: {_KINDS[most]} ({share(100 * (kinds[most] or 0))})."
         )
+    return lines
+
+
+def _beside(found: Comparison) -> list[str]:
+    """Whether what was added points the way of other models of BASE; a line for each that was named."""
+    lines = []
+    for other in found.beside:
+        if other.cosine is None:
+            lines.append(f"Beside {other.side.name}: one of the two did not move, so there is no angle.")
+            continue
+        known = {at: value for at, value in enumerate(other.cosine_blocks, start=1) if value is not None}
+        text = (
+            f"Beside {other.side.name}, which moved by {share(100 * other.weight_drift)}: the cosine between "
+            f"what both added to BASE is {_three(other.cosine)} (1: the same way, 0: at right angles)"
+        )
+        if len(known) > 1:
+            least, most = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+            text += f", from {_three(known[least])} in block {least} to {_three(known[most])} in block {most}"
+        lines.append(f"{text}.")
     return lines
 
 

@@ -10,11 +10,11 @@ import torch
 
 from clipdrift.comparison import Comparison, Side
 from clipdrift.comparison.abilities import open_test_set, read_zero_shot, texts_of, transfer_row
-from clipdrift.comparison.compare import deck_factory, side_of
+from clipdrift.comparison.compare import deck_factory
 from clipdrift.comparison.images import ImagesLike, ProbeSet, preprocess_of
 from clipdrift.comparison.measuring import open_probe, settle
 from clipdrift.comparison.models import ModelLike, OpenedModel, PairError, open_model
-from clipdrift.comparison.pairs import shape_of
+from clipdrift.comparison.pairs import shape_of, side_of
 from clipdrift.comparison.samples import Samples
 from clipdrift.comparison.tables import ability, compared
 from clipdrift.config import DataSet

@@ -37,6 +37,7 @@ from clipdrift.formulas.maps import ridge_map, rotation_map
 from clipdrift.formulas.neighbours import cosines, nearest, neighbour_overlap, rank_agreement
 from clipdrift.formulas.overlap import covariance_overlap
 from clipdrift.formulas.representation import embedding_drift
+from clipdrift.formulas.task_vectors import model_stock_ratio, task_vector_cosine
 from clipdrift.formulas.weights import (
     effective_rank,
     intruder_dimensions,
@@ -73,6 +74,7 @@ __all__ = [
     "median_rank",
     "minibatch_cka",
     "modality_gap",
+    "model_stock_ratio",
     "nearest",
     "neighbour_overlap",
     "normalised_entropy",
@@ -87,6 +89,7 @@ __all__ = [
     "singular_values",
     "sink_patches",
     "sink_share",
+    "task_vector_cosine",
     "uniformity",
     "weight_drift",
     "zero_shot_agreement",

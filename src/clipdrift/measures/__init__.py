@@ -16,6 +16,7 @@ from clipdrift.measures.weights import (
     Spectrum,
     absent_kinds,
     spectra,
+    task_vector_cosines,
     weights,
     weights_by_kind,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "representation",
     "retrieval",
     "spectra",
+    "task_vector_cosines",
     "text_readings",
     "text_weight_readings",
     "weight_readings",

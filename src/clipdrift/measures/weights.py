@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from clipdrift import formulas
@@ -108,6 +109,34 @@ def _kinds(names: Iterable[str]) -> dict[str, list[list[str]]]:
         for kind, by_block in found.items()
         if by_block and by_block.keys() == blocks
     }
+
+
+def task_vector_cosines(
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], other: Mapping[str, Tensor], *, blocks: int
+) -> tuple[float | None, tuple[float | None, ...]]:
+    """Cosine of the task vectors ``after - before`` and ``other - before`` in the image tower.
+
+    Args:
+        before, after, other: weights under the names of :func:`clipdrift.model.weights.effective_weights`; of
+            those that neither moved any may be left out.
+        blocks: how many the tower has.
+
+    Returns:
+        Over the whole tower with its projection, and for each block; None where one of the two did not move.
+    """
+    by_block: list[list[str]] = [[] for _ in range(blocks)]
+    for name in before:
+        if found := _INSIDE.fullmatch(name):
+            by_block[int(found[1])].append(name)
+
+    def cosine(names: Iterable[str]) -> float | None:
+        three = [{name: side[name] for name in names} for side in (before, after, other)]
+        if any(all(torch.equal(three[0][n], side[n]) for n in three[0]) for side in three[1:]):
+            return None
+        with defined("cosine of two task vectors"):
+            return float(formulas.task_vector_cosine(*three))
+
+    return cosine(before), tuple(cosine(names) for names in by_block)
 
 
 @dataclass(frozen=True)

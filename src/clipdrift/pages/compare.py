@@ -83,6 +83,7 @@ def write_page(
         heads=sections.heads(comparison),
         top=sections.TOP_HEADS,
         spectra=sections.spectra(comparison, cells),
+        beside=sections.beside(comparison, cells),
         environment=sections.environment(comparison, cells),
         command=_command(comparison),
         viewer=data,
@@ -125,7 +126,8 @@ def _figure(name: str, file: Path) -> dict[str, Any]:
 def _command(comparison: Comparison) -> str:
     """Command that makes the comparison again; empty where something was never on disk."""
     base, tuned = comparison.base, comparison.tuned
-    if "in memory" in (base.kind, tuned.kind) or comparison.images.source.endswith("in memory"):
+    kinds = [base.kind, tuned.kind, *(other.side.kind for other in comparison.beside)]
+    if "in memory" in kinds or comparison.images.source.endswith("in memory"):
         return ""
     words = ["clipdrift", "compare", base.name, tuned.name, "--images", comparison.images.source]
     for name in comparison.transfer:
@@ -141,4 +143,6 @@ def _command(comparison: Comparison) -> str:
     for side in ("base", "tuned"):
         if getattr(comparison, side).interpolated_from is not None:
             words += ["--interpolate-positions", side]
+    for other in comparison.beside:
+        words += ["--beside", other.side.name]
     return shlex.join([*words, "--out", "compared"])

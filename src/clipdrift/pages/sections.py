@@ -268,6 +268,25 @@ def spectra(comparison: Comparison, cells: CellLookup) -> list[dict[str, Any]]:
     ]
 
 
+def beside(comparison: Comparison, cells: CellLookup) -> list[dict[str, Any]]:
+    """A row per other model of BASE: its name, how far it moved, the cosine over all and by block."""
+
+    def shown(place: int, *path: str | int, value: float | None) -> PageCell | None:
+        return None if value is None else cells.field("beside", place, *path)
+
+    return [
+        {
+            "name": cells.field("beside", place, "side", "name"),
+            "moved": cells.field("beside", place, "weight_drift"),
+            "cosine": shown(place, "cosine", value=row.cosine),
+            "blocks": [
+                shown(place, "cosine_blocks", at, value=value) for at, value in enumerate(row.cosine_blocks)
+            ],
+        }
+        for place, row in enumerate(comparison.beside)
+    ]
+
+
 def matrix(comparison: Comparison, cells: CellLookup) -> list[list[PageCell]]:
     """CKA of every block with every block."""
     return [

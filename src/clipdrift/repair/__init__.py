@@ -12,9 +12,9 @@ from clipdrift.repair.arguments import (
     parse_blocks,
     parse_factors,
 )
-from clipdrift.repair.choice import ChosenStep, check_alpha_rule, choose
+from clipdrift.repair.choice import ChosenStep, check_alpha_rule, check_retention, choose
 from clipdrift.repair.result import Repaired, read_repaired
-from clipdrift.repair.steps import RepairKind, Step, TransferTest
+from clipdrift.repair.steps import RepairKind, Step, TransferTest, TruncatedUpdate
 
 __all__ = [
     "AlphaRule",
@@ -24,7 +24,9 @@ __all__ = [
     "Repaired",
     "Step",
     "TransferTest",
+    "TruncatedUpdate",
     "check_alpha_rule",
+    "check_retention",
     "choose",
     "parse_alpha_rule",
     "parse_alphas",

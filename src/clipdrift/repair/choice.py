@@ -31,12 +31,23 @@ def check_alpha_rule(rule: AlphaRule | None, sets: Sequence[str]) -> None:
     Raises:
         RepairError: retention without transfer sets, or of a set that is not among them.
     """
-    if rule is None or rule.keep != "retention":
-        return
-    if not sets:
-        raise RepairError("--keep-retention needs a transfer set on which it is tested; name one: --transfer")
-    if rule.of is not None and rule.of not in sets:
-        raise RepairError(f"--keep-retention {rule.of}: not tested; there are {', '.join(sets)}")
+    if rule is not None:
+        check_retention("--keep-retention", rule.keep == "retention", rule.of, sets)
+
+
+def check_retention(option: str, wanted: bool, of: str | None, sets: Sequence[str]) -> None:
+    """Refuse an option that asks for retention where none is measured.
+
+    Args:
+        of: the set that counts; None: all.
+
+    Raises:
+        RepairError: without transfer sets, or of a set that is not among them.
+    """
+    if wanted and not sets:
+        raise RepairError(f"{option} needs a transfer set on which it is tested; name one: --transfer")
+    if wanted and of is not None and of not in sets:
+        raise RepairError(f"{option} {of}: not tested; there are {', '.join(sets)}")
 
 
 def choose(steps: Sequence[Step], rule: AlphaRule) -> ChosenStep:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from clipdrift.comparison import ProbeImages, Shape, Side
 from clipdrift.comparison.models import OpenedModel
@@ -12,6 +12,7 @@ from clipdrift.model.towers import tower_of
 from clipdrift.model.weights import same_statistics
 from clipdrift.repair import RepairError
 from clipdrift.repair.endpoints import Endpoints, adapter_ends, plain_ends
+from clipdrift.repair.low_rank import why_not_low_rank
 from clipdrift.repair.merging import has_adapters
 from clipdrift.repair.step_measurer import StepMeasurer
 
@@ -55,11 +56,15 @@ class RepairContext:
         }
 
 
-def ends_of(pair: ModelPair, merged: bool) -> tuple[Endpoints, list[str]]:
+AdapterUse = Literal["scaled", "merged", "low rank"]
+"""What is moved of an adapted model: the adapter, its merged weights, or its two factors anew."""
+
+
+def ends_of(pair: ModelPair, adapters: AdapterUse) -> tuple[Endpoints, list[str]]:
     """The live model between both sides, and what a reader should know of it.
 
-    An adapter from files on a plain backbone is scaled, unless ``merged``; of everything else merged weights
-    are moved, in a copy where the model is not ours.
+    An adapter from files on a plain backbone stays one, unless its weights are to be ``merged``; of
+    everything else merged weights are moved, in a copy where the model is not ours.
 
     Raises:
         RepairError: running statistics of batch normalisation that differ.
@@ -72,13 +77,20 @@ def ends_of(pair: ModelPair, merged: bool) -> tuple[Endpoints, list[str]]:
         )
     own = tuned.kind != "in memory"
     notes = []
-    if has_adapters(tuned.model) and not merged:
+    if has_adapters(tuned.model) and adapters != "merged":
         scaled = None
-        if own and tuned.clip is not None and base.clip is not None and not has_adapters(base.model):
+        unfit = why_not_low_rank(tuned.model) if adapters == "low rank" else ""
+        if (
+            own
+            and not unfit
+            and tuned.clip is not None
+            and base.clip is not None
+            and not has_adapters(base.model)
+        ):
             scaled = adapter_ends(base.model, tuned.clip)
         if scaled is not None:
             return scaled, []
-        why = "of its kind cannot be scaled" if own else "in memory are not scaled"
+        why = unfit or ("of its kind cannot be scaled" if own else "in memory are not scaled")
         notes.append(f"TUNED's adapters {why}: their merged weights are moved, and saved in full.")
     endpoints = plain_ends(base.model, tuned.model, tuned.clip, own)
     return endpoints, [*notes, *endpoints.notes]

@@ -116,11 +116,9 @@ def plain_ends(base: Any, tuned: Any, clip: Clip | None, own: bool) -> Endpoints
         own: the tuned model belongs to us and may be moved itself.
     """
     live = unwrapped(tuned) if own and not has_adapters(tuned) else plain_copy(tuned)
-    tower, now, before = tower_of(live), effective_weights(live), effective_weights(base)
-    # effective weights of a plain model are its parameters or views of them, so that writing moves the model
-    moves = {name: (now[name], before[name], _canonical_place(name)) for name in now}
-    inside = {id(p) for _, part in tower.parts() for p in part.parameters()}
-    outside = {name: p.detach() for name, p in live.named_parameters() if id(p) not in inside}
+    now, before = movable(live), effective_weights(base)
+    moves = {name: (tensor, before[name], place) for name, (tensor, place) in now.items() if name in before}
+    outside = {name: tensor for name, (tensor, _) in now.items() if name not in before}
     plain = plain_copy(base) if outside and has_adapters(base) else unwrapped(base)
     known = {name: p.detach() for name, p in plain.named_parameters()}
     notes = []
@@ -132,6 +130,18 @@ def plain_ends(base: Any, tuned: Any, clip: Clip | None, own: bool) -> Endpoints
         encoder: Any = clip.texts
         clip = replace(clip, model=live, texts=replace(encoder, model=live))
     return Endpoints(live, clip, _differing(moves), "model", tuple(notes))
+
+
+def movable(live: Any) -> dict[str, tuple[Tensor, int | str]]:
+    """Every weight of a plain model by its common name, with its place; writing the tensor moves the model.
+
+    What lies outside of the image tower has its own names and the place ``text``.
+    """
+    # effective weights of a plain model are its parameters or views of them
+    found = {name: (weight, _canonical_place(name)) for name, weight in effective_weights(live).items()}
+    inside = {id(p) for _, part in tower_of(live).parts() for p in part.parameters()}
+    outside = {name: p.detach() for name, p in live.named_parameters() if id(p) not in inside}
+    return found | {name: (weight, "text") for name, weight in outside.items()}
 
 
 def _differing(moves: Mapping[str, tuple[Tensor, Tensor, int | str]]) -> dict[str, MovingTensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -18,12 +19,14 @@ class IntrudedMatrix:
     """A matrix in which intruders were found.
 
     Attributes:
+        block: from 1.
         kind: of ``KINDS``.
         after: the adapted matrix, in its own precision.
         part: what the intruders contribute to it, ``sum_i sigma_i u_i v_i^T``, in float64.
         count: how many there are.
     """
 
+    block: int
     kind: str
     after: Tensor
     part: Tensor
@@ -31,7 +34,11 @@ class IntrudedMatrix:
 
     def scaled(self, factor: float) -> Tensor:
         """``W + (factor - 1) sum_i sigma_i u_i v_i^T``, in the precision of ``W``."""
-        return (self.after.double() + (factor - 1) * self.part).to(self.after.dtype)
+        return self.exactly(factor).to(self.after.dtype)
+
+    def exactly(self, factor: float) -> Tensor:
+        """The same in float64."""
+        return self.after.double() + (factor - 1) * self.part
 
 
 def find(
@@ -55,9 +62,9 @@ def find(
     Raises:
         MeasureError: a matrix of zeros on either side.
     """
-    names = [(name, kind) for name in before if (kind := _kind(name)) and before[name].ndim == 2]
+    names = [(name, *place) for name in before if (place := _place(name)) and before[name].ndim == 2]
     found = {}
-    for done, (name, kind) in enumerate(names, start=1):
+    for done, (name, block, kind) in enumerate(names, start=1):
         old, new = before[name].detach(), after[name].detach()
         if not torch.equal(old, new):
             with defined(f"intruder dimensions of {name}"):
@@ -68,7 +75,7 @@ def find(
                 # by descending singular value, as those of which the similarity is
                 left = torch.linalg.svd(exact, full_matrices=False).U[:, chosen]
                 part = (left @ (left.T @ exact)).to(new.device)
-                found[name] = IntrudedMatrix(kind, new.clone(), part, len(chosen))
+                found[name] = IntrudedMatrix(block, kind, new.clone(), part, len(chosen))
         if progress:
             progress(done, len(names))
     return found
@@ -79,6 +86,8 @@ def count_by_kind(intruded: Mapping[str, IntrudedMatrix]) -> dict[str, int]:
     return {kind: sum(found.count for found in intruded.values() if found.kind == kind) for kind in KINDS}
 
 
-def _kind(name: str) -> str | None:
-    inside = ".encoder.layers." in name
-    return next((kind for kind, suffix in KINDS.items() if inside and name.endswith(suffix)), None)
+def _place(name: str) -> tuple[int, str] | None:
+    """Block, from 1, and kind of a matrix; None: not one of a block's."""
+    inside = re.search(r"\.encoder\.layers\.(\d+)\.", name)
+    kind = next((kind for kind, suffix in KINDS.items() if name.endswith(suffix)), None)
+    return None if inside is None or kind is None else (int(inside[1]) + 1, kind)

@@ -13,7 +13,7 @@ from clipdrift.comparison.pairs import open_pair
 from clipdrift.data.deck import Deck
 from clipdrift.data.sources import open_source
 from clipdrift.repair import RepairError
-from clipdrift.repair.context import RepairContext, ends_of, side_of
+from clipdrift.repair.context import AdapterUse, RepairContext, ends_of, side_of
 from clipdrift.repair.heads import follows_texts, head_beside, moving_with, reading
 from clipdrift.repair.options import Options, asked_sets, cache_of, reporter_of
 from clipdrift.repair.step_measurer import StepMeasurer, ZeroShot
@@ -23,7 +23,7 @@ FEW = 100
 """Images below which a result says that they are few."""
 
 
-def open_two(base: ModelLike, tuned: ModelLike, merged: bool, options: Options) -> RepairContext:
+def open_two(base: ModelLike, tuned: ModelLike, adapters: AdapterUse, options: Options) -> RepairContext:
     """Open a pair on the images of the options. Models in memory are copied before anything is moved.
 
     Raises:
@@ -39,7 +39,7 @@ def open_two(base: ModelLike, tuned: ModelLike, merged: bool, options: Options) 
     prepared = preprocess_of(options.get("preprocess"), pair.base.clip or pair.tuned.clip)
     settle(pair.base, options.get("device", "auto"))
     place = settle(pair.tuned, options.get("device", "auto"))
-    endpoints, notes = ends_of(pair, merged)
+    endpoints, notes = ends_of(pair, adapters)
     texts = reading(endpoints, pair.tuned, pair.base) if specs else None
     cache, seed = cache_of(options), options.get("seed") or 0
     skip = options.get("skip_bad", False)

@@ -15,7 +15,7 @@ from clipdrift.data.deck import Deck
 from clipdrift.measures import embed, embed_texts, retrieval
 from clipdrift.model.clip import Clip
 from clipdrift.repair import RepairError
-from clipdrift.repair.context import RepairContext, ends_of, side_of
+from clipdrift.repair.context import AdapterUse, RepairContext, ends_of, side_of
 from clipdrift.repair.heads import follows_texts, moving_with, reading
 from clipdrift.repair.options import OF_PAIRS, Options, asked_sets, cache_of, reporter_of
 from clipdrift.repair.step_measurer import StepMeasurer, ZeroShot
@@ -25,21 +25,21 @@ from clipdrift.runs.store import RunFolder
 from clipdrift.training.preparation import RunInputs, pick_device, prepare, resolve
 
 
-def open_run(given: ModelLike, merged: bool, options: Options) -> RepairContext:
+def open_run(given: ModelLike, adapters: AdapterUse, options: Options) -> RepairContext:
     """Open a run with its own validation, probe, test and transfer images.
 
     Raises:
         RepairError: no run, one that left nothing to repair, or whose files have changed since.
         ConfigError, DataError, ModelError, PairError: what cannot be opened.
     """
-    folder = _run_folder(given)
+    folder = run_folder(given)
     for name in OF_PAIRS:
         if options.get(name) not in (None, False):
             raise RepairError(
                 f"{folder}: --{name.replace('_', '-')} is for a pair of models; a run is read on its own "
                 "images, so leave it out"
             )
-    record = _finished(folder)
+    record = finished_record(folder)
     config, reporter = resolve(record.config), reporter_of(options)
     if config.key != record.config.key:
         part = "backbone" if config.model.fingerprint != record.config.model.fingerprint else "images"
@@ -56,7 +56,7 @@ def open_run(given: ModelLike, merged: bool, options: Options) -> RepairContext:
     reporter.stage(f"loading {folder}")
     pair = open_pair(inputs.clip, folder, any_base=True)
     settle(pair.tuned, str(place))
-    endpoints, notes = ends_of(pair, merged)
+    endpoints, notes = ends_of(pair, adapters)
     head = None if inputs.pairs is not None else load_head(folder / WEIGHTS).to(place)
     endpoints, said_of_head = moving_with(
         endpoints, head, lambda: reading(endpoints, pair.tuned, pair.base), record
@@ -124,8 +124,18 @@ def _recall(inputs: RunInputs, clip: Clip, batch_size: int | None) -> Callable[[
     return recall
 
 
-def _run_folder(given: ModelLike) -> Path:
-    advice = "give the folder of a run (runs/<key>), or two models, BASE and TUNED, and --images"
+ADVICE = "give the folder of a run (runs/<key>), or two models, BASE and TUNED, and --images"
+
+
+def run_folder(given: ModelLike, advice: str = ADVICE) -> Path:
+    """The folder of a run.
+
+    Args:
+        advice: what to give instead.
+
+    Raises:
+        RepairError: it is none.
+    """
     if not isinstance(given, str | Path):
         raise RepairError(f"one model in memory is no run; {advice}")
     folder = Path(given).expanduser()
@@ -136,7 +146,8 @@ def _run_folder(given: ModelLike) -> Path:
     return folder
 
 
-def _finished(folder: Path) -> Record:
+def finished_record(folder: Path) -> Record:
+    """Record of a run that left weights between which something lies. Raises RepairError for any other."""
     run = RunFolder(folder)
     if not run.finished:
         raise RepairError(f"{folder}: a run that has not finished; it has no weights yet")

@@ -44,7 +44,7 @@ OF_PAIRS = ("images", "limit", "seed", "preprocess", "any_base")
 """Those that a run answers itself."""
 
 
-_OWN = ("alphas", "save_at", "keep_cka", "keep_retention", "blocks", "factors", "out", "force")
+_OWN = ("alphas", "save_at", "keep_cka", "keep_retention", "blocks", "scale", "full", "out", "force")
 """Arguments of the functions themselves."""
 
 

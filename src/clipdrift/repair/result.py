@@ -70,7 +70,7 @@ class Repaired(Frozen):
         rows = [
             {**self._where(index, step), **row}
             for index, step in enumerate(self.steps)
-            for row in _rows(step, self.transfer, blocks)
+            for row in step_rows(step, self.transfer, blocks)
         ]
         kinds = {"block": "Int64", "alpha": "float", "factor": "float", "absolute": "boolean"}
         return pd.DataFrame(rows).astype({**kinds, "before": "float", "value": "float", "drift": "float"})
@@ -101,7 +101,8 @@ class Repaired(Frozen):
         return [place / FILE, place / "repaired.csv", view("Repaired.write_plot")(self, place / "path.png")]
 
 
-def _rows(step: Step, sets: dict[str, TransferTest], blocks: bool) -> Iterator[dict[str, Any]]:
+def step_rows(step: Step, sets: dict[str, TransferTest], blocks: bool) -> Iterator[dict[str, Any]]:
+    """One row per measure of a model: family, measure, set, block, unit, before, value, drift, absolute."""
     for name, value in (("accuracy", step.accuracy), ("test_accuracy", step.test_accuracy)):
         if value is not None:
             yield _row("ability", name, unit="%", value=value)
@@ -116,6 +117,10 @@ def _rows(step: Step, sets: dict[str, TransferTest], blocks: bool) -> Iterator[d
     for kind, count in step.intruders.items():
         unit = MEASURES["intruder_dimensions"].unit
         yield _row("weights", "intruder_dimensions", of=kind, unit=unit, value=float(count))
+    if step.truncated:
+        yield _row("weights", "lost_by_rank", unit="", value=step.mean_lost)
+    for matrix in step.truncated if blocks else ():
+        yield _row("weights", "lost_by_rank", of=matrix.kind, block=matrix.block, unit="", value=matrix.lost)
 
 
 def _measured(name: str, found: Compared, blocks: bool) -> Iterator[dict[str, Any]]:

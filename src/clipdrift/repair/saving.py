@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,18 @@ def place_for(out: Path, force: bool) -> Path:
     return place
 
 
-def save_model(context: RepairContext, place: Path, made: dict[str, Any], force: bool) -> None:
+def save_model(
+    context: RepairContext,
+    place: Path,
+    made: dict[str, Any],
+    force: bool,
+    factors: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write the live model with head, tokenizer and preprocessing, and ``repair.json`` on how it was made.
 
     Args:
         made: what the setting is.
+        factors: parameters of an adapter that were written anew, beside those that move.
 
     Raises:
         RepairError: what was written does not read back as the model that was measured.
@@ -64,7 +71,8 @@ def save_model(context: RepairContext, place: Path, made: dict[str, Any], force:
     with _written_whole(place, force) as folder:
         clip = endpoints.clip or context.base.clip
         if endpoints.form == "adapter":
-            _adapter(endpoints, context.adapter, context.base, folder)
+            moved = {name: move.tensor for name, move in endpoints.moves.items()} | dict(factors or {})
+            _adapter(endpoints, moved, context.adapter, context.base, folder)
         else:
             _model(endpoints, clip, folder)
         if clip is not None and (clip.files or _is_transformers(endpoints.model)):
@@ -74,7 +82,7 @@ def save_model(context: RepairContext, place: Path, made: dict[str, Any], force:
                 measurer.refresh(measurer.head)
             save_head(measurer.head, folder)
         base, tuned = context.sides
-        told = {**made, "base": base.name, "tuned": tuned.name}
+        told = {"base": base.name, "tuned": tuned.name, **made}
         (folder / "repair.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
@@ -110,17 +118,19 @@ def _model(endpoints: Endpoints, clip: Clip | None, folder: Path) -> None:
     _same(own, back, folder)
 
 
-def _adapter(endpoints: Endpoints, source: str, base: OpenedModel, folder: Path) -> None:
+def _adapter(
+    endpoints: Endpoints, moved: Mapping[str, Tensor], source: str, base: OpenedModel, folder: Path
+) -> None:
     """The adapter's own files, with what was moved at its new values."""
     files = {name: _file(source, name) for name in ("adapter_config.json", "adapter_model.safetensors")}
     state = load_file(files["adapter_model.safetensors"])
-    for name, move in endpoints.moves.items():
-        if move.place == HEAD:
+    for name, tensor in moved.items():
+        if name.startswith(f"{HEAD}."):
             continue
         key = next((key for key in _keys(name) if key in state), None)
-        if key is None or state[key].shape != move.tensor.shape:
+        if key is None or state[key].shape != tensor.shape:
             raise RepairError(f"{source}: {name} is moved and has no place in the adapter's file")
-        state[key] = move.tensor
+        state[key] = tensor
     settings = text_of(files["adapter_config.json"])  # peft reads no byte order mark
     (folder / "adapter_config.json").write_text(settings, encoding="utf-8")
     save_file(_on_cpu(state), folder / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -10,9 +10,10 @@ import torch
 
 from clipdrift.comparison.models import ModelLike
 from clipdrift.model.weights import effective_weights
-from clipdrift.repair import Repaired, RepairError, parse_factors
+from clipdrift.repair import Repaired, RepairError, TruncatedUpdate, parse_factors
 from clipdrift.repair.intruders import IntrudedMatrix, count_by_kind, find
 from clipdrift.repair.job import RepairJob
+from clipdrift.repair.low_rank import LowRankUpdate
 from clipdrift.repair.opening import open_context
 from clipdrift.repair.options import Options
 from clipdrift.repair.rewinding import TUNED
@@ -29,6 +30,7 @@ def soften(
     scale: str | float | Iterable[float] = 0.0,
     threshold: float = THRESHOLD,
     top: int | None = TOP,
+    full: bool = False,
     out: str | Path | None = None,
     force: bool = False,
     **options: Unpack[Options],
@@ -36,9 +38,11 @@ def soften(
     """Scale down what intruder dimensions contribute: ``W + (scale - 1) sum_i sigma_i u_i v_i^T``.
 
     Intruders are those of the ``top`` singular vectors of an adapted matrix that resemble none of the
-    backbone's (Shuttleworth et al. 2024, arXiv 2410.21228); they are typical of LoRA. The result is a full
-    model, as its change has a higher rank than the adapter. The head stays. Models in memory are left as
-    they were.
+    backbone's (Shuttleworth et al. 2024, arXiv 2410.21228); they are typical of LoRA. The update of a
+    softened matrix has a higher rank than the adapter. Plain LoRA from files stays an adapter: each such
+    update is brought back to the adapter's rank by its singular value decomposition, what that loses stands
+    in the result, and what is measured and saved is the adapter. Of everything else (full models, DoRA,
+    adapters in memory) the result is a full model. The head stays. Models in memory are left as they were.
 
     Args:
         model: a run's folder, or BASE, as :func:`clipdrift.compare` takes it.
@@ -47,6 +51,7 @@ def soften(
         threshold: the largest cosine with a singular vector of the backbone's that an intruder may have, in
             (0, 1].
         top: how many singular vectors of each matrix are looked at; ``None``: all.
+        full: make a full model of an adapter too, which loses nothing of the softened updates.
         out: gets ``repaired.json``, ``.csv``, ``path.png`` and, where intruders are found, ``model/``.
         force: replace a model that is there.
         options: see :class:`clipdrift.repair.options.Options`.
@@ -63,7 +68,7 @@ def soften(
     if out is not None and len(factors) > 1:
         raise RepairError(f"--out saves one model: give one --scale, not {len(factors)}")
     place = None if out is None else place_for(Path(out), force)
-    context = open_context(model, tuned, options, merged=True)
+    context = open_context(model, tuned, options, adapters="merged" if full else "low rank")
     work = RepairJob("soften", context, out)
     endpoints, reporter = context.measurer.endpoints, context.measurer.reporter
 
@@ -81,16 +86,32 @@ def soften(
             "and nothing saved."
         )
         return work.result(steps, chosen=None, reason=said, saved=None)
+    updates = {}
+    if endpoints.form == "adapter":
+        updates = {name: LowRankUpdate(endpoints.model, name) for name in intruded}
     for factor in factors:
-        _write(endpoints.model, {name: found.scaled(factor) for name, found in intruded.items()})
+        truncated = []
+        if updates:
+            reporter.stage(f"scaled by {factor:g}, back to the adapter's rank")
+            truncated = [_truncate(updates[name], intruded[name], factor) for name in intruded]
+        else:
+            _write(endpoints.model, {name: found.scaled(factor) for name, found in intruded.items()})
         left = count_by_kind(look_for(f"scaled by {factor:g}"))
-        steps.append(work.observer.look(f"scale {factor:g}", factor=factor, intruders=left))
+        look = work.observer.look(f"scale {factor:g}", factor=factor, intruders=left, truncated=truncated)
+        steps.append(look)
     chosen = 1 if len(factors) == 1 else None
     if chosen and place is not None:
         steps[chosen] = work.observer.tested_at(steps[chosen])
         made = {"repair": "soften", "scale": factors[0], "threshold": threshold, "top": top}
-        save_model(context, place, made, force)
+        factors_of = {name: tensor for one in updates.values() for name, tensor in one.tensors().items()}
+        save_model(context, place, made, force, factors_of)
     return work.result(steps, chosen=chosen, saved=place)
+
+
+def _truncate(update: LowRankUpdate, matrix: IntrudedMatrix, factor: float) -> TruncatedUpdate:
+    """Scale a matrix's intruders in the live adapter, as far as its rank holds what comes of it."""
+    lost = update.write(matrix.exactly(factor))
+    return TruncatedUpdate(block=matrix.block, kind=matrix.kind, rank=update.rank, lost=lost)
 
 
 @torch.no_grad()

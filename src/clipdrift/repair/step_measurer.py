@@ -150,15 +150,23 @@ class StepComparer:
         measurer = self.measurer
         measurer.reporter.stage(f"reading {label}")
         measures = self._measures(label)
-        transfer, tested = {}, self.tested
+        transfer = self._transfer()
+        right = measurer.accuracy(measurer.labelled)
+        return Step(label=label, accuracy=right, measures=measures, transfer=transfer, **setting)
+
+    def retention(self) -> dict[str, float | None]:
+        """Retention of the live model as it is now, by transfer set."""
+        return {name: row.retention for name, row in self._transfer().items()}
+
+    def _transfer(self) -> dict[str, Transfer]:
+        found, tested, measurer = {}, self.tested, self.measurer
         for name, before in self.before.items():
             # where the text tower moves too, the class texts are made anew
             features = measurer.features(name) if measurer.endpoints.moves_texts else self.features[name]
             now = measurer.zero_shot(name, features)
             kept = 100 * now / before if tested[name].measurable else None
-            transfer[name] = Transfer(accuracy=now, retention=kept)
-        right = measurer.accuracy(measurer.labelled)
-        return Step(label=label, accuracy=right, measures=measures, transfer=transfer, **setting)
+            found[name] = Transfer(accuracy=now, retention=kept)
+        return found
 
     def tested_at(self, step: Step) -> Step:
         """The step with test accuracy, for the setting at which the live model is now."""

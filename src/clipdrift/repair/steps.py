@@ -32,6 +32,15 @@ class TransferTest(Frozen):
         return 100 / self.classes
 
 
+class TruncatedUpdate(Frozen):
+    """The update of one matrix brought back to its adapter's rank."""
+
+    block: int
+    kind: str
+    rank: int
+    lost: float = Field(description="||update - its best approximation|| / ||update||, Frobenius, 0 to 1.")
+
+
 class Step(Frozen):
     """The model at one setting. Accuracies and retention are in percent."""
 
@@ -46,6 +55,15 @@ class Step(Frozen):
     intruders: dict[str, int] = Field(
         default_factory=dict, description="Intruder dimensions by kind of matrix, all blocks together."
     )
+
+    truncated: tuple[TruncatedUpdate, ...] = Field(
+        (), description="Matrices that were changed and brought back to the adapter's rank."
+    )
+
+    @property
+    def mean_lost(self) -> float:
+        """Mean of what truncated updates lost, 0 to 1; 0 where none was truncated."""
+        return sum(row.lost for row in self.truncated) / max(1, len(self.truncated))
 
     def value(self, measure: str) -> float:
         """A measure's value, the mean over blocks; of one that either side has on its own, the one here."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from clipdrift.outcomes.chance import NOT_MEASURABLE
 from clipdrift.repair.result import Repaired
 from clipdrift.repair.steps import Step
-from clipdrift.texts import percent
+from clipdrift.texts import percent, share
 
 
 def words(found: Repaired) -> list[str]:
@@ -14,6 +14,8 @@ def words(found: Repaired) -> list[str]:
     lines = [_SAID[found.kind](found)]
     if len(found.steps) > 1:
         lines.append(f"{_from_to(found, first, last)}.")
+    if found.steps[-1].truncated:
+        lines.append(_lost(found.steps[-1]))
     best = _best(found)
     if best is not None:
         lines.append(best)
@@ -48,6 +50,19 @@ def _softened(found: Repaired) -> str:
     if not before:
         return f"{found.tuned.name} has no intruder dimensions: there is nothing to scale down."
     return f"{found.tuned.name}: {before} intruder dimensions before, {after} after."
+
+
+def _lost(step: Step) -> str:
+    rows = step.truncated
+    worst = max(rows, key=lambda row: row.lost)
+    ranks = sorted({row.rank for row in rows})
+    matrices = "matrix" if len(rows) == 1 else "matrices"
+    return (
+        f"Brought back to rank {' or '.join(map(str, ranks))}, {step.label} loses "
+        f"{share(100 * step.mean_lost)} of the update of {len(rows)} softened {matrices} (Frobenius norm, "
+        f"mean), at most {share(100 * worst.lost)} ({worst.kind} of block {worst.block}). The numbers are "
+        "those of the adapter; --full keeps all of it."
+    )
 
 
 _SAID = {"interpolate": _path, "rewind": _rewound, "soften": _softened}

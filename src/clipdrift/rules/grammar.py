@@ -46,6 +46,8 @@ OF_ROWS = ("modality_gap", "modality_gap_change", "logit_scale")
 """Numbers of a model in training alone: the gap between both towers' embeddings, its change from the
 backbone's in the same unit, and what cosines are multiplied by."""
 
+_NO_RULE = ("recall_at_k", "subset_sensitivity", "task_vector_cosine")
+"""Measures by other names in rules, of no model alone, or of two tuned models."""
 _NOT_BLOCKS = BY_SET | BY_MATRIX | {"accuracy", "embedding_drift", "cka_embedding", *RECALLS, *OF_ROWS}
 _COMPARISONS = frozenset(
     name
@@ -206,7 +208,7 @@ def _located(text: str, severity: Severity, where: str) -> Rule:
 @cache
 def rule_measures() -> tuple[str, ...]:
     """Every name that a rule may have before its part."""
-    own = [name for name in MEASURES if name not in ("recall_at_k", "subset_sensitivity")]
+    own = [name for name in MEASURES if name not in _NO_RULE]
     drifts = [f"{name}_drift" for name in own if name not in _COMPARISONS]
     return (*own, *RECALLS, *(name for name in drifts if name not in own), *OF_ROWS)
 

@@ -42,6 +42,7 @@ _ABOVE = frozenset(
         "figures",
         "forecasting",
         "integrations",
+        "mixing",
         "monitoring",
         "pages",
         "pretrain",
