@@ -20,9 +20,9 @@ from clipdrift.data.worlds import WORLDS, generate
 IMAGES, SIDE, REPEATS = 200, 256, 3
 
 
-def write_photos(root: Path) -> None:
+def write_photos(root: Path, count: int = IMAGES) -> None:
     """JPEG files of a generated world, enlarged to the size of small photographs."""
-    pictures, labels = generate(WORLDS["terrain-10"], "train", per_class=IMAGES // 10)
+    pictures, labels = generate(WORLDS["terrain-10"], "train", per_class=count // 10)
     for split in ("train", "test"):
         for index, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
             folder = root / split / f"class{label}"

@@ -154,7 +154,7 @@ def test_a_saving_that_fails_leaves_nothing(
     runs: Runs, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither a half-written folder nor the loss of what was there."""
-    monkeypatch.setattr(saving, "_companions", lambda *_: (_ for _ in ()).throw(OSError("disk is full")))
+    monkeypatch.setattr(saving, "save_companions", lambda *_: (_ for _ in ()).throw(OSError("disk is full")))
     with pytest.raises(OSError, match="disk is full"):
         save(runs, lab, "full_ft", tmp_path)
     assert not list(tmp_path.iterdir())

@@ -180,13 +180,13 @@ class DriftMonitor:
 
     def _open(self, asked: Asked) -> None:
         """Open the images and have the backbone's side: from ``out``, or read now."""
-        with readable(self._inner, here=self._processes.first) as plain:
+        with generators_kept(), readable(self._inner, here=self._processes.first) as plain:
             if plain is None:
                 return
             opened = open_watched(self._inner, plain, asked, self.out)
+            absent = {**opened.side.absent, **absent_kinds(opened.side.weights)}
         self._clip, self._projection = opened.clip, opened.projection
         self._given, self._side = opened.given, opened.side
-        absent = {**opened.side.absent, **absent_kinds(opened.side.weights)}
         checks.check_rules(self._ruling, opened.side.sets, opened.side.geometry.blocks, absent)
         notes = (*opened.notes, *absences(opened.side.absent))
         for one in (*(Said("note", note) for note in notes), *at_chance(opened.side)):
