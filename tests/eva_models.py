@@ -1,4 +1,4 @@
-"""Small towers of timm's Eva under names of their own, as timm has none; timm is imported where it is used."""
+"""Small towers of timm's Eva under names of their own, as timm has none; timm is imported when needed."""
 
 from __future__ import annotations
 

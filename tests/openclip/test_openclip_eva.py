@@ -1,51 +1,33 @@
-"""OpenCLIP models on timm's Eva (EVA01-CLIP, EVA02-CLIP): timm's own attention, not fused, is the oracle."""
+"""OpenCLIP models on timm's Eva (EVA01-CLIP, EVA02-CLIP): timm's own attention is the oracle."""
 
 from __future__ import annotations
 
 import copy
 import re
-import importlib
 from typing import Any
 
 import pytest
 import torch
-from openclip_models import REASON, TEXT, hooks, moved, pixels, randomise
+from openclip_models import REASON, eva, hooks, moved, pixels
 from peft import LoraConfig, get_peft_model
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipdrift.data.deck import Prepared
-from clipdrift.measures import read_internals, weights, weights_by_kind
+from clipdrift.measures import read_internals, spectra, weights, weights_by_kind
 from clipdrift.model.modes import in_eval_mode
 from clipdrift.model.towers import UnsupportedModelError, tower_of
 from clipdrift.model.towers.layout import within
 from clipdrift.model.trace import attention_maps, trace
 from clipdrift.model.weights import effective_weights
-from eva_models import EVAS, vision_of
+from eva_models import EVAS
 
 open_clip = pytest.importorskip("open_clip", reason=REASON)
 
 READ = [kind for kind in EVAS if kind != "eva_averaged"]
 ODD = ("normed", "added apart")
-"""What timm's attention can do and its Eva does not ask for: norms of queries and keys, biases added after."""
+"""What timm's attention can do and its Eva never asks for: norms of queries and keys, biases added after."""
 kinds = pytest.mark.parametrize("kind", READ)
 with_odd = pytest.mark.parametrize("kind", [*READ, *ODD])
-
-
-def eva(kind: str, seed: int = 0) -> Any:
-    base = {"normed": "eva02", "added apart": "eva02_packed"}.get(kind, kind)
-    model = open_clip.CLIP(
-        24, vision_of(base, "avg" if kind == "eva_averaged" else "token"), dict(TEXT)
-    ).eval()
-    for block in model.visual.trunk.blocks:
-        if kind == "normed":
-            block.attn.q_norm, block.attn.k_norm = nn.LayerNorm(16), nn.LayerNorm(16)
-        block.attn.qkv_bias_separate = kind == "added apart"
-    randomise(model, seed)
-    with torch.no_grad():
-        for name, parameter in model.visual.named_parameters():
-            if "norm" in name:
-                parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
-    return model
 
 
 @torch.no_grad()
@@ -215,7 +197,8 @@ def test_weights_have_one_set_of_names(kind: str) -> None:
     other = moved(model)
     assert len(weights(found, effective_weights(other))["weight_drift_blocks"]) == 2
     by_kind = weights_by_kind(found, effective_weights(other))
-    assert {"q", "k", "v", "out", "fc2"} <= by_kind.keys()
+    assert by_kind.keys() == {"q", "k", "v", "out", "fc2", *(("fc1_g", "fc1_x") if gated else ("fc1",))}
+    assert len(spectra(found, effective_weights(other))) == 2 * len(by_kind)
     before = torch.cat([state[f"blocks.{i}.attn.proj.weight"].flatten() for i in (0, 1)])
     after = torch.cat([block.attn.proj.weight.flatten() for block in other.visual.trunk.blocks])
     assert by_kind["out"][0] == pytest.approx(
@@ -261,8 +244,13 @@ def test_an_adapter_that_does_nothing_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("name", "blocks", "grid", "matrices"),
-    [("EVA01-g-14", 40, 16, 3), ("EVA02-B-16", 12, 14, 7), ("EVA02-L-14-336", 24, 24, 7), ("EVA02-E-14", 64, 16, 3)],
-)  # fmt: skip
+    [
+        ("EVA01-g-14", 40, 16, 3),
+        ("EVA02-B-16", 12, 14, 7),
+        ("EVA02-L-14-336", 24, 24, 7),
+        ("EVA02-E-14", 64, 16, 3),
+    ],
+)
 def test_the_published_shapes_are_read(name: str, blocks: int, grid: int, matrices: int) -> None:
     """On the meta device, so that no weight is stored."""
     config = open_clip.get_model_config(name)

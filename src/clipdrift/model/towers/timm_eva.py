@@ -110,7 +110,7 @@ def why_not_read(trunk: Any) -> str | None:
     if reason := why_not_pooled(trunk):
         return reason
     for block in trunk.blocks:
-        attention = getattr(block, "attn", None)
+        attention: Any = getattr(block, "attn", None)
         if type(attention).__name__ not in _ATTENTIONS:
             return f"the attention of its blocks is timm's {type(attention).__name__}"
         if _unheard(attention) and type(attention.qkv).__module__.startswith("peft."):

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from clipdrift.model.towers.base import Tower, UnsupportedModelError
 from clipdrift.model.towers import timm_eva, timm_transformers
+from clipdrift.model.towers.base import Tower, UnsupportedModelError
 from clipdrift.model.towers.timm_stages import STAGED, StagedTrunk
 
 _TRANSFORMERS: Mapping[str, tuple[Callable[[Any], str | None], Callable[[Any], Tower]]] = {
