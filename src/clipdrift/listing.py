@@ -153,6 +153,8 @@ MEASURES: dict[str, Entry] = {
     "weight_drift_out": Entry("relative change of the output matrices", "", "", "weights", "from 0"),
     "weight_drift_fc1": Entry("relative change of the MLPs' first matrices", "", "", "weights", "from 0"),
     "weight_drift_fc2": Entry("relative change of the MLPs' second matrices", "", "", "weights", "from 0"),
+    "weight_drift_fc1_g": Entry("relative change of gated MLPs' gates", "", "", "weights", "from 0"),
+    "weight_drift_fc1_x": Entry("relative change of what gated MLPs gate", "", "", "weights", "from 0"),
     "weight_drift_conv1": Entry(
         "relative change of the first convolutions of residual blocks", "", "", "weights", "from 0"
     ),

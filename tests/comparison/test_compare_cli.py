@@ -16,7 +16,7 @@ from printed import shown
 from clipdrift.cli import app
 from clipdrift.comparison import Comparison, TransferRow, read_comparison
 from clipdrift.config import DataSet
-from clipdrift.measures import CONVOLUTIONS
+from clipdrift.measures import CONVOLUTIONS, GATED
 from commands import Say, fails, runner
 
 COMMAND: Any = typer.main.get_command(app).commands["compare"]  # type: ignore[attr-defined]
@@ -249,7 +249,7 @@ def test_every_measure_of_a_comparison_is_listed(say: Say, changed: Comparison) 
         assert row["unit"] in lines[row["measure"]]
     # not in the table: what is per k, per subset, of a run, of convolutions, of a third model, or not
     # measurable on these pictures, and the text tower's, which is the same
-    texts = {f"weight_drift_{kind}" for kind in CONVOLUTIONS}
+    texts = {f"weight_drift_{kind}" for kind in CONVOLUTIONS | GATED}
     texts |= {name for name in lines if name.startswith("text_")}
     assert set(lines) - set(frame["measure"]) - texts == {
         "accuracy", "recall_at_k", "retention", "subset_sensitivity", "task_vector_cosine",

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from clipdrift.model.tokens import train_tokenizer
+from eva_models import vision_of
 
 COLUMNS = ("load", "train", "lora", "attention", "representation", "zero-shot", "save")
 CAPTIONS = ["two small red circles on a striped ground", "a photo of three big blue hexagons"]
@@ -161,15 +162,15 @@ def _configured(config: dict[str, Any]) -> Make:
     return make
 
 
-def _timm(name: str) -> Make:
-    vision = {"timm_model_name": name, "image_size": 16}
-    return _configured({"embed_dim": 24, "custom_text": True, "vision_cfg": vision, "text_cfg": OPEN_TEXT})
-
-
 def _trunk(name: str, size: int, pool: str, projection: str | None) -> Make:
     """One of timm's in OpenCLIP's CLIP."""
     trunk = {"timm_model_name": name, "timm_pool": pool, "timm_proj": projection, "image_size": size}
     return _open({**trunk, "layers": 2, "width": 32})
+
+
+def _eva(kind: str) -> Make:
+    """timm's Eva, with a text tower of its own class as EVA-CLIP has it."""
+    return lambda folder: _open(vision_of(kind), custom_text=True)(folder)
 
 
 _COCA = {"embed_dim": 24, "custom_text": True, "vision_cfg": OPEN_VISION, "text_cfg": OPEN_TEXT}
@@ -284,10 +285,17 @@ FAMILIES: tuple[Family, ...] = (
         open_clip=True,
     ),
     Family(
-        "EVA (OpenCLIP, timm)",
+        "EVA02 (OpenCLIP, timm)",
         "open_clip:EVA02-B-16/merged2b_s8b_b131k",
-        _timm("eva02_tiny_patch14_224"),
-        no={"load": "its image tower is timm's Eva, which turns queries and keys by their positions"},
+        _eva("eva02"),
+        adapted=(("q", "k", "v", "out", "mlp"), 14),
+        open_clip=True,
+    ),
+    Family(
+        "EVA01 (OpenCLIP, timm)",
+        "open_clip:EVA01-g-14/laion400m_s11b_b41k",
+        _eva("eva01"),
+        adapted=(("out", "mlp"), 6),
         open_clip=True,
     ),
     Family(

@@ -19,6 +19,7 @@ from clipdrift.measures import (
     ATTENTION,
     CONVOLUTIONS,
     FLOW,
+    GATED,
     KINDS,
     REPRESENTATION,
     Internals,
@@ -101,7 +102,7 @@ def test_all_that_clip_gives_is_listed(tiny_clip: Clip, probe: Prepared) -> None
     found = everything(tiny_clip.model, probe)
     families = {"attention", "flow", "representation", "weights"}
     listed = {name for name, entry in MEASURES.items() if entry.family in families}
-    assert found.keys() == listed - {f"weight_drift_{kind}" for kind in CONVOLUTIONS}
+    assert found.keys() == listed - {f"weight_drift_{kind}" for kind in CONVOLUTIONS | GATED}
     for name, (family, values) in found.items():
         assert MEASURES[name].family == family, name
         within(name, values)
@@ -112,7 +113,7 @@ def test_all_that_siglip_gives_is_listed(siglip: SiglipModel, probe: Prepared) -
     """All but what it has not: a class token and a projection."""
     found = everything(siglip, probe)
     both = {name for name, entry in MEASURES.items() if entry.family not in ("text", "ability", "stability")}
-    convolutions = {f"weight_drift_{kind}" for kind in CONVOLUTIONS}
+    convolutions = {f"weight_drift_{kind}" for kind in CONVOLUTIONS | GATED}
     assert both - found.keys() == {"cls_self", "weight_drift_projection"} | convolutions
     assert found.keys() <= both
     for name, (family, values) in found.items():

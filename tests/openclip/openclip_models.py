@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
 from clipdrift.model.clip import ModelError, load
+from eva_models import vision_of
 
 REASON = "needs OpenCLIP: make test-open-clip"
 VISION = {"layers": 2, "width": 32, "head_width": 16, "patch_size": 4, "image_size": 16}
@@ -216,4 +217,25 @@ def built(name: str, seed: int = 0) -> Any:
         )
     model.visual.trunk, model.visual.image_size = made, (64, 64)
     randomise(model.eval(), seed)
+    return model
+
+
+def eva(kind: str, seed: int = 0) -> Any:
+    """A random CLIP with a small Eva of timm's: of ``EVAS``, or one of these.
+
+    ``normed``: with norms of queries and keys. ``added apart``: whose biases are added after the product.
+    """
+    library = importlib.import_module("open_clip")
+    base = {"normed": "eva02", "added apart": "eva02_packed"}.get(kind, kind)
+    vision = vision_of(base, "avg" if kind == "eva_averaged" else "token")
+    model = library.CLIP(24, vision, dict(TEXT)).eval()
+    for block in model.visual.trunk.blocks:
+        if kind == "normed":
+            block.attn.q_norm, block.attn.k_norm = nn.LayerNorm(16), nn.LayerNorm(16)
+        block.attn.qkv_bias_separate = kind == "added apart"
+    randomise(model, seed)
+    with torch.no_grad():
+        for name, parameter in model.visual.named_parameters():
+            if "norm" in name:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
     return model

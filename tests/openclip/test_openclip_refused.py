@@ -66,9 +66,13 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: timm_tower("test_convnext", "rot_attn", 64, ""),
         "its images are pooled by timm's RotAttentionPool2d",
     ),
-    "rotary": (
-        lambda: timm_tower("eva02_tiny_patch14_224", "token", 224),
-        "timm's Eva, which turns queries and keys by their positions",
+    "register tokens": (
+        lambda: timm_tower("vit_small_patch16_dinov3", "token", 256),
+        r"timm's Eva with 5 token\(s\) before the patches, pooled by 'token'; read are",
+    ),
+    "pooling head of Eva": (
+        lambda: timm_tower("vit_pe_core_tiny_patch16_384", "map", 384),
+        r"timm's Eva with a pooling head \(global_pool 'map'\)$",
     ),
     "relative positions": (
         lambda: timm_tower("vit_relpos_small_patch16_224", "avg", 224),

@@ -128,8 +128,8 @@ def _last_blocks(clip: Clip, options: LastBlocks, texts: Sequence[str], towers: 
 
 def _bias_only(clip: Clip, options: BiasOnly, texts: Sequence[str], towers: Towers) -> MethodPlan:
     _train_towers(clip, options.frozen_blocks, options.freeze_embeddings, towers)
-    # in_proj_bias: the biases of queries, keys and values in torch's attention
-    _keep(clip, lambda name, module: name in ("bias", "in_proj_bias"))
+    # the biases of queries, keys and values: in_proj_bias in torch's attention, the others in timm's of Eva
+    _keep(clip, lambda name, module: name in ("bias", "in_proj_bias", "q_bias", "v_bias"))
     return MethodPlan()
 
 

@@ -135,6 +135,8 @@ _KINDS = {
     "out": "the attention's output matrices",
     "fc1": "the MLPs' first matrices",
     "fc2": "the MLPs' second matrices",
+    "fc1_g": "the MLPs' gates",
+    "fc1_x": "what the MLPs' gates let through",
     "conv1": "the first convolutions of residual blocks",
     "conv2": "the second convolutions of residual blocks",
     "conv3": "the third convolutions of residual blocks",

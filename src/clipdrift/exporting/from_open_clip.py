@@ -14,6 +14,7 @@ from clipdrift.model.base import Clip
 from clipdrift.model.quiet import quiet
 from clipdrift.model.texts import HuggingFaceTexts
 from clipdrift.model.towers import Tower, tower_of
+from clipdrift.model.towers.openclip import OpenClip
 from clipdrift.repair.merging import plain_copy
 
 _TEXT = {
@@ -33,6 +34,12 @@ def as_transformers(clip: Clip) -> Clip:
     """
     model = plain_copy(clip.model)
     tower = tower_of(model)
+    if not isinstance(tower, OpenClip):
+        trunk = getattr(model.visual, "trunk", model.visual)
+        raise ExportError(
+            f"{clip.name}: exports are made from transformers' CLIP, which has no such image tower "
+            f"({type(trunk).__name__}); what clipdrift saves of it OpenCLIP loads as it is"
+        )
     state = {}
     for name, weight in model.state_dict().items():
         state.update(dict(_renamed(tower, _STEM.sub("", name), weight)))

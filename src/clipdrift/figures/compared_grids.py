@@ -26,7 +26,7 @@ from clipdrift.figures.panels import (
 from clipdrift.listing import MEASURES, why_absent
 from clipdrift.texts import short, signed, typeset
 
-KINDS = ("q", "k", "v", "out", "fc1", "fc2", "conv1", "conv2", "conv3", "conv_dw")
+KINDS = ("q", "k", "v", "out", "fc1", "fc1_g", "fc1_x", "fc2", "conv1", "conv2", "conv3", "conv_dw")
 """Kinds of matrices in the order in which a block uses them."""
 
 

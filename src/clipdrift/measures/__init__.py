@@ -12,6 +12,7 @@ from clipdrift.measures.retrieval import embed_texts, ranks_both_ways, recall_at
 from clipdrift.measures.text_tower import TextInternals, read_texts, text_readings, text_weight_readings
 from clipdrift.measures.weights import (
     CONVOLUTIONS,
+    GATED,
     KINDS,
     Spectrum,
     absent_kinds,
@@ -25,6 +26,7 @@ __all__ = [
     "ATTENTION",
     "CONVOLUTIONS",
     "FLOW",
+    "GATED",
     "KINDS",
     "REPRESENTATION",
     "Blocks",

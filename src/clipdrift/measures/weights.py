@@ -26,6 +26,9 @@ KINDS = {
 }
 """The matrices of a block by kind."""
 
+GATED = {"fc1_g": "mlp.fc1_g.weight", "fc1_x": "mlp.fc1_x.weight"}
+"""What a gated MLP has in the place of ``fc1``: the activation of the first's product gates the second's."""
+
 CONVOLUTIONS = {
     "conv1": "conv1.weight",
     "conv2": "conv2.weight",
@@ -35,7 +38,7 @@ CONVOLUTIONS = {
 """The kernels of a residual block of ResNet and ConvNeXt by kind: matrices with a row for each channel that
 they give."""
 
-_KIND_OF = {suffix: kind for kind, suffix in (KINDS | CONVOLUTIONS).items()}
+_KIND_OF = {suffix: kind for kind, suffix in (KINDS | GATED | CONVOLUTIONS).items()}
 
 IMAGE_TOWER = ("vision_model", "visual_projection")
 TEXT_TOWER = ("text_model", "text_projection")
@@ -146,7 +149,7 @@ class Spectrum:
     Attributes:
         block: from 1.
         layer: the residual block within a stage, from 1; None where a block is one layer.
-        kind: of ``KINDS`` and ``CONVOLUTIONS``.
+        kind: of ``KINDS``, ``GATED`` and ``CONVOLUTIONS``.
         effective_rank: of the change; 0 where nothing changed.
         intruders: intruder dimensions of the changed matrix.
         largest: the largest singular values of the change, relative to the backbone's largest.

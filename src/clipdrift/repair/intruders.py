@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clipdrift import formulas
-from clipdrift.measures import KINDS
+from clipdrift.measures import GATED, KINDS
 from clipdrift.measures.errors import defined
 
 
@@ -20,7 +20,7 @@ class IntrudedMatrix:
 
     Attributes:
         block: from 1.
-        kind: of ``KINDS``.
+        kind: of ``KINDS`` and ``GATED``.
         after: the adapted matrix, in its own precision.
         part: what the intruders contribute to it, ``sum_i sigma_i u_i v_i^T``, in float64.
         count: how many there are.
@@ -81,13 +81,21 @@ def find(
     return found
 
 
-def count_by_kind(intruded: Mapping[str, IntrudedMatrix]) -> dict[str, int]:
-    """Intruders of each kind of matrix over all blocks, in the order of ``KINDS``; 0 where there are none."""
-    return {kind: sum(found.count for found in intruded.values() if found.kind == kind) for kind in KINDS}
+def count_by_kind(intruded: Mapping[str, IntrudedMatrix], before: Mapping[str, Tensor]) -> dict[str, int]:
+    """Intruders of each kind of matrix over all blocks, in the order of ``KINDS``; 0 where there are none.
+
+    Args:
+        before: the backbone's weights by name; kinds of ``GATED`` are counted where it has such matrices.
+    """
+    gated = [kind for kind, suffix in GATED.items() if any(name.endswith(suffix) for name in before)]
+    return {
+        kind: sum(found.count for found in intruded.values() if found.kind == kind)
+        for kind in (*KINDS, *gated)
+    }
 
 
 def _place(name: str) -> tuple[int, str] | None:
     """Block, from 1, and kind of a matrix; None: not one of a block's."""
     inside = re.search(r"\.encoder\.layers\.(\d+)\.", name)
-    kind = next((kind for kind, suffix in KINDS.items() if name.endswith(suffix)), None)
+    kind = next((kind for kind, suffix in (KINDS | GATED).items() if name.endswith(suffix)), None)
     return None if inside is None or kind is None else (int(inside[1]) + 1, kind)

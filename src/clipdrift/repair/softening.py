@@ -78,7 +78,7 @@ def soften(
         return find(work.observer.weights, now, threshold=threshold, top=top, progress=reporter.advance)
 
     intruded = look_for("before")
-    steps = [work.observer.look(TUNED, factor=1.0, intruders=count_by_kind(intruded))]
+    steps = [work.observer.look(TUNED, factor=1.0, intruders=count_by_kind(intruded, work.observer.weights))]
     if not intruded:
         said = (
             f"No intruder dimensions: each of the first {top or 'all'} singular vectors of every changed "
@@ -96,7 +96,7 @@ def soften(
             truncated = [_truncate(updates[name], intruded[name], factor) for name in intruded]
         else:
             _write(endpoints.model, {name: found.scaled(factor) for name, found in intruded.items()})
-        left = count_by_kind(look_for(f"scaled by {factor:g}"))
+        left = count_by_kind(look_for(f"scaled by {factor:g}"), work.observer.weights)
         look = work.observer.look(f"scale {factor:g}", factor=factor, intruders=left, truncated=truncated)
         steps.append(look)
     chosen = 1 if len(factors) == 1 else None

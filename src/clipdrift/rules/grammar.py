@@ -40,7 +40,7 @@ DIRECTIONS = ("image_to_text", "text_to_image")
 BY_MATRIX = frozenset({"effective_rank", "intruder_dimensions"})
 """Measures of single matrices: their mean, that of one kind of matrix as part, or the worst."""
 
-_MATRICES = ("q", "k", "v", "out", "fc1", "fc2", "conv1", "conv2", "conv3", "conv_dw")
+_MATRICES = ("q", "k", "v", "out", "fc1", "fc1_g", "fc1_x", "fc2", "conv1", "conv2", "conv3", "conv_dw")
 
 OF_ROWS = ("modality_gap", "modality_gap_change", "logit_scale")
 """Numbers of a model in training alone: the gap between both towers' embeddings, its change from the

@@ -17,9 +17,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils import parametrize
 
 _LETTERS = "qkv"
-_SPLIT = re.compile(r"(.+\.attn)\.([qkv])_proj\.(weight|bias)")
-"""Not the pooling head of a ResNet, ``attnpool``, which has such layers from the start."""
-_ADAPTED = re.compile(r".*\.(attn\.(q|k|v|out)_proj\.lora_|parametrizations\.).*")
+_SPLIT = re.compile(r"(.*\bresblocks\.\d+\.attn)\.([qkv])_proj\.(weight|bias)")
+"""Not a ResNet's pooling head, ``attnpool``, nor timm's Eva, which have such layers from the start."""
+_ADAPTED = re.compile(r".*\b(resblocks\.\d+\.attn\.(q|k|v|out)_proj\.lora_|parametrizations\.).*")
 _REPLACED = re.compile(r"(.*?)parametrizations\.([^.]+)\.(original|0\.weight)")
 
 

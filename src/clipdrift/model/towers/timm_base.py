@@ -14,7 +14,7 @@ from clipdrift.shapes import Images
 _PROJECTIONS = ("head.proj", "head.mlp")
 """Where OpenCLIP puts a projection behind a trunk; else the trunk's own classifier is it."""
 
-_STEMS = ("stem.", "patch_embed.", "cls_token", "pos_embed")
+_STEMS = ("stem.", "patch_embed.", "cls_token", "pos_embed", "rope.")
 """How the names of what comes before the blocks begin."""
 
 

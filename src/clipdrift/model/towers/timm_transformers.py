@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -72,14 +72,18 @@ class TransformerTrunk(TimmTower, Tower):
     def run_from(self, carried: Tensor, start: int, call: Call) -> tuple[Tensor, Tensor]:
         def work() -> Tensor:
             trunk, found = self.trunk, carried
-            for module in (*self.blocks[start:], trunk.norm):
-                found = call(module, found)
-            found = self.state(found)
+            for block, beside in list(zip(self.blocks, self.beside(), strict=True))[start:]:
+                found = call(block, found, **beside)
+            found = self.state(call(trunk.norm, found))
             for module in (trunk.fc_norm, trunk.head_drop, trunk.head, self.model.visual.head):
                 found = call(module, found)
             return found
 
         return self.projected(work)
+
+    def beside(self) -> Sequence[Mapping[str, Any]]:
+        """What each block is given beside its tokens, by name."""
+        return [{}] * self.geometry.blocks
 
     def state(self, tokens: Tensor) -> Tensor:
         return tokens[:, 0] if self.first_patch else tokens.mean(1)
@@ -105,23 +109,13 @@ class TransformerTrunk(TimmTower, Tower):
                 for letter, part in zip("qkv", weight.chunk(3), strict=True):
                     yield f"{place}.self_attn.{letter}_proj.{rest.removeprefix('attn.qkv.')}", part
             else:
-                yield f"{place}.{_renamed(rest)}", weight
+                yield f"{place}.{renamed(rest, _INSIDE)}", weight
 
 
 def why_not_read(trunk: Any) -> str | None:
     """Why a VisionTransformer of timm's is not read."""
-    if trunk.attn_pool is not None:
-        return (
-            "its image tower is timm's VisionTransformer with a pooling head (global_pool 'map'); the same "
-            "SigLIP is on Hugging Face, such as google/siglip-base-patch16-224"
-        )
-    wanted = ("token", 1) if trunk.num_prefix_tokens else ("avg", 0)
-    if (trunk.global_pool, trunk.num_prefix_tokens) != wanted:
-        return (
-            f"its image tower is timm's VisionTransformer with {trunk.num_prefix_tokens} token(s) before "
-            f"the patches, pooled by {trunk.global_pool!r}; read are one class token pooled by 'token', and "
-            "none pooled by 'avg'"
-        )
+    if reason := why_not_pooled(trunk):
+        return reason
     for block in trunk.blocks if trunk.num_prefix_tokens else ():
         attention = getattr(block, "attn", None)
         if type(attention).__name__ != "Attention":
@@ -131,8 +125,29 @@ def why_not_read(trunk: Any) -> str | None:
     return None
 
 
-def _renamed(name: str) -> str:
-    for old, new in _INSIDE.items():
+def why_not_pooled(trunk: Any) -> str | None:
+    """Why a transformer of timm's is not read by what it pools its images with."""
+    kind = type(trunk).__name__
+    if trunk.attn_pool is not None:
+        elsewhere = (
+            "; the same SigLIP is on Hugging Face, such as google/siglip-base-patch16-224"
+            if kind == "VisionTransformer"
+            else ""
+        )
+        return f"its image tower is timm's {kind} with a pooling head (global_pool 'map'){elsewhere}"
+    wanted = ("token", 1) if trunk.num_prefix_tokens else ("avg", 0)
+    if (trunk.global_pool, trunk.num_prefix_tokens) != wanted:
+        return (
+            f"its image tower is timm's {kind} with {trunk.num_prefix_tokens} token(s) before "
+            f"the patches, pooled by {trunk.global_pool!r}; read are one class token pooled by 'token', and "
+            "none pooled by 'avg'"
+        )
+    return None
+
+
+def renamed(name: str, table: Mapping[str, str]) -> str:
+    """A name within a block under its new beginning, of those in ``table`` the first that fits."""
+    for old, new in table.items():
         if name.startswith(f"{old}."):
             return new + name[len(old) :]
     return name

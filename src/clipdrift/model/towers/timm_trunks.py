@@ -6,15 +6,20 @@ a class token has attention; a mean over places has nobody who looks, and so no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from clipdrift.model.towers import timm_eva, timm_transformers
 from clipdrift.model.towers.base import Tower, UnsupportedModelError
 from clipdrift.model.towers.timm_stages import STAGED, StagedTrunk
-from clipdrift.model.towers.timm_transformers import TransformerTrunk, why_not_read
+
+_TRANSFORMERS: Mapping[str, tuple[Callable[[Any], str | None], Callable[[Any], Tower]]] = {
+    "VisionTransformer": (timm_transformers.why_not_read, timm_transformers.TransformerTrunk.of),
+    "Eva": (timm_eva.why_not_read, timm_eva.EvaTrunk.of),
+}
+"""By timm's class: what says why one is not read, and what makes its tower."""
 
 _NOT_READ: Mapping[str, str] = {
-    "Eva": "turns queries and keys by their positions (rotary embeddings), where no hook reaches",
     "VisionTransformerRelPos": "adds a bias by relative position to its scores, where no hook reaches",
 }
 """Why the attention of a trunk's class token cannot be read; by timm's class."""
@@ -39,14 +44,15 @@ def timm_tower(model: Any) -> Tower:
         reason = f"its images are pooled by timm's {pool}"
     elif package == "timm" and kind in STAGED:
         return StagedTrunk.of(model, STAGED[kind])
-    elif package == "timm" and kind == "VisionTransformer":
+    elif package == "timm" and kind in _TRANSFORMERS:
+        why_not_read, make = _TRANSFORMERS[kind]
         reason = why_not_read(trunk)
         if reason is None:
-            return TransformerTrunk.of(model)
+            return make(model)
     elif package == "timm" and kind in _NOT_READ:
         reason = f"its image tower is timm's {kind}, which {_NOT_READ[kind]}"
     else:
-        known = ", ".join((*STAGED, "VisionTransformer"))
+        known = ", ".join((*STAGED, *_TRANSFORMERS))
         reason = f"its image tower is {package}'s {kind}; of timm's (TimmModel) these are read: {known}"
     name = type(model)
     raise UnsupportedModelError(f"{name.__module__}.{name.__name__} is not supported: {reason}")
