@@ -95,12 +95,13 @@ def test_what_is_no_model_of_base_is_refused(
 
 
 def test_without_any_nothing_is_said(changed: Comparison) -> None:
-    """Nor is there one for a model that did not move."""
+    """Nor is there an angle where one did not move, and which is said."""
     assert changed.beside == ()
     assert "Beside" not in changed.summary()
-    row = BesideRow(side=changed.base, weight_drift=0.0, cosine=None, cosine_blocks=(None, None))
-    said = changed.model_copy(update={"beside": (row,)}).summary()
-    assert f"Beside {changed.base.name}: one of the two did not move, so there is no angle." in said
+    for moved, still in ((0.0, "its"), (0.1, "TUNED's")):
+        row = BesideRow(side=changed.base, weight_drift=moved, cosine=None, cosine_blocks=(None, None))
+        said = changed.model_copy(update={"beside": (row,)}).summary()
+        assert f"Beside {changed.base.name}: {still} image tower is BASE's own, so there is no angle." in said
 
 
 def test_the_command_lays_models_beside(

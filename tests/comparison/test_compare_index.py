@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import half_models
 import numpy as np
 import outside
 import pytest
@@ -352,12 +353,25 @@ def test_the_command_measures_an_index_alone(
     assert len(table) == 1 + 3 * 10
 
 
+def test_half_a_model_searches_as_the_whole_it_makes_with_base(
+    tiny_clip_dir: Path, far_dir: Path, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """And what of it is BASE's is said."""
+    whole = half_models.whole_with(tiny_clip_dir, far_dir, tmp_path / "whole", "vision_model.")
+    part = half_models.saved(half_models.image_tower(load_plain(far_dir)), tmp_path / "half")
+    one, other = (index_memory(tiny_clip_dir, side, folders[0], limit=40) for side in (whole, part))
+    assert one.by_image == other.by_image
+    assert one.by_image.searches["kept_index"].overlap[10].value < 1
+    assert any("text tower and logit scale are BASE's" in note for note in other.notes)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ((), "no images: name a folder or a data set with --images, or with --index"),
         (("--images", "x", "--queries", "y"), "--queries without an index to put them to"),
         (("--index", "x", "--transfer", "objects-100"), "--transfer needs --images too"),
+        (("--index", "x", "--beside", "y"), "--beside needs --images too"),
         (("--index", "/no/such"), "/no/such"),
     ],
 )
