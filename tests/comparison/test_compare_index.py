@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import half_models
 import numpy as np
 import outside
 import pytest
@@ -21,12 +20,14 @@ from sklearn.linear_model import RidgeCV
 from sklearn.neighbors import NearestNeighbors
 from transformers import AutoTokenizer, CLIPImageProcessorPil
 
+import half_models
 from clipdrift.comparison import Comparison, read_comparison
 from clipdrift.comparison.index_facts import IndexMemory
 from clipdrift.comparison.index_words import index_lines
 from clipdrift.comparison.indexing import index_memory
 from clipdrift.data.errors import DataError
 from clipdrift.formulas.maps import PENALTIES
+from clipdrift.pages.compare import write_page
 from commands import Say, fails, runner
 
 CLASSES = ("blue", "green", "red")
@@ -316,6 +317,12 @@ def test_in_a_comparison(
     assert found.index is not None
     assert found.index.by_image == remembered.by_image
     assert index_lines(remembered)[0] in found.summary().splitlines()
+    page = write_page(found, None, {}, tmp_path / "page.html", verdict=())
+    assert "The maps were fitted on" in page.read_text()
+    few = beside(far_dir, index=folders[0], index_limit=24)
+    page = write_page(few, None, {}, tmp_path / "few.html", verdict=())
+    assert "The maps were fitted on" not in page.read_text()
+    assert "No linear map: 20 images" in page.read_text()
     names = {file.name for file in found.save(tmp_path)}
     assert "index_memory.csv" in names
     assert read_comparison(tmp_path).index == found.index

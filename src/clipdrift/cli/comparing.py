@@ -167,9 +167,7 @@ def compare(
         needing = {"transfer": sets, "target": target, "beside": beside, "interpolate-positions": choice}
         for option, given in needing.items():
             if given:
-                raise PairError(
-                    f"--{option} needs --images too: with --index alone only the index is measured"
-                )
+                raise PairError(f"--{option} needs --images too: --index alone measures only the index")
         _index_alone(base, tuned, index, queries, index_limit, out, common)
         return
     with RunDisplay() as display:

@@ -134,9 +134,8 @@ def open_mix(runs: tuple[OpenedRun, ...], options: Options) -> MixContext:
     """
     context = open_run(runs[0].folder, "merged", options)
     measurer = context.measurer
-    own = {
-        name: move for name, move in measurer.endpoints.moves.items() if move.place != HEAD
-    }  # heads: below
+    # heads have a mean of their own
+    own = {name: move for name, move in measurer.endpoints.moves.items() if move.place != HEAD}
     if not own:
         raise RepairError(f"{runs[0].folder} has the very weights of its backbone: there is nothing to mix")
     device, reporter = str(measurer.device), measurer.reporter
