@@ -11,6 +11,7 @@ import pytest
 from outside import Adapter
 from transformers import CLIPModel
 
+import half_models
 from clipdrift.comparison import BesideRow, Comparison, read_comparison
 from clipdrift.comparison.models import PairError
 from clipdrift.comparison.verdict import verdict
@@ -92,6 +93,19 @@ def test_what_is_no_model_of_base_is_refused(
     folder = adapters("whole").folder
     with pytest.raises(PairError, match=f"--beside names {folder} twice"):
         beside(tuned_dir, beside=[folder, folder])
+
+
+def test_what_half_a_model_beside_lacks_is_said_of_it(
+    beside: Against, tuned_dir: Path, tmp_path: Path
+) -> None:
+    """Also where TUNED lacks the same."""
+    one, other = (
+        half_models.saved(half_models.image_tower(half_models.load_plain(tuned_dir)), tmp_path / name)
+        for name in ("one", "other")
+    )
+    notes = beside(str(one), beside=other).notes
+    for whose in ("TUNED", str(other)):
+        assert any(note.startswith(f"{whose} is an image tower alone") for note in notes)
 
 
 def test_without_any_nothing_is_said(changed: Comparison) -> None:
