@@ -11,6 +11,7 @@ import pytest
 from outside import Adapter
 from transformers import CLIPModel
 
+import half_models
 from clipdrift.comparison import BesideRow, Comparison, read_comparison
 from clipdrift.comparison.models import PairError
 from clipdrift.comparison.verdict import verdict
@@ -94,13 +95,27 @@ def test_what_is_no_model_of_base_is_refused(
         beside(tuned_dir, beside=[folder, folder])
 
 
+def test_what_half_a_model_beside_lacks_is_said_of_it(
+    beside: Against, tuned_dir: Path, tmp_path: Path
+) -> None:
+    """Also where TUNED lacks the same."""
+    one, other = (
+        half_models.saved(half_models.image_tower(half_models.load_plain(tuned_dir)), tmp_path / name)
+        for name in ("one", "other")
+    )
+    notes = beside(str(one), beside=other).notes
+    for whose in ("TUNED", str(other)):
+        assert any(note.startswith(f"{whose} is an image tower alone") for note in notes)
+
+
 def test_without_any_nothing_is_said(changed: Comparison) -> None:
-    """Nor is there one for a model that did not move."""
+    """Nor is there an angle where one did not move, and which is said."""
     assert changed.beside == ()
     assert "Beside" not in changed.summary()
-    row = BesideRow(side=changed.base, weight_drift=0.0, cosine=None, cosine_blocks=(None, None))
-    said = changed.model_copy(update={"beside": (row,)}).summary()
-    assert f"Beside {changed.base.name}: one of the two did not move, so there is no angle." in said
+    for moved, still in ((0.0, "its"), (0.1, "TUNED's")):
+        row = BesideRow(side=changed.base, weight_drift=moved, cosine=None, cosine_blocks=(None, None))
+        said = changed.model_copy(update={"beside": (row,)}).summary()
+        assert f"Beside {changed.base.name}: {still} image tower is BASE's own, so there is no angle." in said
 
 
 def test_the_command_lays_models_beside(

@@ -247,7 +247,7 @@ def test_fewer_than_four_images(
         (flat / f"im{i}.png").unlink()
     forms = {"folder": flat, "pictures": photos[:3], "tensor": torch.rand(3, 3, 16, 16)}
     forms |= {"deck": make_deck(3), "limit": photos}
-    with pytest.raises(DataError, match=r"3 images; CKA needs at least 4"):
+    with pytest.raises(DataError, match=r"3 images; at least 4 are needed"):
         seen(forms[form], limit=3 if form == "limit" else 500)
 
 

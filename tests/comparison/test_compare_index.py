@@ -20,12 +20,14 @@ from sklearn.linear_model import RidgeCV
 from sklearn.neighbors import NearestNeighbors
 from transformers import AutoTokenizer, CLIPImageProcessorPil
 
+import half_models
 from clipdrift.comparison import Comparison, read_comparison
 from clipdrift.comparison.index_facts import IndexMemory
 from clipdrift.comparison.index_words import index_lines
 from clipdrift.comparison.indexing import index_memory
 from clipdrift.data.errors import DataError
 from clipdrift.formulas.maps import PENALTIES
+from clipdrift.pages.compare import write_page
 from commands import Say, fails, runner
 
 CLASSES = ("blue", "green", "red")
@@ -315,6 +317,12 @@ def test_in_a_comparison(
     assert found.index is not None
     assert found.index.by_image == remembered.by_image
     assert index_lines(remembered)[0] in found.summary().splitlines()
+    page = write_page(found, None, {}, tmp_path / "page.html", verdict=())
+    assert "The maps were fitted on" in page.read_text()
+    few = beside(far_dir, index=folders[0], index_limit=24)
+    page = write_page(few, None, {}, tmp_path / "few.html", verdict=())
+    assert "The maps were fitted on" not in page.read_text()
+    assert "No linear map: 20 images" in page.read_text()
     names = {file.name for file in found.save(tmp_path)}
     assert "index_memory.csv" in names
     assert read_comparison(tmp_path).index == found.index
@@ -352,12 +360,25 @@ def test_the_command_measures_an_index_alone(
     assert len(table) == 1 + 3 * 10
 
 
+def test_half_a_model_searches_as_the_whole_it_makes_with_base(
+    tiny_clip_dir: Path, far_dir: Path, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """And what of it is BASE's is said."""
+    whole = half_models.whole_with(tiny_clip_dir, far_dir, tmp_path / "whole", "vision_model.")
+    part = half_models.saved(half_models.image_tower(load_plain(far_dir)), tmp_path / "half")
+    one, other = (index_memory(tiny_clip_dir, side, folders[0], limit=40) for side in (whole, part))
+    assert one.by_image == other.by_image
+    assert one.by_image.searches["kept_index"].overlap[10].value < 1
+    assert any("text tower and logit scale are BASE's" in note for note in other.notes)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ((), "no images: name a folder or a data set with --images, or with --index"),
         (("--images", "x", "--queries", "y"), "--queries without an index to put them to"),
         (("--index", "x", "--transfer", "objects-100"), "--transfer needs --images too"),
+        (("--index", "x", "--beside", "y"), "--beside needs --images too"),
         (("--index", "/no/such"), "/no/such"),
     ],
 )

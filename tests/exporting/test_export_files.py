@@ -134,6 +134,9 @@ def test_a_zero_shot_head_stays_one(runs: Callable[..., RunFolder], tmp_path: Pa
     head = load_head(tmp_path / "out")
     assert isinstance(head, ZeroShotHead)
     assert head.classes == made.classes == ("blue", "green", "red")
+    (tmp_path / "out/classes.json").unlink()  # as beside a repaired or mixed model
+    again = clipdrift.export(tmp_path / "out", to="transformers", out=tmp_path / "again")
+    assert again.classes == made.classes
     images = embedding(CLIPModel.from_pretrained(tmp_path / "out"))
     with torch.no_grad():
         assert torch.equal(head(images), load_head(run / "model")(images))

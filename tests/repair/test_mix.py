@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from io import StringIO
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from repair_models import merged, plain
+from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from clipdrift import mix
+from clipdrift.cli.show_mixed import mixed_report
 from clipdrift.comparison.compare import compare
 from clipdrift.mixing import read_mixed
 from clipdrift.mixing.looks import FILE as LOOKS
@@ -276,6 +279,9 @@ def test_the_command_says_what_it_found(say: Any, three: list[Path], tmp_path: P
         assert step.accuracy is None or f"{step.accuracy:.1f} %" in row
     for line in found.summary().splitlines():
         assert line in said.out
+    narrow = Console(width=72, record=True, file=StringIO())
+    narrow.print(mixed_report(found))
+    assert "…" not in narrow.export_text()  # labels are folded, numbers are never cut
     assert f"model     {tmp_path / 'model'}" in said.out
     assert (tmp_path / "mixed.png").read_bytes().startswith(b"\x89PNG")
     plain(tmp_path / "model")
@@ -291,7 +297,7 @@ def test_mistakes_are_one_line(say: Any, three: list[Path]) -> None:
     assert "give --keep too" in fails(say("mix", *three, "--keep-on", "objects-100"))
     assert "--keep -1: write a percentage above 0" in fails(say("mix", *three, "--keep", "-1"))
     assert "no/where: no run; give the folders of finished runs" in fails(say("mix", three[0], "no/where"))
-    assert "--keep elsewhere: not tested" in fails(
+    assert "--keep-on elsewhere: not tested" in fails(
         say("mix", *three, "--keep", "90", "--keep-on", "elsewhere")
     )
 

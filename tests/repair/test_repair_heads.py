@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clipdrift import interpolate, rewind
+from clipdrift import interpolate, mix, rewind
 from clipdrift.adapt import ZeroShotHead, load_head
 from clipdrift.model.clip import Clip
 from clipdrift.repair import Repaired, RepairError
@@ -202,3 +202,21 @@ def test_a_sweeps_mixes_move_the_head(
     (run.path / "mixes.json").unlink()
     assert look.alpha == 0.5
     assert look.accuracy == walked("lora").steps[1].accuracy
+
+
+def test_runs_that_began_as_class_texts_are_mixed(
+    begun: Runs, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their soup has the mean of their heads, which is one that acts on normalised embeddings."""
+    monkeypatch.setattr("clipdrift.figures.mixed.write_mixed", lambda _, file: file)
+    folders = [begun(method).path for method in ("full_ft", "lora")]
+    found = mix(*folders, take="uniform", out=tmp_path, cache=lab.cache, device="cpu")
+    head, heads = load_head(tmp_path / "model"), [load_head(folder / "model") for folder in folders]
+    assert isinstance(head, ZeroShotHead)
+    assert head.classes == CLASSES
+    for name, tensor in head.state_dict().items():
+        torch.testing.assert_close(tensor, sum(one.state_dict()[name] for one in heads) / 2)
+    soup, model = found.mixes["uniform"], plain(tmp_path / "model")
+    weight, bias = head.zero_shot.weight.data, head.zero_shot.bias.data
+    wanted = percent(model, weight, bias, inputs_of(begun("full_ft"), lab))
+    assert soup.step.accuracy == pytest.approx(wanted)

@@ -164,11 +164,10 @@ def compare(
     if images is None:
         if index is None:
             raise PairError("no images: name a folder or a data set with --images, or with --index")
-        if sets:
-            raise PairError("--transfer needs --images too: with --index alone only the index is measured")
-        if target is not None or choice is not None:
-            given = "--target" if target is not None else "--interpolate-positions"
-            raise PairError(f"{given} needs --images too: with --index alone only the index is measured")
+        needing = {"transfer": sets, "target": target, "beside": beside, "interpolate-positions": choice}
+        for option, given in needing.items():
+            if given:
+                raise PairError(f"--{option} needs --images too: --index alone measures only the index")
         _index_alone(base, tuned, index, queries, index_limit, out, common)
         return
     with RunDisplay() as display:

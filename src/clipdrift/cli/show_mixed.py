@@ -34,8 +34,8 @@ def mixed_report(found: Mixed) -> RenderableType:
 
 def _models(found: Mixed) -> Table:
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
-    table.add_column("", no_wrap=True)
-    table.add_column("of runs", no_wrap=True)
+    table.add_column("", overflow="fold")  # in narrow windows words give way, never numbers
+    table.add_column("of runs", overflow="fold")
     sets = list(found.transfer)
     heads = (
         ["accuracy", "zero-shot", "kept"] if len(sets) == 1 else ["accuracy", *(f"kept on {s}" for s in sets)]

@@ -43,7 +43,11 @@ def beside_rows(
         side = side_of(third.tuned, now)
         moved = weights(before, now)["weight_drift"][0]
         rows.append(BesideRow(side=side, weight_drift=moved, cosine=cosine, cosine_blocks=by_block))
-        notes += [f"{name}: {note}" for note in third.notes if note not in pair.notes]
+        for note in third.notes:
+            if "TUNED" in note:  # here that is the other model
+                notes.append(note.replace("TUNED", name))
+            elif note not in pair.notes:
+                notes.append(f"{name}: {note}")
     return tuple(rows), notes
 
 

@@ -126,7 +126,7 @@ def _fitting(probe: ProbeSet, size: int) -> ProbeSet:
 
 def _enough(probe: ProbeSet) -> ProbeSet:
     if len(probe) < LEAST:
-        raise DataError(f"{probe.facts.source}: {len(probe)} images; CKA needs at least {LEAST}")
+        raise DataError(f"{probe.facts.source}: {len(probe)} images; at least {LEAST} are needed")
     return probe
 
 

@@ -87,8 +87,8 @@ def open_model(given: ModelLike, base: OpenedModel | None = None) -> OpenedModel
         return found
     if (half := half_kind(name)) is not None:
         raise PairError(
-            f"{name}: {half.article}, which takes what it lacks from a whole model: give it as TUNED, and as "
-            "BASE the one that it was made from"
+            f"{name}: {half.article}, which takes what it lacks from a whole model: `clipdrift compare` and "
+            "`check` take it, give it as TUNED, and as BASE the one that it was made from"
         )
     return _open_whole(name, base)
 

@@ -130,18 +130,22 @@ def open_any_pair(
 ) -> tuple[OpenedModel, OpenedModel, tuple[str, ...]]:
     """Open both sides, which may be of different architectures, with what a reader should know of them.
 
+    Half a model as TUNED is completed by BASE, so it has to be of BASE's architecture.
+
     Raises:
-        PairError: an adapter or a run that was made from another backbone than BASE.
+        PairError: an adapter, a run or a half that was made from another backbone than BASE.
         ModelError, UnsupportedModelError: one of them cannot be opened or read.
     """
     with on_side("BASE"):
         first = open_model(base)
         tower_of(first.model)
     with on_side("TUNED"):
-        second = open_model(tuned, first)
+        opened = open_tuned(tuned, first)
+        second = graft(opened, first) if isinstance(opened, Half) else opened
         tower_of(second.model)
     notes = [] if any_base else right_base(first, second)
-    return first, second, (*notes, *(f"{side}: {note}" for side, note in _loading_notes(first, second)))
+    notes += [f"{side}: {note}" for side, note in _loading_notes(first, second)]
+    return first, second, (*notes, *second.notes)
 
 
 def side_of(side: OpenedModel, weights: Mapping[str, Tensor]) -> Side:

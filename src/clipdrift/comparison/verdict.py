@@ -113,7 +113,10 @@ def _beside(found: Comparison) -> list[str]:
     lines = []
     for other in found.beside:
         if other.cosine is None:
-            lines.append(f"Beside {other.side.name}: one of the two did not move, so there is no angle.")
+            still = "TUNED's" if other.weight_drift else "its"
+            lines.append(
+                f"Beside {other.side.name}: {still} image tower is BASE's own, so there is no angle."
+            )
             continue
         known = {at: value for at, value in enumerate(other.cosine_blocks, start=1) if value is not None}
         text = (

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from clipdrift.adapt.heads import Head, head_folder, load_head
+from clipdrift.adapt.heads import Head, ZeroShotHead, head_folder, load_head
 from clipdrift.comparison.models import OpenedModel, adapter_folder, open_model
 from clipdrift.comparison.pairs import right_base
 from clipdrift.config import ContrastiveObjective, ModelConfig
@@ -195,7 +195,7 @@ def _with_head(found: Opened, folder: Path) -> Opened:
         except (OSError, SafetensorError) as error:
             raise ExportError(f"{file}: what is beside the model cannot be read ({error})") from None
     head = load_head(folder)
-    classes = _classes(folder)
+    classes = _classes(folder) or (head.classes if isinstance(head, ZeroShotHead) else ())
     return replace(found, head=head, classes=classes if len(classes) == head.out_features else ())
 
 

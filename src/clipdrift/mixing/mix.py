@@ -92,7 +92,7 @@ def mix(
     opened = checked_runs(runs)
     own = opened[0].record.config.data.transfer
     sets = [spec.name for spec in asked_sets(options, own) if not spec.retrieval]
-    check_retention("--keep", keep is not None, keep_on, sets)
+    check_retention("--keep-on" if keep_on and sets else "--keep", keep is not None, keep_on, sets)
     place = None if out is None else _place(Path(out), force)
     work = _Mixing(open_mix(opened, options), rule, None if out is None else Path(out))
     found = work.measured()

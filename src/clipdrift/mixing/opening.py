@@ -19,7 +19,7 @@ from clipdrift.config import ModelConfig
 from clipdrift.mixing.averaging import RunWeights
 from clipdrift.repair import RepairError
 from clipdrift.repair.context import RepairContext, side_of
-from clipdrift.repair.endpoints import Endpoints, MovingTensor, movable, plain_ends
+from clipdrift.repair.endpoints import HEAD, Endpoints, MovingTensor, movable, plain_ends
 from clipdrift.repair.open_run import finished_record, open_run, run_folder
 from clipdrift.repair.options import Options
 from clipdrift.runs.layout import WEIGHTS
@@ -134,12 +134,14 @@ def open_mix(runs: tuple[OpenedRun, ...], options: Options) -> MixContext:
     """
     context = open_run(runs[0].folder, "merged", options)
     measurer = context.measurer
-    if not measurer.endpoints.moves:
+    # heads have a mean of their own
+    own = {name: move for name, move in measurer.endpoints.moves.items() if move.place != HEAD}
+    if not own:
         raise RepairError(f"{runs[0].folder} has the very weights of its backbone: there is nothing to mix")
     device, reporter = str(measurer.device), measurer.reporter
     live = movable(measurer.endpoints.model)
-    starts = {name: _kept(move.start) for name, move in measurer.endpoints.moves.items()}
-    ends = [{name: _kept(move.end) for name, move in measurer.endpoints.moves.items()}]
+    starts = {name: _kept(move.start) for name, move in own.items()}
+    ends = [{name: _kept(move.end) for name, move in own.items()}]
     sides = [context.sides[1]]
     for run in runs[1:]:
         reporter.stage(f"loading {run.folder}")
