@@ -221,7 +221,7 @@ def test_a_head_beside_a_tuned_model_gives_accuracy(
 
 def test_a_linear_probe_has_nothing_to_interpolate(runs: Runs) -> None:
     """Its backbone is its adapted model: told before anything is loaded."""
-    with pytest.raises(RepairError, match="linear_probe trains the head alone, so nothing lies between"):
+    with pytest.raises(RepairError, match="linear_probe trains the head alone: both towers are"):
         interpolate(runs("linear_probe").path)
 
 

@@ -102,14 +102,17 @@ def changes(runs: pd.DataFrame) -> pd.Series:
     """Options that tell each run apart, with their values in words: ``(("rank", "4"),)``.
 
     An option is named where a run's value is not the usual one of its method on that target, which is the one
-    that most runs have; where none is, each is named. A penalty is always named.
+    that most runs have; where none is, each is named. A penalty is always named, and so is a head that is not
+    linear: who reads of such runs must not train others.
     """
     options = [name for name in OPTIONS if name in runs]
     place = _joined(runs, ["target", "backbone", "method"])
     named = []
     for name in options:
         words = runs[name].map(option)
-        if name not in ("penalty", "penalty_weight"):
+        if name == "head":
+            words = words.where(words != "linear", "")
+        elif name not in ("penalty", "penalty_weight"):
             words = words.where(words != "", "none")
             usual = place.map(words.groupby(place).agg(_most_frequent))
             words = words.where(words != usual, "")

@@ -156,8 +156,8 @@ def finished_record(folder: Path) -> Record:
         raise RepairError(f"{folder}: the run ended as {record.status}; there is nothing to repair")
     if record.artefacts.get("kind") == "head":
         raise RepairError(
-            f"{folder}: {record.config.method.name} trains the head alone, so nothing lies between backbone "
-            "and adapted model, and all of the zero-shot ability is there"
+            f"{folder}: {record.config.method.name} trains the head alone: both towers are the backbone's "
+            "and all of the zero-shot ability is there; heads by themselves are not moved"
         )
     captioned = isinstance(record.config.objective, ContrastiveObjective)
     saved = ("config.json", "adapter_config.json") if captioned else (HEAD,)
