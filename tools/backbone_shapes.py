@@ -36,12 +36,8 @@ SHAPES: dict[str, dict[str, int]] = {
     "depth-10": {"blocks": 10},
     "width-64": {"width": 64},
     "width-192": {"width": 192},
-    "patch-8": {"patch_size": 8, "images": 180_000},
 }
-"""What each differs in from 6 blocks of width 128 on patches of 14 pixels, of which there are 16.
-
-Smaller patches need more images until they know anything.
-"""
+"""What each differs in from 6 blocks of width 128 on patches of 14 pixels, of which there are 16."""
 COURSE: dict[str, Any] = {
     "data.per_class": 300, "images": 90_000, "batch_size": 64, "parts": 1,
     "text_width": 64, "text_blocks": 2, "crop": 1.0, "colour": 0.0, "patch_size": 14,

@@ -45,7 +45,7 @@ def facts(study: Study, *keys: str) -> Counter[tuple[Any, ...]]:
         ("captions", 168),
         ("heads", 54),
         ("interventions", 120),
-        ("backbone-shapes", 112),
+        ("backbone-shapes", 96),
     ],
 )
 def test_built_in_studies_have_their_runs(name: str, runs: int) -> None:
