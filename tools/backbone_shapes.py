@@ -159,7 +159,7 @@ def agreement(rows: pd.DataFrame) -> Iterator[str]:
     yield "|---|--:|---|"
     for shape in sizes.columns:
         tau = kendalltau(sizes[shape], sizes.drop(columns=shape).mean(axis=1)).statistic
-        best = ", ".join(SIGNALS[name] for name in sizes[shape].sort_values(ascending=False).index[:3])
+        best = "; ".join(SIGNALS[name] for name in sizes[shape].sort_values(ascending=False).index[:3])
         yield f"| {shape} | {tau:+.2f} | {best} |"
 
 

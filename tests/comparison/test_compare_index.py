@@ -379,6 +379,9 @@ def test_half_a_model_searches_as_the_whole_it_makes_with_base(
         (("--images", "x", "--queries", "y"), "--queries without an index to put them to"),
         (("--index", "x", "--transfer", "objects-100"), "--transfer needs --images too"),
         (("--index", "x", "--beside", "y"), "--beside needs --images too"),
+        (("--index", "x", "--limit", "9"), "--limit needs --images too"),
+        (("--index", "x", "--no-flow"), "--no-flow needs --images too"),
+        (("--images", "x", "--index-limit", "30"), "--index-limit without an index"),
         (("--index", "/no/such"), "/no/such"),
     ],
 )

@@ -58,4 +58,4 @@ def test_signals_are_ranked_within_each_shape(tool: ModuleType) -> None:
     text = "\n".join(tool.tables(made(tool), 96, resamples=50))
     assert "16 of 96 planned runs are finished" in text
     assert "| CKA | +0.8" in text
-    assert "| base | +1.00 | CKA, " in text
+    assert "| base | +1.00 | CKA; " in text

@@ -153,6 +153,8 @@ def compare(
     sets = transfer_sets(transfer or [], transfer_per_class)
     if queries is not None and index is None:
         raise PairError("--queries without an index to put them to: name its images with --index")
+    if index_limit != 2000 and index is None:
+        raise PairError("--index-limit without an index: name its images with --index")
     common: dict[str, Any] = {
         "seed": seed,
         "batch_size": batch_size,
@@ -164,7 +166,13 @@ def compare(
     if images is None:
         if index is None:
             raise PairError("no images: name a folder or a data set with --images, or with --index")
-        needing = {"transfer": sets, "target": target, "beside": beside, "interpolate-positions": choice}
+        needing: dict[str, object] = {
+            "transfer": sets,
+            "target": target,
+            "beside": beside,
+            "interpolate-positions": choice,
+        }
+        needing |= {"limit": limit != 500, "show": show != 6, "no-flow": no_flow, "no-spectra": no_spectra}
         for option, given in needing.items():
             if given:
                 raise PairError(f"--{option} needs --images too: --index alone measures only the index")
