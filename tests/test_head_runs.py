@@ -54,7 +54,7 @@ def test_heads_tell_runs_apart_in_tables(lab: Lab) -> None:
     frame = runs_frame(data)
     assert list(frame["head"]) == ["linear", "zero_shot"]
     assert frame["cell"].nunique() == 2
-    assert set(prepared(frame)["variant"]) == {"linear_probe head=linear", "linear_probe head=zero_shot"}
+    assert set(prepared(frame)["variant"]) == {"linear_probe", "linear_probe head=zero_shot"}
     for change in ({"method": {"name": "flyp"}}, {"objective": {"name": "contrastive"}}):
         other = data[0] | {"config": data[0]["config"] | change}
         assert runs_frame([other])["head"].isna().all()
