@@ -140,7 +140,7 @@ def rate_of_products(kind: torch.dtype) -> float:
 
 def operations(adapted: Any, deck: Deck) -> int:
     """Of one image, forwards and backwards."""
-    images = deck.images(range(8))
+    images = deck.images(slice(0, 8))
     with FlopCounterMode(display=False) as counter:
         out = adapted.clip.model.get_image_features(pixel_values=images).pooler_output
         adapted.head(out).sum().backward()
@@ -193,7 +193,7 @@ def main() -> None:
 
 def agreement(plain: Plain, ours: Any, deck: Deck) -> float:
     """Largest difference of the loss on a batch, in eval mode."""
-    pixels, labels = deck.images(range(16)), torch.from_numpy(deck.labels[:16])
+    pixels, labels = deck.images(slice(0, 16)), torch.from_numpy(deck.labels[:16])
     plain.eval()
     ours.eval()
     with torch.no_grad():
