@@ -117,7 +117,14 @@ def _epsilons(parts: tuple[tuple[str, nn.Module], ...]) -> list[str]:
 
 
 def _check_text(half: Half, base: OpenedModel) -> None:
-    one, other = (text_tower_of(model).model.config.text_config for model in (base.model, half.view))
+    own = text_tower_of(base.model).model
+    if not hasattr(own, "config"):
+        library = type(own).__module__.partition(".")[0]
+        raise PairError(
+            f"{half.name}: a text tower of transformers, and the text tower of {library} in {base.name} has "
+            "other weights; give BASE as transformers' CLIPModel"
+        )
+    one, other = own.config.text_config, text_tower_of(half.view).model.config.text_config
     odd = [
         f"{name.replace('_', ' ')} {getattr(one, name)} against {getattr(other, name)}"
         for name in _TEXT_SIZES
