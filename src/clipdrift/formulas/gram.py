@@ -115,9 +115,9 @@ def minibatch_cka(batches: Iterable[tuple[Float[Tensor, "_ _"], Float[Tensor, "_
     for number, (x, y) in enumerate(batches, start=1):
         try:
             _check_pair(x, y, debiased=True)
+            found = _Products.of([x], [y])
         except ValueError as error:
             raise ValueError(f"batch {number}: {error}") from None
-        found = _Products.of([x], [y])
         weight = 1 / (len(x) * (len(x) - 3))
         own_x, own_y = found.own(debiased=True)
         floor_x, floor_y = found.floors()
@@ -162,7 +162,7 @@ class _Products:
 
     @classmethod
     def of(cls, xs: Sequence[Tensor], ys: Sequence[Tensor]) -> _Products:
-        sides = [[_centred(z, _largest(z)) for z in side] for side in (xs, ys)]
+        sides = [[_centred(z) for z in side] for side in (xs, ys)]
         images = len(sides[0][0])
         zero = sides[0][0].new_zeros(())
         off, own = zero, [zero, zero]
@@ -237,9 +237,12 @@ def _largest(x: Tensor) -> Tensor:
     return torch.maximum(-low, high)
 
 
-def _centred(x: Tensor, largest: Tensor) -> Tensor:
+def _centred(x: Tensor) -> Tensor:
     """x (B, D) in float64 less its mean, which neither estimate depends on and which keeps the products well
-    conditioned; zero where all rows of x are the same."""
+    conditioned; zero where all rows of x are the same. Raises ValueError at nan or inf."""
+    largest = _largest(x)
+    if not torch.isfinite(largest):
+        raise ValueError("cka: a representation contains nan or inf")
     centred = x - x.mean(0, dtype=torch.float64)
     if _largest(centred) <= ROUNDING * len(x) * largest:
         return torch.zeros_like(centred)
@@ -252,5 +255,3 @@ def _check_pair(x: Tensor, y: Tensor, debiased: bool) -> None:
     least = 4 if debiased else 2
     if len(x) < least:
         raise ValueError(f"cka needs at least {least} images, got {len(x)}")
-    if not all(bool(torch.isfinite(_largest(z))) for z in (x, y)):
-        raise ValueError("cka: a representation contains nan or inf")
