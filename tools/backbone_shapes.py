@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from evidence import unpack
+from evidence import finished
 from marked import between
 from scipy.stats import kendalltau, spearmanr
 
 from clipdrift.analysis.bootstrap import correlation_of, interval
 from clipdrift.analysis.draws import Draws
 from clipdrift.analysis.permutation import UndeterminedError
-from clipdrift.study.folder import read_manifest
-from clipdrift.study.frames import records_in, runs_frame
+from clipdrift.study.frames import runs_frame
 
 ROOT = Path(__file__).resolve().parents[1]
 EVIDENCE, PAGE = ROOT / "evidence" / "backbone-shapes", ROOT / "docs" / "backbone-shapes.md"
@@ -74,11 +72,8 @@ def make(folder: Path) -> None:
 
 def read(evidence: Path = EVIDENCE) -> tuple[pd.DataFrame, int]:
     """One row per finished run, at the last epoch, and how many are planned."""
-    with tempfile.TemporaryDirectory() as place:
-        study = Path(place) / "backbone-shapes"
-        unpack(evidence, study)
-        planned = len(read_manifest(study).keys)
-        return rows_of([record for record in records_in(study) if record["status"] == "done"]), planned
+    records, planned = finished(evidence)
+    return rows_of(records), planned
 
 
 def rows_of(records: list[Mapping[str, Any]]) -> pd.DataFrame:

@@ -19,9 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from marked import between
@@ -42,6 +43,7 @@ from clipdrift.runs.layout import RECORD
 from clipdrift.runs.record import DamagedRecordError
 from clipdrift.runs.store import Store
 from clipdrift.study.folder import MANIFEST, read_manifest
+from clipdrift.study.frames import records_in
 from clipdrift.study.tables import PATHS, Tables
 from clipdrift.texts import rate as rate_text
 
@@ -101,6 +103,15 @@ def unpack(evidence: Path, study: Path) -> int:
                 )
             done += 1
     return done
+
+
+def finished(evidence: Path) -> tuple[list[Mapping[str, Any]], int]:
+    """Packed records of finished runs, and how many runs are planned."""
+    with tempfile.TemporaryDirectory() as place:
+        study = Path(place) / evidence.name
+        unpack(evidence, study)
+        planned = len(read_manifest(study).keys)
+        return [record for record in records_in(study) if record["status"] == "done"], planned
 
 
 def run(data: Path, study: Path, evidence: Path, processes: int, options: Sequence[str] = ()) -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from evidence import unpack
+from evidence import finished
 from marked import between
 from matplotlib.figure import Figure
 
@@ -24,7 +23,7 @@ from clipdrift.analysis.permutation import UndeterminedError
 from clipdrift.outcomes.columns import columns_of, retention_of
 from clipdrift.runs.store import Store
 from clipdrift.study.folder import read_manifest
-from clipdrift.study.frames import records_in, runs_frame
+from clipdrift.study.frames import runs_frame
 from clipdrift.study.tables import PATHS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,11 +81,8 @@ def read(evidence: Path = EVIDENCE) -> tuple[pd.DataFrame, pd.DataFrame, int]:
     ``accuracy`` is on the test images, ``kept`` the zero-shot accuracy kept on the transfer set, percent; all
     at the epoch chosen on validation images. Along a path ``accuracy`` is on the validation images.
     """
-    with tempfile.TemporaryDirectory() as place:
-        study = Path(place) / "heads"
-        unpack(evidence, study)
-        planned = len(read_manifest(study).keys)
-        table = runs_frame([record for record in records_in(study) if record["status"] == "done"])
+    records, planned = finished(evidence)
+    table = runs_frame(records)
     rows = pd.DataFrame({"run": table["run"], "rate": table["learning_rate"], "kept": _kept(table)})
     for name in ("target", "method", "head", "seed", "accuracy", "cka", "embedding_drift", "entropy_drift"):
         rows[name] = table[name]

@@ -7,14 +7,13 @@ python tools/interventions.py --write   # puts them into the page, and draws doc
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from evidence import unpack
+from evidence import finished
 from marked import between
 from matplotlib.figure import Figure
 
@@ -23,8 +22,7 @@ from clipdrift.analysis.draws import Draws
 from clipdrift.analysis.means import averaged
 from clipdrift.analysis.mediation import beyond_curve, partial_of, slope_of
 from clipdrift.analysis.permutation import UndeterminedError
-from clipdrift.study.folder import read_manifest
-from clipdrift.study.frames import records_in, runs_frame
+from clipdrift.study.frames import runs_frame
 
 ROOT = Path(__file__).resolve().parents[1]
 EVIDENCE, PAGE = ROOT / "evidence" / "interventions", ROOT / "docs" / "interventions.md"
@@ -46,11 +44,8 @@ def read(evidence: Path = EVIDENCE) -> tuple[pd.DataFrame, int]:
     All at the last epoch, so that all have been trained as long; accuracy is that of the chosen one, as the
     test images are read once. ``moved`` is the mean over blocks of the change of entropy, either way.
     """
-    with tempfile.TemporaryDirectory() as place:
-        study = Path(place) / "interventions"
-        unpack(evidence, study)
-        planned = len(read_manifest(study).keys)
-        return rows_of([record for record in records_in(study) if record["status"] == "done"]), planned
+    records, planned = finished(evidence)
+    return rows_of(records), planned
 
 
 def rows_of(records: list[Mapping[str, Any]]) -> pd.DataFrame:
