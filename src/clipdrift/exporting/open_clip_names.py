@@ -12,14 +12,10 @@ from torch import Tensor
 from clipdrift.data.preprocess import Preprocess
 from clipdrift.exporting.result import ExportError
 from clipdrift.model.towers.openclip import INSIDE, OUTSIDE
+from clipdrift.model.towers.openclip_text import OUTSIDE as TEXT_OUTSIDE
 
 _BLOCK = re.compile(r"(vision_model|text_model)\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
-_TEXT = {
-    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
-    "text_model.embeddings.position_embedding.weight": "positional_embedding",
-    "text_model.final_layer_norm.weight": "ln_final.weight",
-    "text_model.final_layer_norm.bias": "ln_final.bias",
-}
+_TEXT = {new: old for old, new in TEXT_OUTSIDE.items()}
 _IMAGE = {f"vision_model.{new}": f"visual.{old}" for old, new in OUTSIDE.items()}
 _PARTS = {new: old for old, new in INSIDE.items() if old != "attn"} | {"self_attn.out_proj": "attn.out_proj"}
 _PACKED = ("q_proj", "k_proj", "v_proj")

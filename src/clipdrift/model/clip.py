@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -72,6 +72,9 @@ def shipped_folder(name: str) -> Path:
     return Path(str(resources.files("clipdrift.model") / SHIPPED[name]))
 
 
+_Read = TypeVar("_Read")
+
+
 def load(model: str | Path | ModelConfig, donor: Clip | None = None) -> Clip:
     """Load a model by hub id, directory, or the name of a shipped one; works offline from a hub cache.
 
@@ -94,13 +97,22 @@ def load(model: str | Path | ModelConfig, donor: Clip | None = None) -> Clip:
         return _open_clip(config, config.name)
     if is_folder(folder := Path(config.path or config.name).expanduser()):
         return _open_clip(config, f"open_clip:{folder.absolute()}")
+    return from_files(config, lambda place, notes: _load(place, config, donor, notes))
+
+
+def from_files(config: ModelConfig, read: Callable[[str, list[str]], _Read]) -> _Read:
+    """What is read from a model's place, byte order marks in its folder left out.
+
+    Args:
+        read: given the place, and notes to add to.
+    """
     place = place_of(config)
     if not Path(place).is_dir():
-        return _load(place, config, donor, [])
+        return read(place, [])
     with unmarked(Path(place)) as (readable, marked):
         notes = [f"{config.name}: a byte order mark before {name} was skipped." for name in marked]
         try:
-            return _load(str(readable), config, donor, notes)
+            return read(str(readable), notes)
         except ModelError as error:  # it may name the copy without marks, which is gone by then
             raise type(error)(str(error).replace(str(readable), place)) from error.__cause__
 

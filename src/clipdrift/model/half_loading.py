@@ -18,6 +18,7 @@ from clipdrift.model.clip import (
     SHIPPED,
     VOCABULARIES,
     check_size,
+    from_files,
     has_any,
     place_of,
     read_json,
@@ -26,7 +27,6 @@ from clipdrift.model.clip import (
     read_weights,
 )
 from clipdrift.model.families import FAMILIES, HALF_FAMILIES, HalfFamily
-from clipdrift.model.folders import unmarked
 from clipdrift.model.halves import ImageHalf, TextHalf, half_of, text_half_of
 
 Kind = Literal["image tower", "text tower", "image classifier"]
@@ -114,19 +114,8 @@ def load_half(name: str | Path) -> Half | None:
     if family is None:
         return None
     config = ModelConfig.model_validate(str(name))
-    return replace(_read(config, family), name=str(name))
-
-
-def _read(config: ModelConfig, family: HalfFamily) -> Half:
-    place = place_of(config)
-    if not Path(place).is_dir():
-        return _load(place, config, family, [])
-    with unmarked(Path(place)) as (readable, marked):
-        notes = [f"{config.name}: a byte order mark before {file} was skipped." for file in marked]
-        try:
-            return _load(str(readable), config, family, notes)
-        except ModelError as error:  # it may name the copy without marks, which is gone by then
-            raise type(error)(str(error).replace(str(readable), place)) from error.__cause__
+    half = from_files(config, lambda place, notes: _load(place, config, family, notes))
+    return replace(half, name=str(name))
 
 
 def half_in_memory(model: nn.Module, name: str) -> Half | None:

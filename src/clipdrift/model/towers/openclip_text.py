@@ -22,12 +22,13 @@ from clipdrift.model.towers.split_attention import SplitAttention, replace_param
 from clipdrift.model.towers.text import Prompt, TextTower
 
 _BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
-_OUTSIDE = {
+OUTSIDE = {
     "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
     "positional_embedding": "text_model.embeddings.position_embedding.weight",
     "ln_final.weight": "text_model.final_layer_norm.weight",
     "ln_final.bias": "text_model.final_layer_norm.bias",
 }
+"""From OpenCLIP's names to those of transformers' CLIPModel, outside of the blocks."""
 _PROJECTION = "text_projection"
 
 
@@ -166,7 +167,7 @@ class OpenClipTextTower(TextTower):
             yield f"{_PROJECTION}.weight", weight.T
         else:
             plain = inner.replace(".parametrizations.", ".").removesuffix(".0.weight")
-            yield _OUTSIDE.get(plain, plain), weight
+            yield OUTSIDE.get(plain, plain), weight
 
 
 def _own(linear: nn.Linear) -> list[tuple[str, Tensor]]:
